@@ -1,0 +1,61 @@
+/*
+ * Purpose: the closed list of operations on the HSM. One header, two bodies: hsm/client.c asks the hsm process over its
+ *          channel (core, kmsd init), hsm/ops.c answers inside it with PKCS#11. Nothing outside hsm/ knows PKCS#11 exists.
+ * Owns:    struct hsm owns its end of the channel.
+ * Threads: every call may come from any thread and blocks up to hsm_timeout: slow lane only, never a gRPC worker.
+ * Errors:  ERR_UNAVAILABLE "HSM_UNAVAILABLE" (gone, hung, restarting: retry), ERR_NOT_FOUND (no such object),
+ *          ERR_EXISTS (will not overwrite), ERR_DENIED "HSM_REFUSED" (input is not our KDF encoding), ERR_INTERNAL.
+ *          detail always carries the CK_RV by name.
+ * Limits:  inputs up to KDFENC_MAX_BYTES, messages to sign up to HSM_MESSAGE_MAX.
+ * Secrets: derived keys arrive straight in struct secret; masters never leave the token; the PIN never leaves hsm.
+ */
+#ifndef HSM_HSM_H
+#define HSM_HSM_H
+
+#include "base/kdfenc.h"
+#include "base/secret.h"
+
+enum { HSM_MESSAGE_MAX = 4096, HSM_SIG_MAX = 128, HSM_PUBKEY_MAX = 128, HSM_ANCHOR_MAX = 1024 };
+
+enum hsm_object {     /* version is 1.. ; labels on the token "claviger-master-1" ... */
+    HSM_MASTER = 1,   /* L0: CKO_SECRET_KEY generic secret, 256 bit, SIGN only (HMAC-SHA-256) */
+    HSM_SEAL,         /* the same kind; its version is the seal epoch */
+    HSM_AUDIT,        /* Ed25519 key pair (EC P-256 where the token has no EdDSA): signs checkpoints */
+};
+
+struct hsm;
+struct clock;
+
+/* Client side. fd is the channel's end and is owned; timeout for each operation. */
+RESULT hsm_client_new(int fd, uint64_t timeout_ms, struct hsm **ret, struct err *e);
+void hsm_client_set_channel(struct hsm *h, int fd); /* after the hsm process was restarted; safe while calls are under way */
+void hsm_free(struct hsm *h);                       /* NULL accepted */
+
+struct hsm_status {
+    bool logged_in;
+    char token_label[33], manufacturer[33], model[17], serial[17];
+    uint32_t master_newest, seal_newest, audit_newest; /* 0: none */
+    char missing[256];   /* mechanisms and attributes the token lacks, by name, "" when none */
+    char weaknesses[256]; /* named weaknesses accepted (e.g. ALLOWED_MECHANISMS not supported) */
+    uint64_t calls, failures;
+};
+RESULT hsm_probe(struct hsm *h, struct hsm_status *ret, struct err *e);
+
+/* C_Sign(CKM_SHA256_HMAC) over a KDF encoding with an in-HSM label; 32 bytes. Object is HSM_MASTER or HSM_SEAL. */
+RESULT hsm_derive(struct hsm *h, enum hsm_object object, uint32_t version, struct bytes kdf_input, struct secret **ret,
+                  struct err *e);
+RESULT hsm_random(struct hsm *h, void *out, size_t n /* <= 1024 */, struct err *e);
+/* Signs a checkpoint body (must begin with the audit origin line; hsm checks the shape of a signed note body). */
+RESULT hsm_sign_checkpoint(struct hsm *h, uint32_t version, struct bytes message, uint8_t sig[HSM_SIG_MAX], size_t *ret_n,
+                           struct err *e);
+RESULT hsm_audit_pubkey(struct hsm *h, uint32_t version, uint8_t out[HSM_PUBKEY_MAX], size_t *ret_n, bool *ret_ed25519,
+                        struct err *e);
+/* Creates the object with the ritual of DESIGN section 5 (attributes verified, syncfs, known answer in a fresh process);
+ * refuses (ERR_EXISTS) to overwrite. */
+RESULT hsm_generate(struct hsm *h, enum hsm_object object, uint32_t version, struct err *e);
+RESULT hsm_destroy(struct hsm *h, enum hsm_object object, uint32_t version, struct err *e);
+/* One small data object on the token: the floor for epoch and journal id. get: ERR_NOT_FOUND when never written. */
+RESULT hsm_anchor_get(struct hsm *h, uint8_t out[HSM_ANCHOR_MAX], size_t *ret_n, struct err *e);
+RESULT hsm_anchor_put(struct hsm *h, struct bytes value, struct err *e);
+
+#endif

@@ -1,0 +1,115 @@
+/*
+ * Purpose: the store contract: get, ordered scan, compare-and-set transaction with outbox events, watch. SQLite behind it
+ *          (kms/store/sqlite*.c); PostgreSQL joins behind the same contract and the same conformance suite.
+ * Owns:    database handles, the writer thread (group commit of up to STORE_GROUP_MAX transactions), the checkpointer
+ *          thread, and the store key of each seal epoch.
+ * Threads: every function from any thread; get and scan use pooled read connections; commit blocks until durable.
+ *          Slow lane only: never on a gRPC worker.
+ * Errors:  ERR_NOT_FOUND; ERR_CONFLICT (revision not as expected: read again); ERR_EXISTS (expected absent);
+ *          ERR_DATA_LOSS "RECORD_TAMPERED" (does not open under its own columns); ERR_UNAVAILABLE "STORE_FULL" / "STORE_IO";
+ *          open: ERR_STATE "STORE_NEWER" (made by a newer version), "STORE_FOREIGN" (other instance or seal secret).
+ * Limits:  STORE_BODY_MAX a body, STORE_ID_MAX an id, STORE_TXN_MAX puts a transaction.
+ * Secrets: bodies are sealed (kms/crypto/aead.h, key from KDF_STORE area "record"); AAD = every plain column, with format,
+ *          incarnation, epoch, kind, tenant, id, revision, name, state, time, count. Plain columns only find rows.
+ */
+#ifndef KMS_STORE_STORE_H
+#define KMS_STORE_STORE_H
+
+#include "base/arena.h"
+#include "base/clock.h"
+#include "base/secret.h"
+
+enum { STORE_BODY_MAX = 262144, STORE_ID_MAX = 256, STORE_TXN_MAX = 4096, STORE_GROUP_MAX = 64, STORE_TENANT_BYTES = 16 };
+
+/* Kinds are released numbers: never re-used. */
+enum rec_kind {
+    REC_META = 1,        /* instance facts: id "instance", "policy-head" ... */
+    REC_TENANT = 2,      /* id = tenant name; tenant column zero */
+    REC_KEYRING = 3,     /* id = location NUL ring */
+    REC_CRYPTOKEY = 4,   /* id = location NUL ring NUL key */
+    REC_VERSION = 5,     /* id = location NUL ring NUL key NUL be32(n) */
+    REC_KVID = 6,        /* id = kvid: body = id of its REC_VERSION */
+    REC_PRINCIPAL = 7,   /* id = principal name */
+    REC_POLICY = 8,      /* id = be64(version) */
+    REC_IDEMPOTENCY = 9, /* id = sha256(tenant, principal, method, request id) */
+    REC_TENANT_ID = 10,  /* id = tenant id[16]: body = tenant name */
+};
+
+struct record {
+    enum rec_kind kind;
+    uint8_t tenant[STORE_TENANT_BYTES]; /* immutable random tenant id; zero for what is no tenant's */
+    struct bytes id;
+    uint64_t revision;   /* 1.. ; set by the store */
+    struct bytes name;   /* plain, at most 320 bytes: only to find and list */
+    uint32_t state;      /* plain */
+    int64_t time_unix_ns; /* plain */
+    uint64_t count;      /* plain */
+    struct bytes body;   /* opened (plaintext) here, sealed on disk */
+};
+
+struct store;
+struct store_options {
+    const char *dir;              /* state_dir; the database is dir/store.db, 0600 */
+    const struct clock *clock;
+    uint8_t instance[16];
+    /* Derives the 32-byte store key of an epoch (core: hsm_derive over KDF_STORE_KEY). */
+    RESULT (*store_key)(void *user, uint32_t epoch, struct secret **ret, struct err *e);
+    void *user;
+    uint32_t epoch;               /* current seal epoch: new seals use it */
+    unsigned readers;             /* read connections */
+};
+/* Creates an empty store (schema, incarnation); ERR_EXISTS when there is one. */
+RESULT store_create(const struct store_options *o, struct err *e);
+RESULT store_open(const struct store_options *o, struct store **ret, struct err *e);
+void store_close(struct store *s); /* waits for commits under way; NULL accepted */
+void store_incarnation(const struct store *s, uint8_t out[16]);
+
+/* Views live in the arena. */
+RESULT store_get(struct store *s, enum rec_kind kind, const uint8_t tenant[16], struct bytes id, struct arena *a,
+                 struct record *ret, struct err *e);
+/* Rows of (kind, tenant) with id > after and id starting with prefix, bytewise ascending, at most `limit`. */
+struct store_scan {
+    enum rec_kind kind;
+    uint8_t tenant[16];
+    struct bytes prefix, after;
+    size_t limit;
+    bool descending;     /* then id < after (after empty: from the end) */
+    bool all_tenants;    /* every tenant (start-up loading only); order: tenant, id */
+    uint8_t after_tenant[16];
+};
+RESULT store_scan(struct store *s, const struct store_scan *q, struct arena *a, struct record **ret, size_t *ret_n,
+                  struct err *e);
+
+struct store_txn; /* buffered; nothing happens before commit */
+struct store_txn *store_txn_new(struct store *s);
+void store_txn_free(struct store_txn *t); /* NULL accepted; after commit too */
+void store_txn_freep(struct store_txn **t);
+enum { STORE_ABSENT = 0 };
+#define STORE_ANY UINT64_MAX
+/* Copies. expected: the revision read, STORE_ABSENT, or STORE_ANY. Problems are reported by commit. */
+void store_txn_put(struct store_txn *t, const struct record *r, uint64_t expected);
+void store_txn_delete(struct store_txn *t, enum rec_kind kind, const uint8_t tenant[16], struct bytes id, uint64_t expected);
+/* Only checks that the row still has this revision (TOCTOU guard), writes nothing. */
+void store_txn_check(struct store_txn *t, enum rec_kind kind, const uint8_t tenant[16], struct bytes id, uint64_t expected);
+/* Adds an audit event to the outbox; its sequence is given by the commit. At most one a transaction. */
+void store_txn_event(struct store_txn *t, const uint8_t tenant[16], struct bytes event);
+/* All or nothing; returns when durable. *ret_seq: outbox sequence of the event (0: none). */
+RESULT store_txn_commit(struct store_txn *t, uint64_t *ret_seq, struct err *e);
+
+/* Outbox, for the relay: events with seq > after, in order (opened); and removal up to seq once journalled. */
+struct outbox_event {
+    uint64_t seq;
+    uint8_t tenant[16];
+    struct bytes event;
+};
+RESULT store_outbox_read(struct store *s, uint64_t after, size_t limit, struct arena *a, struct outbox_event **ret,
+                         size_t *ret_n, struct err *e);
+RESULT store_outbox_trim(struct store *s, uint64_t up_to, struct err *e);
+/* Called on the writer thread after each durable commit that had an event (highest seq): wakes the relay. */
+void store_set_outbox_waker(struct store *s, void (*wake)(void *user, uint64_t seq), void *user);
+
+/* Watch: fn(user, kind, tenant, id) on the writer thread after a durable change. One subscriber a slot; slots 0..7. */
+void store_watch(struct store *s, unsigned slot,
+                 void (*fn)(void *user, enum rec_kind kind, const uint8_t tenant[16], struct bytes id), void *user);
+
+#endif

@@ -1,0 +1,1 @@
+# Filled by the proto/ folder: .proto -> C. PROTO_* variables and rules.

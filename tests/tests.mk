@@ -1,0 +1,1 @@
+# make test, integration, conformance, bench ... (tests/README.md)
