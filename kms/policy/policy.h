@@ -10,10 +10,10 @@
  * Document:
  *   version: 1
  *   roles:    [{ name, rules: [{ id, effect: allow|deny, actions: [ "kms.cryptoKeys.encrypt", "kms.*" ],
- *                                resources: [ "projects/{tenant}/locations/star/keyRings/{rest}" ] }] }]
+ *                                resources: [ "projects/{tenant}/locations/eu/keyRings/pii" ] }] }]
  *   bindings: [{ role, tenant: name | "*" | "platform", principals: [ names ] }]
- * Action names are dotted words; "*" only as the last word. Resource patterns match segments: "{any}" one segment, "{rest}" all that follow,
- * "{tenant}" the caller's tenant. A rule that gives a platform binding a data-plane action is refused at compile time.
+ * Action names are dotted words; "*" only as the last word. Resource patterns match segments: a star one segment, two stars
+ * (last only) all that follow and nothing, "{tenant}" the caller's tenant. A rule that gives a platform binding a data-plane action is refused at compile time.
  */
 #ifndef KMS_POLICY_POLICY_H
 #define KMS_POLICY_POLICY_H
