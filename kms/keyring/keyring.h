@@ -1,0 +1,156 @@
+/*
+ * Purpose: tenants, key rings, crypto keys and their versions: their records, their life, and their key material ready
+ *          for use. The only place where L1, L2 and L3 keys exist together.
+ * Owns:    the caches (sharded, bounded by number and absolute age), the tenant table, key material in struct secret.
+ * Threads: everything from any thread. keyring_use with may_block false never touches store or HSM: ERR_WOULD_BLOCK then.
+ * Errors:  ERR_NOT_FOUND "...", ERR_EXISTS, ERR_STATE "KEY_VERSION_DISABLED" etc., ERR_CIPHERTEXT, ERR_UNAVAILABLE (HSM),
+ *          ERR_DATA_LOSS "KEY_CHECK_FAILED" (a derived L1 does not match its stored check value).
+ * Limits:  KEYRING_VERSIONS_MAX versions a key, KEYRING_LABELS_MAX labels.
+ * Secrets: see docs/DESIGN.md "Keys". Model structs hold no key bytes but wrapped ones.
+ */
+#ifndef KMS_KEYRING_KEYRING_H
+#define KMS_KEYRING_KEYRING_H
+
+#include "base/arena.h"
+#include "base/clock.h"
+#include "hsm/hsm.h"
+#include "kms/crypto/format.h"
+#include "kms/crypto/hierarchy.h"
+#include "kms/name/name.h"
+#include "kms/store/store.h"
+
+enum { KEYRING_VERSIONS_MAX = 65536, KEYRING_LABELS_MAX = 64, KEYRING_LABEL_MAX = 63 };
+
+/* Version states, numbers as google.cloud.kms.v1.CryptoKeyVersion.CryptoKeyVersionState:
+ *
+ *   ENABLED <----> DISABLED
+ *      |   ^          |  ^
+ *      |   |restore   |  |        restore always lands in DISABLED (Cloud KMS)
+ *      v   |          v  |
+ *     DESTROY_SCHEDULED -+---> DESTROYED (final)
+ */
+enum version_state { VERSION_ENABLED = 1, VERSION_DISABLED = 2, VERSION_DESTROYED = 3, VERSION_DESTROY_SCHEDULED = 4 };
+bool version_state_can(enum version_state from, enum version_state to);
+const char *version_state_name(enum version_state s);
+
+struct tenant {
+    char name[NAME_SEGMENT_MAX + 1], location[NAME_SEGMENT_MAX + 1];
+    char display_name[129];
+    uint8_t id[16];
+    int64_t created_ns;
+    uint64_t revision;
+    uint32_t master_version;
+};
+struct label {
+    struct bytes key, value;
+};
+struct keyring_ring {
+    struct bytes name; /* canonical full name */
+    int64_t created_ns;
+    uint64_t revision;
+};
+struct keyring_key {
+    struct bytes name;
+    int64_t created_ns;
+    uint32_t primary;             /* 0: none */
+    uint32_t newest;              /* highest version number ever given */
+    int64_t rotation_period_s;    /* 0: none */
+    int64_t next_rotation_ns;     /* 0: none */
+    int64_t destroy_delay_s;
+    bool import_only;
+    struct label *labels;         /* sorted by key */
+    size_t nlabels;
+    uint64_t revision;
+};
+struct keyring_version {
+    struct bytes name;
+    uint32_t n;
+    enum version_state state;
+    int64_t created_ns, generated_ns, destroy_ns /* scheduled */, destroyed_ns;
+    uint8_t kvid[FORMAT_KVID_BYTES];
+    uint32_t master_version;
+    struct bytes wrapped;         /* L2 under the tenant KEK; empty once destroyed */
+    uint64_t revision;
+};
+
+struct keyring;
+struct keyring_options {
+    struct store *store;
+    struct hsm *hsm;
+    const struct clock *clock;
+    uint8_t instance[16];
+    uint32_t master_version;      /* newest: new wraps use it */
+    size_t cache_max;
+    uint64_t cache_ttl_ms;
+    const char *locations;        /* comma separated: tenants elsewhere are refused */
+};
+RESULT keyring_new(const struct keyring_options *o, struct keyring **ret, struct err *e);
+void keyring_free(struct keyring *k);
+
+/* ---- tenants ---- */
+/* Adds the puts to txn (commit is the caller's: it adds event and idempotency record), then keyring_changed after commit. */
+RESULT keyring_tenant_create(struct keyring *k, struct bytes name, struct bytes location, struct bytes display_name,
+                             struct store_txn *txn, struct tenant *ret, struct err *e);
+RESULT keyring_tenant_get(struct keyring *k, struct bytes name, bool may_block, struct tenant *ret, struct err *e);
+RESULT keyring_tenant_list(struct keyring *k, struct bytes after_name, size_t limit, struct arena *a, struct tenant **ret,
+                           size_t *ret_n, struct err *e);
+/* What its events are sealed with. NULL name: the system's. Lives as long as the keyring. */
+RESULT keyring_audit_tenant(struct keyring *k, struct bytes name, bool may_block, const struct audit_tenant **ret, struct err *e);
+const struct audit_tenant *keyring_audit_tenant_by_id(struct keyring *k, const uint8_t id[16]); /* blocks; NULL: unknown */
+
+/* ---- rings, keys, versions: reads (slow lane) ---- */
+RESULT keyring_ring_get(struct keyring *k, const struct name *n, struct arena *a, struct keyring_ring *ret, struct err *e);
+RESULT keyring_key_get(struct keyring *k, const struct name *n, struct arena *a, struct keyring_key *ret, struct err *e);
+RESULT keyring_version_get(struct keyring *k, const struct name *n, struct arena *a, struct keyring_version *ret, struct err *e);
+/* Children in id order (versions: numeric), after the given child (empty / 0: from the start), at most limit. */
+RESULT keyring_ring_list(struct keyring *k, const struct name *location, struct bytes after_ring, bool descending, size_t limit,
+                         struct arena *a, struct keyring_ring **ret, size_t *ret_n, struct err *e);
+RESULT keyring_key_list(struct keyring *k, const struct name *ring, struct bytes after_key, bool descending, size_t limit,
+                        struct arena *a, struct keyring_key **ret, size_t *ret_n, struct err *e);
+RESULT keyring_version_list(struct keyring *k, const struct name *key, uint32_t after, bool descending, size_t limit,
+                            struct arena *a, struct keyring_version **ret, size_t *ret_n, struct err *e);
+
+/* ---- changes: each adds its puts and checks to txn; the caller commits, then calls keyring_changed ---- */
+RESULT keyring_ring_create(struct keyring *k, const struct name *n, struct store_txn *txn, struct arena *a,
+                           struct keyring_ring *ret, struct err *e);
+/* first_version: also creates version 1 and makes it primary. key: wanted fields (labels, rotation, delay). */
+RESULT keyring_key_create(struct keyring *k, const struct name *n, const struct keyring_key *want, bool first_version,
+                          struct store_txn *txn, struct arena *a, struct keyring_key *ret, struct keyring_version *ret_v1,
+                          struct err *e);
+RESULT keyring_key_put(struct keyring *k, const struct name *n, const struct keyring_key *changed /* revision = as read */,
+                       struct store_txn *txn, struct err *e);
+RESULT keyring_version_create(struct keyring *k, const struct name *key, struct store_txn *txn, struct arena *a,
+                              struct keyring_version *ret, struct err *e);
+/* State moves are checked against version_state_can: ERR_STATE. Destroying erases the wrapped key. */
+RESULT keyring_version_put(struct keyring *k, const struct name *n, const struct keyring_version *changed,
+                           enum version_state from, struct store_txn *txn, struct err *e);
+/* After the commit, before the answer: forgets cached material of this key (all its versions). */
+void keyring_changed(struct keyring *k, const struct name *key_or_version_or_tenant);
+
+/* ---- use ---- */
+enum key_use { KEY_USE_ENCRYPT = 1 /* type E */, KEY_USE_WRAP = 2 /* type W */ };
+struct key_handle; /* counted; read-only */
+struct key_view {
+    const struct aead_key *aead;
+    const uint8_t *kvid;
+    uint32_t version;
+    struct bytes version_name;  /* canonical, lives with the handle */
+    bool is_primary;
+};
+/* To encrypt: n names a key (its primary) or a version (must be ENABLED). ERR_STATE "KEY_NO_PRIMARY", "KEY_VERSION_...". */
+RESULT keyring_use_encrypt(struct keyring *k, const struct name *n, enum key_use use, bool may_block, struct key_handle **ret,
+                           struct key_view *view, struct err *e);
+/* To decrypt: n names the key, the header's kvid the version. Unknown kvid or one of another key: ERR_CIPHERTEXT.
+ * Version not ENABLED: ERR_STATE (as Cloud KMS: after permission and existence). */
+RESULT keyring_use_decrypt(struct keyring *k, const struct name *n, enum key_use use, const uint8_t kvid[FORMAT_KVID_BYTES],
+                           bool may_block, struct key_handle **ret, struct key_view *view, struct err *e);
+void key_handle_unref(struct key_handle *h);  /* NULL accepted */
+void key_handle_unrefp(struct key_handle **h);
+struct keyring_stats {
+    uint64_t hits, misses, entries, hsm_calls;
+};
+void keyring_stats(struct keyring *k, struct keyring_stats *ret);
+
+/* Locked in by `kmsd init`: random instance id, salts; kept sealed in the store (the instance id also in state_dir/instance). */
+
+#endif

@@ -1,0 +1,61 @@
+/*
+ * Purpose: everything that outlives a call, wired together: store, journal, relay, keyring, authn, policy, limits, lanes.
+ * Owns:    all of it. Threads: read-only after service_start; parts synchronise themselves.
+ * Errors:  start-up errors name what is wrong and what to do. Limits: as configured. Secrets: inside keyring only.
+ */
+#ifndef VAULT_SERVICE_SERVICE_H
+#define VAULT_SERVICE_SERVICE_H
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "hsm/hsm.h"
+#include "kms/audit/journal.h"
+#include "kms/authn/authn.h"
+#include "kms/keyring/keyring.h"
+#include "kms/limit/limit.h"
+#include "kms/policy/policy.h"
+#include "kms/store/store.h"
+
+struct lanes; /* the slow lane: bounded queue and its threads (lanes.h) */
+
+struct service {
+    const struct config *config;
+    const struct clock *clock;
+    struct hsm *hsm;
+    struct store *store;
+    struct journal *journal;
+    struct relay *relay;
+    struct keyring *keyring;
+    struct authn *authn;
+    struct limiter *limiter;
+    struct refusals *refusals;
+    struct lanes *lanes;
+    struct admin *admin; /* admin.h: policy documents and principals: stored, loaded, applied */
+    struct sweep *sweep; /* background: refusal counts, expired idempotency records, health */
+    _Atomic uint64_t calls_in_flight;
+    _Atomic bool draining;
+};
+struct service_options {
+    const struct config *config;
+    const struct clock *clock;
+    struct hsm *hsm; /* owned from here on */
+    struct bytes ca_pem, crl_pem;
+};
+RESULT service_start(const struct service_options *o, struct service **ret, struct err *e);
+void service_stop(struct service *s); /* after the transport has drained; NULL accepted */
+
+/* `kmsd init`: creates HSM objects, store, policy version 1 and the administrator; refuses to overwrite any of them. */
+struct init_document {
+    struct bytes name, yaml;
+};
+RESULT service_init(const struct service_options *o, struct bytes admin_name, struct bytes admin_san,
+                    const struct init_document *docs, size_t ndocs, struct buf *ret_text, struct err *e);
+
+struct health {
+    bool serving;         /* answers at all */
+    bool degraded;        /* cached keys work, something behind does not */
+    char reasons[512];    /* in words, with what to do; "" when healthy */
+};
+void service_health(struct service *s, struct health *ret);
+
+#endif
