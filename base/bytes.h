@@ -85,6 +85,7 @@ bool base64_decode(struct bytes text, bool url_no_pad, struct buf *out); /* stri
 /* CRC-32C (Castagnoli, RFC 3720 appendix B.4; reflected, init and xor-out 0xffffffff). Uses SSE4.2 where the CPU has it. */
 uint32_t crc32c(struct bytes data);
 uint32_t crc32c_extend(uint32_t crc, struct bytes data); /* start from 0 */
+uint32_t crc32c_extend_portable(uint32_t crc, struct bytes data); /* the table alone: CPUs without SSE4.2, and tests */
 
 void wipe(void *p, size_t n); /* explicit_bzero */
 
