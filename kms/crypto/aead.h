@@ -18,7 +18,8 @@
 #include "base/secret.h"
 
 enum { AEAD_COMMIT_BYTES = 32, AEAD_NONCE_BYTES = 24, AEAD_TAG_BYTES = 16,
-       AEAD_OVERHEAD = AEAD_COMMIT_BYTES + AEAD_NONCE_BYTES + AEAD_TAG_BYTES };
+       AEAD_OVERHEAD = AEAD_COMMIT_BYTES + AEAD_NONCE_BYTES + AEAD_TAG_BYTES,
+       AEAD_HEADER_MAX = 512 /* bytes; longer is INVARIANT */ };
 
 struct aead_key;
 /* Derives both keys with kdf_derive: the label's field "use" at index use_at is set to "encrypt" and "commit" in turn. */

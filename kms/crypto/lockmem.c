@@ -1,0 +1,62 @@
+#include "kms/crypto/lockmem.h"
+
+#include "base/bytes.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* One arena a process: OpenSSL's allocation hooks carry no context to hang it on. Written once, before first use. */
+static _Atomic(uint8_t *) arena;
+static pthread_once_t arena_once = PTHREAD_ONCE_INIT;
+/* Kept outside the arena: a fork wipes that, and must still know which slots its parent's pointers hold. */
+static atomic_bool taken[LOCKMEM_SLOTS];
+
+static void arena_map(void)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), n = (size_t)LOCKMEM_SLOTS * LOCKMEM_SLOT_BYTES;
+    INVARIANT(n % page == 0);
+    uint8_t *m = mmap(NULL, n + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    INVARIANT(m != MAP_FAILED);
+    INVARIANT(mprotect(m + page, n, PROT_READ | PROT_WRITE) == 0);
+    INVARIANT(mlock(m + page, n) == 0);
+    INVARIANT(madvise(m + page, n, MADV_DONTDUMP) == 0);
+    INVARIANT(madvise(m + page, n, MADV_WIPEONFORK) == 0);
+    atomic_store(&arena, m + page);
+}
+
+void *lockmem_take(size_t n)
+{
+    if (n > LOCKMEM_SLOT_BYTES)
+        return NULL;
+    pthread_once(&arena_once, arena_map);
+    for (size_t i = 0; i < LOCKMEM_SLOTS; i++)
+        if (!atomic_load_explicit(&taken[i], memory_order_relaxed) && !atomic_exchange(&taken[i], true))
+            return atomic_load(&arena) + i * LOCKMEM_SLOT_BYTES;
+    return NULL;
+}
+
+bool lockmem_owns(const void *p)
+{
+    uintptr_t at = (uintptr_t)p, from = (uintptr_t)atomic_load(&arena);
+    return from != 0 && at >= from && at < from + (size_t)LOCKMEM_SLOTS * LOCKMEM_SLOT_BYTES;
+}
+
+void lockmem_give(void *p)
+{
+    INVARIANT(lockmem_owns(p));
+    uint8_t *base = atomic_load(&arena);
+    size_t i = (size_t)((uint8_t *)p - base) / LOCKMEM_SLOT_BYTES;
+    wipe(base + i * LOCKMEM_SLOT_BYTES, LOCKMEM_SLOT_BYTES);
+    INVARIANT(atomic_exchange(&taken[i], false));
+}
+
+size_t lockmem_used(void)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < LOCKMEM_SLOTS; i++)
+        n += atomic_load(&taken[i]);
+    return n;
+}
