@@ -116,6 +116,15 @@ const char *err_log_text(const struct err *e, char *out, size_t n)
     return out;
 }
 
+const char *err_operator(const struct err *e, char *out, size_t n)
+{
+    const char *words = e->detail[0] != '\0' ? e->detail : e->hint != NULL ? e->hint : err_phrase(e->code);
+
+    (void)snprintf(out, n, "%s%s%s [%s%s%s]", e->field ? e->field : "", e->field ? ": " : "", words, err_name(e->code),
+                   e->reason ? "/" : "", e->reason ? e->reason : "");
+    return out;
+}
+
 /* Only write(2) and abort: the heap or a lock may be what is broken. */
 void invariant_failed(const char *what, const char *file, int line)
 {

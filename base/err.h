@@ -88,6 +88,8 @@ const char *err_name(enum err_code code);   /* "ERR_STATE" */
 const char *err_public(const struct err *e, char *out, size_t n);
 /* "ERR_STATE/KEY_VERSION_DISABLED field: hint (detail) at file:line" for the log and for start-up messages. */
 const char *err_log_text(const struct err *e, char *out, size_t n);
+/* For an operator at start-up: what is wrong in words (detail, else hint, else phrase), then [code/reason]. */
+const char *err_operator(const struct err *e, char *out, size_t n);
 
 /* A broken invariant is a bug: stops the process in every build, after one line on stderr. */
 #define INVARIANT(cond)                                                                            \

@@ -7,6 +7,7 @@
  * Start of a child: monitor forks, execs libexec/kmsd-<role>, sends CONFIG first. Then, per role:
  *   front: TLS_FILES (fds cert, key), LISTENER (1 fd each), CORE_CHANNEL (1 fd)   -> front answers READY
  *   core:  HSM_CHANNEL (1 fd), FRONT_CHANNEL (1 fd)                               -> core answers READY
+ *   core --init: HSM_CHANNEL (1 fd), INIT                                         -> core answers READY, then DRAIN, exits
  *   hsm:   CORE_CHANNEL (1 fd); on WANT_PIN the monitor answers PIN_FILE (1 fd, opened anew)  -> hsm answers READY
  * When one of front, core, hsm dies the monitor makes new socketpairs and sends both sides the new channel of that edge.
  */
@@ -30,6 +31,8 @@ enum ipc_control { /* monitor <-> child */
     IPC_DRAIN,         /* m>c finish what is in flight, then exit 0 */
     IPC_READY,         /* c>m serving; body: text, e.g. "listening on 127.0.0.1:7443" */
     IPC_FATAL,         /* c>m body: what is wrong and what to do; restarting will not help: monitor stops with exit 1 */
+    IPC_INIT,          /* m>core (kmsd-core --init only, after HSM_CHANNEL) body: v16 admin name, v16 admin SAN, u16 n,
+                          n x {v16 file name, v32 policy document}. Core answers READY (done; its text is printed) or FATAL */
 };
 
 enum ipc_conn { /* front <-> core. A connection: CONN_NEW, wait CONN_ACK, bind abstract "clv-<id hex>", connect, ... CONN_CLOSED */
