@@ -9,6 +9,7 @@
 #ifndef BASE_ERR_H
 #define BASE_ERR_H
 
+#include <errno.h> /* FAIL_ERRNO */
 #include <stdbool.h>
 #include <stddef.h>
 
