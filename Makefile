@@ -32,7 +32,7 @@ OPT_asan  := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -f
 OPT_tsan  := -O1 -fsanitize=thread -fno-omit-frame-pointer -fPIE
 OPT_cover := -O0 --coverage -fPIE
 OPT_nolog := $(OPT_dev) -DCLV_BENCH_AUDIT_OFF
-CFLAGS  := -std=gnu17 -g -I. -I$(BUILD)/gen -D_GNU_SOURCE -DCLV_VERSION='"$(VERSION)"' -pthread $(WARN) $(OPT_$(FLAVOUR)) $(PKG_CFLAGS) -MMD -MP
+CFLAGS  := -std=gnu17 -g -I. -isystem $(BUILD)/gen -DPROTOBUF_C__NO_DEPRECATED -D_GNU_SOURCE -DCLV_VERSION='"$(VERSION)"' -pthread $(WARN) $(OPT_$(FLAVOUR)) $(PKG_CFLAGS) -MMD -MP
 LDFLAGS := -pthread $(OPT_$(FLAVOUR)) $(LDHARDEN)
 LDLIBS  := -Wl,--as-needed $(PKG_LIBS) -lgrpc -lgpr -lpthread -ldl -lm
 
@@ -42,7 +42,7 @@ deps_of    = $(shell awk -v want=$(1) '/^#/ || !NF {next} {split($$0,f,":"); d=f
 closure    = $(shell awk -v want="$(1)" '/^\#/ || !NF {next} {split($$0,f,":"); d=f[1]; deps[d]=(index($$0,":") ? f[2] : all); all=all " " d; order[++n]=d} \
              END {need[want]=1; for (i=n;i>=1;i--) {d=order[i]; if (need[d]) {m=split(deps[d],x," "); for (j=1;j<=m;j++) need[x[j]]=1}} for (i=n;i>=1;i--) if (need[order[i]]) print order[i]}' docs/LAYERS)
 lib_of     = $(BUILD)/lib/lib$(subst /,-,$(1)).a
-libs_for   = $(foreach d,$(call closure,$(1)),$(call lib_of,$(d)))
+libs_for   = $(foreach d,$(call closure,$(1)),$(call lib_of,$(d))) $(if $(filter vault/service,$(call closure,$(1))),$(PROTO_LIB))
 
 define folder_rules
 OBJ_$(subst /,_,$(1)) := $$(patsubst %.c,$(BUILD)/obj/%.o,$$(filter-out base/wipefree.c,$$(wildcard $(1)/*.c)))
