@@ -1,0 +1,6 @@
+#include "vault/ops/cli.h"
+
+int main(int argc, char **argv)
+{
+    return cli_run(argc, argv);
+}

@@ -1,0 +1,279 @@
+#include "vault/ops/cli.h"
+
+#include "base/log.h"
+#include "base/secret.h"
+#include "vault/ops/files.h"
+#include "vault/ops/init.h"
+#include "vault/ops/listen.h"
+#include "vault/ops/monitor.h"
+#include "vault/ops/proc.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#ifndef CLAVIGER_SHARE
+#define CLAVIGER_SHARE "/usr/local/share/claviger"
+#endif
+
+struct arguments {
+    const char *config_file, *admin, *admin_san, *policy_dir;
+    const char *verb; /* NULL: run */
+    bool help, version, manual, dump;
+};
+
+static const struct option {
+    const char *name, *value; /* value: how the help calls it, NULL: a switch */
+    size_t offset;
+    const char *help;
+} options[] = {
+#define OFFSET(f) offsetof(struct arguments, f)
+    {"--config", "FILE", OFFSET(config_file), "the configuration (kmsd --manual lists its keys)"},
+    {"--admin", "NAME", OFFSET(admin), "init: name of the first administrator"},
+    {"--admin-san", "SAN", OFFSET(admin_san), "init: URI or DNS name in that administrator's certificate"},
+    {"--policy-dir", "DIR", OFFSET(policy_dir), "init: policy documents (*.yaml); default " CLAVIGER_SHARE "/policies"},
+    {"--dump-config", NULL, OFFSET(dump), "print the configuration as it is understood, with all defaults"},
+    {"--manual", NULL, OFFSET(manual), "print the table of configuration keys (Markdown)"},
+    {"--version", NULL, OFFSET(version), "print the version"},
+    {"--help", NULL, OFFSET(help), "print this"},
+#undef OFFSET
+};
+
+typedef int verb_fn(const struct arguments *a, const struct config *c);
+static verb_fn verb_run, verb_check, verb_init;
+static const struct verb {
+    const char *name;
+    verb_fn *fn;
+    const char *help;
+} verbs[] = {
+    {"run", verb_run, "serve in the foreground (the default); SIGHUP reloads certificates, SIGTERM drains and stops"},
+    {"check", verb_check, "examine configuration, files and permissions; change nothing"},
+    {"init", verb_init, "once: create keys on the token, the store, policy version 1 and the first administrator"},
+};
+
+/* A wrong file or setting is the configuration's fault; what happened at run time is not. */
+static int report(const struct err *e)
+{
+    char text[ERR_DETAIL_BYTES + 256];
+
+    (void)fprintf(stderr, "kmsd: %s\n", err_operator(e, text, sizeof(text)));
+    return e->code == ERR_INVALID ? CLI_CONFIG : CLI_FAILED;
+}
+
+static int usage(const char *what, const char *which)
+{
+    (void)fprintf(stderr, "kmsd: %s %s\nkmsd: try kmsd --help\n", what, which);
+    return CLI_USAGE;
+}
+
+static int print_help(void)
+{
+    (void)printf("kmsd " CLV_VERSION ", the Claviger key-management daemon\n\nusage: kmsd --config FILE [command] [options]\n\n"
+                 "commands\n");
+    for (size_t i = 0; i < sizeof(verbs) / sizeof(*verbs); i++)
+        (void)printf("  %-22s %s\n", verbs[i].name, verbs[i].help);
+    (void)printf("\noptions\n");
+    for (size_t i = 0; i < sizeof(options) / sizeof(*options); i++) {
+        const struct option *o = &options[i];
+        int pad = 22 - (int)strlen(o->name) - 1;
+        (void)printf("  %s %-*s %s\n", o->name, pad, o->value != NULL ? o->value : "", o->help);
+    }
+    (void)printf("\nexit codes: 0 ok, 1 failed, 2 usage, 3 configuration\n"
+                 "\nexample: kmsd --config /etc/claviger/kmsd.conf check && kmsd --config /etc/claviger/kmsd.conf\n");
+    return CLI_OK;
+}
+
+static int print_buf(struct buf *b)
+{
+    bool written = fwrite(b->p, 1, b->n, stdout) == b->n && fflush(stdout) == 0;
+
+    return written ? CLI_OK : CLI_FAILED;
+}
+
+static int print_manual(void)
+{
+    CLEANUP(buf_release) struct buf b;
+
+    buf_init(&b, CONFIG_MAX_BYTES);
+    config_manual(&b);
+    return print_buf(&b);
+}
+
+/* ---- arguments ---- */
+
+static const struct option *find_option(const char *arg, size_t name_bytes)
+{
+    for (size_t i = 0; i < sizeof(options) / sizeof(*options); i++)
+        if (strlen(options[i].name) == name_bytes && strncmp(options[i].name, arg, name_bytes) == 0)
+            return &options[i];
+    return NULL;
+}
+
+/* --name value, --name=value, or a switch. Returns how many words were used, 0 after printing what is wrong. */
+static int take_option(struct arguments *a, char **argv)
+{
+    const char *eq = strchr(argv[0], '=');
+    const struct option *o = find_option(argv[0], eq != NULL ? (size_t)(eq - argv[0]) : strlen(argv[0]));
+    char *field;
+
+    if (o == NULL) {
+        (void)usage("unknown option", argv[0]);
+        return 0;
+    }
+    field = (char *)a + o->offset;
+    if (o->value == NULL) {
+        if (eq != NULL) {
+            (void)usage("this option takes no value:", argv[0]);
+            return 0;
+        }
+        memcpy(field, &(bool){true}, sizeof(bool));
+        return 1;
+    }
+    const char *value = eq != NULL ? eq + 1 : argv[1];
+    if (value == NULL || value[0] == '\0') {
+        (void)usage("a value is missing after", argv[0]);
+        return 0;
+    }
+    memcpy(field, &value, sizeof(value));
+    return eq != NULL ? 1 : 2;
+}
+
+static int parse_arguments(int argc, char **argv, struct arguments *a)
+{
+    for (int i = 1; i < argc;) {
+        if (argv[i][0] == '-') {
+            int used = take_option(a, argv + i);
+            if (used == 0)
+                return CLI_USAGE;
+            i += used;
+        }
+        else if (a->verb == NULL) {
+            a->verb = argv[i++];
+        }
+        else {
+            return usage("more than one command:", argv[i]);
+        }
+    }
+    return CLI_OK;
+}
+
+/* ---- commands ---- */
+
+static int run_monitor(const struct config *c, struct bytes init)
+{
+    char libexec[PATH_MAX];
+    struct monitor_options o = {.config = c, .libexec = libexec, .init_message = init};
+    struct err e;
+    int code;
+
+    if (secret_process_harden(&e).failed || proc_find_libexec(libexec, sizeof(libexec), &e).failed ||
+        monitor_run(&o, &code, &e).failed)
+        return report(&e);
+    return code;
+}
+
+static int verb_run(const struct arguments *a, const struct config *c)
+{
+    if (a->admin != NULL || a->admin_san != NULL || a->policy_dir != NULL)
+        return usage("--admin, --admin-san and --policy-dir belong to", "init");
+    return run_monitor(c, BYTES(NULL, 0));
+}
+
+static int verb_init(const struct arguments *a, const struct config *c)
+{
+    const struct init_request r = {a->admin, a->admin_san, a->policy_dir != NULL ? a->policy_dir : CLAVIGER_SHARE "/policies"};
+    CLEANUP(buf_release) struct buf message;
+    struct err e;
+
+    buf_init(&message, 2 * CHAN_MAX_BYTES);
+    if (a->admin == NULL || a->admin_san == NULL)
+        return usage("init needs --admin NAME and --admin-san SAN, e.g. --admin alice --admin-san",
+                     "spiffe://example.org/alice");
+    if (init_message(&r, &message, &e).failed) {
+        (void)report(&e);
+        return e.reason != NULL && strcmp(e.reason, "INIT_ARGUMENT") == 0 ? CLI_USAGE : CLI_CONFIG;
+    }
+    return run_monitor(c, buf_bytes(&message));
+}
+
+static bool check_one(const char *what, struct result r, const struct err *e)
+{
+    char text[ERR_DETAIL_BYTES + 256];
+
+    if (r.failed)
+        (void)printf("wrong  %s\n", err_operator(e, text, sizeof(text)));
+    else
+        (void)printf("ok     %s\n", what);
+    return !r.failed;
+}
+
+static bool check_file(const char *what, const char *path, bool private)
+{
+    struct err e;
+    int fd = -1;
+    struct result r = files_open(what, path, private, &fd, &e);
+
+    if (fd >= 0)
+        (void)close(fd);
+    return check_one(what, r, &e);
+}
+
+static int verb_check(const struct arguments *a, const struct config *c)
+{
+    struct listen_address address;
+    char libexec[PATH_MAX];
+    struct err e;
+    bool good = check_one(a->config_file, ok(), &e);
+    struct result found = proc_find_libexec(libexec, sizeof(libexec), &e);
+
+    if (!found.failed)
+        found = proc_check_libexec(libexec, &e);
+    good &= check_one("programs", found, &e);
+    good &= check_one("listen", listen_parse(c->listen, &address, &e), &e);
+    good &= check_file("tls_cert_file", c->tls_cert_file, false);
+    good &= check_file("tls_key_file", c->tls_key_file, true);
+    good &= check_file("client_ca_file", c->client_ca_file, false);
+    good &= c->client_crl_file[0] == '\0' || check_file("client_crl_file", c->client_crl_file, false);
+    good &= check_file("hsm_module", c->hsm_module, false);
+    good &= check_file("hsm_pin_file", c->hsm_pin_file, true);
+    good &= c->hsm_config_file[0] == '\0' || check_file("hsm_config_file", c->hsm_config_file, false);
+    good &= check_one("folders", files_check_dirs(c, &e), &e);
+    return good ? CLI_OK : CLI_CONFIG;
+}
+
+int cli_run(int argc, char **argv)
+{
+    CLEANUP(config_freep) struct config *c = NULL;
+    CLEANUP(buf_release) struct buf dump;
+    struct arguments a = {0};
+    const struct verb *verb = NULL;
+    enum log_level level;
+    struct err e;
+
+    buf_init(&dump, 2 * CONFIG_MAX_BYTES);
+    if (parse_arguments(argc, argv, &a) != CLI_OK)
+        return CLI_USAGE;
+    if (a.help)
+        return print_help();
+    if (a.version)
+        return printf("kmsd " CLV_VERSION "\n") < 0 ? CLI_FAILED : CLI_OK;
+    if (a.manual)
+        return print_manual();
+    for (size_t i = 0; i < sizeof(verbs) / sizeof(*verbs); i++)
+        if (strcmp(verbs[i].name, a.verb != NULL ? a.verb : "run") == 0)
+            verb = &verbs[i];
+    if (verb == NULL)
+        return usage("unknown command", a.verb);
+    if (a.config_file == NULL)
+        return usage("--config FILE is needed;", "for a first one see docs/OPERATIONS.md");
+    if (config_load(a.config_file, &c, &e).failed) {
+        (void)report(&e);
+        return CLI_CONFIG;
+    }
+    if (log_level_from_text(bytes_str(c->log_level), &level))
+        log_init("monitor", level);
+    config_dump(c, &dump);
+    return a.dump ? print_buf(&dump) : verb->fn(&a, c);
+}

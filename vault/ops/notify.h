@@ -1,0 +1,11 @@
+/*
+ * Purpose: tells a service manager how we are: one datagram to $NOTIFY_SOCKET, the protocol of sd_notify(3).
+ * Owns:    nothing. Threads: any. Errors: none: without a listener, or when it cannot be reached, nothing happens.
+ * Limits:  the state is a short line such as "READY=1". Secrets: none.
+ */
+#ifndef VAULT_OPS_NOTIFY_H
+#define VAULT_OPS_NOTIFY_H
+
+void notify_state(const char *state);
+
+#endif
