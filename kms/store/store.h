@@ -7,8 +7,11 @@
  *          Slow lane only: never on a gRPC worker.
  * Errors:  ERR_NOT_FOUND; ERR_CONFLICT (revision not as expected: read again); ERR_EXISTS (expected absent);
  *          ERR_DATA_LOSS "RECORD_TAMPERED" (does not open under its own columns); ERR_UNAVAILABLE "STORE_FULL" / "STORE_IO";
- *          open: ERR_STATE "STORE_NEWER" (made by a newer version), "STORE_FOREIGN" (other instance or seal secret).
- * Limits:  STORE_BODY_MAX a body, STORE_ID_MAX an id, STORE_TXN_MAX puts a transaction.
+ *          open: ERR_STATE "STORE_NEWER" (made by a newer version), "STORE_FOREIGN" (other instance or seal secret),
+ *          "STORE_BUSY" (another process has it open), "STORE_PERMISSIONS"; ERR_NOT_FOUND; ERR_DATA_LOSS "STORE_CORRUPT".
+ *          commit: ERR_OUT_OF_RANGE "STORE_LIMIT" when the transaction passed a limit below; nothing of it is applied.
+ * Limits:  STORE_BODY_MAX a body, STORE_ID_MAX an id (at least 1), STORE_NAME_MAX a name, STORE_EVENT_MAX an event,
+ *          STORE_TXN_MAX operations and STORE_TXN_MAX_BYTES a transaction.
  * Secrets: bodies are sealed (kms/crypto/aead.h, key from KDF_STORE area "record"); AAD = every plain column, with format,
  *          incarnation, epoch, kind, tenant, id, revision, name, state, time, count. Plain columns only find rows.
  */
@@ -19,7 +22,8 @@
 #include "base/clock.h"
 #include "base/secret.h"
 
-enum { STORE_BODY_MAX = 262144, STORE_ID_MAX = 256, STORE_TXN_MAX = 4096, STORE_GROUP_MAX = 64, STORE_TENANT_BYTES = 16 };
+enum { STORE_BODY_MAX = 262144, STORE_ID_MAX = 256, STORE_TXN_MAX = 4096, STORE_GROUP_MAX = 64, STORE_TENANT_BYTES = 16,
+       STORE_NAME_MAX = 320, STORE_EVENT_MAX = 8192, STORE_TXN_MAX_BYTES = 67108864 };
 
 /* Kinds are released numbers: never re-used. */
 enum rec_kind {
@@ -74,7 +78,7 @@ struct store_scan {
     struct bytes prefix, after;
     size_t limit;
     bool descending;     /* then id < after (after empty: from the end) */
-    bool all_tenants;    /* every tenant (start-up loading only); order: tenant, id */
+    bool all_tenants;    /* every tenant (start-up loading only); order: tenant, id; never with `descending` */
     uint8_t after_tenant[16];
 };
 RESULT store_scan(struct store *s, const struct store_scan *q, struct arena *a, struct record **ret, size_t *ret_n,
@@ -86,7 +90,8 @@ void store_txn_free(struct store_txn *t); /* NULL accepted; after commit too */
 void store_txn_freep(struct store_txn **t);
 enum { STORE_ABSENT = 0 };
 #define STORE_ANY UINT64_MAX
-/* Copies. expected: the revision read, STORE_ABSENT, or STORE_ANY. Problems are reported by commit. */
+/* Copies. expected: the revision read, STORE_ABSENT, or STORE_ANY. Problems are reported by commit. Operations apply in the
+ * order they were added; each sees what the earlier ones did. Deleting an absent row with STORE_ANY is no error. */
 void store_txn_put(struct store_txn *t, const struct record *r, uint64_t expected);
 void store_txn_delete(struct store_txn *t, enum rec_kind kind, const uint8_t tenant[16], struct bytes id, uint64_t expected);
 /* Only checks that the row still has this revision (TOCTOU guard), writes nothing. */
@@ -104,8 +109,10 @@ struct outbox_event {
 };
 RESULT store_outbox_read(struct store *s, uint64_t after, size_t limit, struct arena *a, struct outbox_event **ret,
                          size_t *ret_n, struct err *e);
-RESULT store_outbox_trim(struct store *s, uint64_t up_to, struct err *e);
-/* Called on the writer thread after each durable commit that had an event (highest seq): wakes the relay. */
+RESULT store_outbox_trim(struct store *s, uint64_t up_to, struct err *e); /* the newest row always stays: it is the counter */
+uint64_t store_outbox_last(struct store *s); /* highest durable sequence ever given; 0: none */
+/* Called on the writer thread after each durable commit that had an event (highest seq): wakes the relay. It and the watchers
+ * must not call store_set_outbox_waker, store_watch or a commit. Both setters return when no earlier hook is running. */
 void store_set_outbox_waker(struct store *s, void (*wake)(void *user, uint64_t seq), void *user);
 
 /* Watch: fn(user, kind, tenant, id) on the writer thread after a durable change. One subscriber a slot; slots 0..7. */

@@ -1,0 +1,149 @@
+/*
+ * Purpose: what the SQLite store's own files share: connections, the seal, the queue of transactions.
+ * Owns:    struct store and everything in it. Threads: named at each field.
+ * Errors:  db_fail maps every SQLite code once, for all files. Limits: STORE_EPOCHS_MAX seal epochs in memory.
+ * Secrets: the keys of each epoch, in struct aead_key; opened bodies only in arenas and transaction buffers (wiped).
+ */
+#ifndef KMS_STORE_INTERNAL_H
+#define KMS_STORE_INTERNAL_H
+
+#include "kms/crypto/aead.h"
+#include "kms/store/store.h"
+
+#include <pthread.h>
+#include <sqlite3.h>
+#include <stdatomic.h>
+
+enum {
+    STORE_EPOCHS_MAX = 64,
+    STORE_WATCH_SLOTS = 8,
+    STORE_READERS_MAX = 64,
+    STORE_WAL_FRAMES_MAX = 8192,     /* 32 MiB: above it the writer checkpoints itself, or the log could grow for ever */
+    STORE_CHECKPOINT_EVERY_MS = 100,
+    STORE_APPLICATION_ID = 0x434c5653, /* "CLVS" */
+    SEAL_FORMAT = 1,
+    SEAL_HEADER_BYTES = 1,           /* the format */
+    SEAL_BYTES = SEAL_HEADER_BYTES + AEAD_OVERHEAD,
+};
+
+/* ---- db.c: one connection ---- */
+enum db_role { DB_READER, DB_WRITER, DB_CHECKPOINTER, DB_CREATE };
+struct db {
+    sqlite3 *h;
+    struct db *next_free;
+    sqlite3_stmt *get, *scan_up, *scan_down, *scan_all, *outbox_read;                      /* readers */
+    sqlite3_stmt *revision, *upsert, *remove, *outbox_max, *outbox_put, *outbox_trim;      /* writer */
+    sqlite3_stmt *begin, *commit, *savepoint, *undo, *release;
+};
+RESULT db_open(const char *path, enum db_role role, struct db *ret, struct err *e);
+void db_close(struct db *d);
+RESULT db_exec(struct db *d, const char *sql, struct err *e);
+RESULT db_prepare(struct db *d, const char *sql, sqlite3_stmt **ret, struct err *e);
+RESULT db_int(struct db *d, const char *sql, int64_t *ret, struct err *e); /* first column of the first row; 0 when no row */
+RESULT db_run(struct db *d, sqlite3_stmt *st, struct err *e);              /* steps to the end and resets */
+RESULT db_fail(struct db *d, int rc, const char *doing, struct err *e);    /* always fails */
+void db_bind_bytes(sqlite3_stmt *st, int at, struct bytes b);              /* borrowed until reset; empty is X'', not NULL */
+struct bytes db_column_bytes(sqlite3_stmt *st, int at);
+RESULT db_path(const char *dir, const char *file, char *out, size_t n, struct err *e);
+
+/* ---- schema.c: numbered, checksummed, forward-only ---- */
+RESULT schema_check(struct db *d, struct err *e);  /* ours? not newer? history as compiled in? */
+RESULT schema_migrate(struct db *d, const struct clock *clock, struct err *e);
+
+/* ---- seal.c ---- */
+struct seal {
+    pthread_mutex_t mu; /* guards the table; a key once in it stays until release, so it is used without the lock */
+    struct seal_keys {
+        uint32_t epoch;
+        struct aead_key *record, *outbox;
+    } keys[STORE_EPOCHS_MAX];
+    size_t n;
+    uint8_t incarnation[16];
+    uint32_t epoch;
+    RESULT (*store_key)(void *user, uint32_t epoch, struct secret **ret, struct err *e);
+    void *user;
+};
+void seal_init(struct seal *s, const struct store_options *o);
+void seal_release(struct seal *s);
+RESULT seal_keys(struct seal *s, uint32_t epoch, const struct seal_keys **ret, struct err *e);
+/* out: SEAL_BYTES + body.n bytes */
+RESULT seal_record(struct seal *s, const struct record *r, struct buf *out, struct err *e);
+RESULT seal_open_record(struct seal *s, uint32_t epoch, struct record *r, struct bytes sealed, struct arena *a, struct err *e);
+RESULT seal_outbox(struct seal *s, uint64_t seq, const uint8_t tenant[16], struct bytes event, struct buf *out, struct err *e);
+RESULT seal_open_outbox(struct seal *s, uint32_t epoch, struct outbox_event *ev, struct bytes sealed, struct arena *a,
+                        struct err *e);
+/* The store's own identity: instance and incarnation under the seal secret. */
+RESULT seal_identity(struct seal *s, const uint8_t instance[16], struct buf *out, struct err *e);
+RESULT seal_check_identity(struct seal *s, uint32_t epoch, const uint8_t instance[16], struct bytes sealed, struct err *e);
+
+/* ---- txn.c ---- */
+enum op_kind { OP_PUT, OP_DELETE, OP_CHECK };
+struct op {
+    enum op_kind what;
+    enum rec_kind kind;
+    uint8_t tenant[STORE_TENANT_BYTES];
+    size_t id_at, id_n, name_at, name_n, body_at, body_n; /* in txn.data */
+    uint32_t state;
+    int64_t time_unix_ns;
+    uint64_t count, expected;
+};
+struct store_txn {
+    struct store *s;
+    struct op *ops;
+    size_t nops, cap;
+    struct buf data; /* wiped on release */
+    bool has_event, is_trim;
+    uint8_t event_tenant[STORE_TENANT_BYTES];
+    size_t event_at, event_n;
+    uint64_t trim_up_to;
+    const char *broken; /* what limit was passed, or NULL */
+    /* queue; under store.mu */
+    struct store_txn *next;
+    pthread_cond_t settled;
+    bool is_settled, failed;
+    uint64_t seq;
+    struct err err;
+};
+static inline struct bytes txn_view(const struct store_txn *t, size_t at, size_t n)
+{
+    return (struct bytes){t->data.p + at, n};
+}
+
+struct store {
+    char path[4096 + 16];
+    const struct clock *clock;
+    struct seal seal;
+    int lock_fd;
+
+    pthread_mutex_t mu; /* queue, stop, reader pool */
+    pthread_cond_t work, reader_free, tick;
+    struct store_txn *head, **tail;
+    bool stop_writer, stop_checkpointer;
+    struct db *free_readers;
+    struct db readers[STORE_READERS_MAX];
+    size_t nreaders;
+
+    pthread_mutex_t hooks_mu; /* held while hooks run: a setter that returned is never called again */
+    struct {
+        void (*fn)(void *user, enum rec_kind kind, const uint8_t tenant[16], struct bytes id);
+        void *user;
+    } watch[STORE_WATCH_SLOTS];
+    void (*wake)(void *user, uint64_t seq);
+    void *wake_user;
+
+    struct db writer; /* writer thread only, once it runs */
+    struct db checkpointer;
+    pthread_t writer_thread, checkpointer_thread;
+    bool writer_runs, checkpointer_runs;
+    int wal_frames; /* writer thread */
+    struct buf scratch; /* writer thread: the sealed form of one row */
+    _Atomic uint64_t outbox_last;
+    atomic_bool wal_dirty;
+};
+
+/* ---- writer.c ---- */
+RESULT writer_start(struct store *s, struct err *e);
+RESULT checkpointer_start(struct store *s, struct err *e);
+RESULT thread_start(pthread_t *ret, const char *name, void *(*fn)(void *), void *arg, struct err *e);
+
+#endif

@@ -1,0 +1,222 @@
+#include "kms/store/internal.h"
+
+#include <string.h>
+
+static struct db *conn_take(struct store *s)
+{
+    pthread_mutex_lock(&s->mu);
+    while (!s->free_readers)
+        pthread_cond_wait(&s->reader_free, &s->mu);
+    struct db *d = s->free_readers;
+    s->free_readers = d->next_free;
+    pthread_mutex_unlock(&s->mu);
+    return d;
+}
+
+static void conn_return(struct store *s, struct db *d)
+{
+    pthread_mutex_lock(&s->mu);
+    d->next_free = s->free_readers;
+    s->free_readers = d;
+    pthread_cond_signal(&s->reader_free);
+    pthread_mutex_unlock(&s->mu);
+}
+
+static void *keep(struct arena *a, struct bytes b)
+{
+    return arena_dup(a, b.n ? b.p : (const uint8_t *)"", b.n ? b.n : 1);
+}
+
+/* The row under st, opened. Nothing is believed before seal_open_record: all it does is copy columns into the AAD. */
+static RESULT read_row(struct store *s, sqlite3_stmt *st, struct arena *a, struct record *ret, struct err *e)
+{
+    struct bytes tenant = db_column_bytes(st, 1), id = db_column_bytes(st, 2), name = db_column_bytes(st, 4);
+    int64_t state = sqlite3_column_int64(st, 5), epoch = sqlite3_column_int64(st, 8);
+    struct record r = {.kind = (enum rec_kind)sqlite3_column_int(st, 0),
+                       .revision = (uint64_t)sqlite3_column_int64(st, 3),
+                       .state = (uint32_t)state,
+                       .time_unix_ns = sqlite3_column_int64(st, 6),
+                       .count = (uint64_t)sqlite3_column_int64(st, 7)};
+    if (tenant.n != STORE_TENANT_BYTES || id.n > STORE_ID_MAX || name.n > STORE_NAME_MAX || state < 0 || state > UINT32_MAX ||
+        epoch < 0 || epoch > UINT32_MAX)
+        FAIL(e, ERR_DATA_LOSS, "RECORD_TAMPERED", "kind %d: a column no program of ours writes", (int)r.kind);
+    memcpy(r.tenant, tenant.p, sizeof r.tenant);
+    r.id = BYTES(keep(a, id), id.n);
+    r.name = BYTES(keep(a, name), name.n);
+    if (!r.id.p || !r.name.p)
+        FAIL(e, ERR_EXHAUSTED, NULL, "no room for a row");
+    TRY(seal_open_record(&s->seal, (uint32_t)epoch, &r, db_column_bytes(st, 9), a, e));
+    *ret = r;
+    return ok();
+}
+
+static RESULT get_with(struct store *s, struct db *d, enum rec_kind kind, const uint8_t tenant[16], struct bytes id,
+                       struct arena *a, struct record *ret, struct err *e)
+{
+    sqlite3_bind_int(d->get, 1, (int)kind);
+    db_bind_bytes(d->get, 2, BYTES(tenant, STORE_TENANT_BYTES));
+    db_bind_bytes(d->get, 3, id);
+    int rc = sqlite3_step(d->get);
+    if (rc == SQLITE_DONE)
+        FAIL(e, ERR_NOT_FOUND, NULL, "kind %d: no such row", (int)kind);
+    if (rc != SQLITE_ROW)
+        return db_fail(d, rc, "get", e);
+    return read_row(s, d->get, a, ret, e);
+}
+
+RESULT store_get(struct store *s, enum rec_kind kind, const uint8_t tenant[16], struct bytes id, struct arena *a,
+                 struct record *ret, struct err *e)
+{
+    struct db *d = conn_take(s);
+    struct result r = get_with(s, d, kind, tenant, id, a, ret, e);
+    sqlite3_reset(d->get); /* ends the read transaction: an open one would hold the log back */
+    conn_return(s, d);
+    return r;
+}
+
+/* Bounds as [low, high): the successor of a byte string is itself with a zero byte behind it. */
+enum { BOUND_MAX = STORE_ID_MAX + 1 };
+struct range {
+    uint8_t low[BOUND_MAX], high[BOUND_MAX];
+    size_t low_n, high_n;
+};
+
+static void prefix_range(struct bytes prefix, struct range *r)
+{
+    memcpy(r->low, prefix.p ? prefix.p : (const uint8_t *)"", prefix.n);
+    r->low_n = prefix.n;
+    memcpy(r->high, r->low, prefix.n);
+    r->high_n = prefix.n;
+    while (r->high_n && r->high[r->high_n - 1] == 0xff)
+        r->high_n--;
+    if (r->high_n) {
+        r->high[r->high_n - 1]++;
+        return;
+    }
+    memset(r->high, 0xff, BOUND_MAX); /* above every id */
+    r->high_n = BOUND_MAX;
+}
+
+static void scan_range(const struct store_scan *q, struct range *r)
+{
+    prefix_range(q->prefix, r);
+    if (q->after.n == 0)
+        return;
+    if (q->descending && bytes_compare(q->after, BYTES(r->high, r->high_n)) < 0) {
+        memcpy(r->high, q->after.p, q->after.n);
+        r->high_n = q->after.n;
+    }
+    if (!q->descending && bytes_compare(q->after, BYTES(r->low, r->low_n)) >= 0) {
+        memcpy(r->low, q->after.p, q->after.n);
+        r->low[q->after.n] = 0;
+        r->low_n = q->after.n + 1;
+    }
+}
+
+static sqlite3_stmt *bind_scan(struct db *d, const struct store_scan *q, const struct range *range)
+{
+    sqlite3_stmt *st = q->all_tenants ? d->scan_all : q->descending ? d->scan_down : d->scan_up;
+    sqlite3_bind_int(st, 1, (int)q->kind);
+    sqlite3_bind_int64(st, 5, q->limit > INT64_MAX ? INT64_MAX : (sqlite3_int64)q->limit);
+    if (q->all_tenants) {
+        db_bind_bytes(st, 2, BYTES(q->after_tenant, STORE_TENANT_BYTES));
+        db_bind_bytes(st, 3, q->after);
+        sqlite3_bind_int64(st, 4, (sqlite3_int64)q->prefix.n);
+        db_bind_bytes(st, 6, q->prefix);
+        return st;
+    }
+    db_bind_bytes(st, 2, BYTES(q->tenant, STORE_TENANT_BYTES));
+    db_bind_bytes(st, 3, BYTES(range->low, range->low_n));
+    db_bind_bytes(st, 4, BYTES(range->high, range->high_n));
+    return st;
+}
+
+static RESULT collect(struct store *s, struct db *d, sqlite3_stmt *st, struct arena *a, struct buf *rows, struct err *e)
+{
+    int rc;
+    while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
+        struct record r;
+        TRY(read_row(s, st, a, &r, e));
+        buf_put(rows, &r, sizeof r);
+    }
+    if (rc != SQLITE_DONE)
+        return db_fail(d, rc, "scan", e);
+    if (rows->overflow)
+        FAIL(e, ERR_EXHAUSTED, NULL, "too many rows");
+    return ok();
+}
+
+RESULT store_scan(struct store *s, const struct store_scan *q, struct arena *a, struct record **ret, size_t *ret_n,
+                  struct err *e)
+{
+    CLEANUP(buf_release) struct buf rows;
+    struct range range;
+    buf_init(&rows, SIZE_MAX / 4);
+    if (q->prefix.n > STORE_ID_MAX || q->after.n > STORE_ID_MAX || (q->all_tenants && q->descending))
+        FAIL(e, ERR_INVALID, "STORE_LIMIT", "scan: prefix %zu, after %zu bytes", q->prefix.n, q->after.n);
+    scan_range(q, &range);
+    struct db *d = conn_take(s);
+    sqlite3_stmt *st = bind_scan(d, q, &range);
+    struct result r = collect(s, d, st, a, &rows, e);
+    sqlite3_reset(st);
+    conn_return(s, d);
+    TRY(r);
+    struct record *out = keep(a, buf_bytes(&rows));
+    if (!out)
+        FAIL(e, ERR_EXHAUSTED, NULL, "no room for the rows");
+    *ret = out;
+    *ret_n = rows.n / sizeof **ret;
+    return ok();
+}
+
+static RESULT read_event(struct store *s, sqlite3_stmt *st, struct arena *a, struct outbox_event *ret, struct err *e)
+{
+    struct outbox_event ev = {.seq = (uint64_t)sqlite3_column_int64(st, 0)};
+    struct bytes tenant = db_column_bytes(st, 1);
+    int64_t epoch = sqlite3_column_int64(st, 2);
+    if (tenant.n != STORE_TENANT_BYTES || epoch < 0 || epoch > UINT32_MAX)
+        FAIL(e, ERR_DATA_LOSS, "RECORD_TAMPERED", "outbox %llu: a column no program of ours writes", (unsigned long long)ev.seq);
+    memcpy(ev.tenant, tenant.p, sizeof ev.tenant);
+    TRY(seal_open_outbox(&s->seal, (uint32_t)epoch, &ev, db_column_bytes(st, 3), a, e));
+    *ret = ev;
+    return ok();
+}
+
+static RESULT collect_events(struct store *s, struct db *d, struct arena *a, struct buf *rows, struct err *e)
+{
+    int rc;
+    uint64_t last = 0;
+    while ((rc = sqlite3_step(d->outbox_read)) == SQLITE_ROW) {
+        struct outbox_event ev;
+        TRY(read_event(s, d->outbox_read, a, &ev, e));
+        /* Sequences have no holes, so a missing row was taken out by somebody else. */
+        if (last && ev.seq != last + 1)
+            FAIL(e, ERR_DATA_LOSS, "OUTBOX_GAP", "outbox goes from %llu to %llu", (unsigned long long)last,
+                 (unsigned long long)ev.seq);
+        last = ev.seq;
+        buf_put(rows, &ev, sizeof ev);
+    }
+    if (rc != SQLITE_DONE)
+        return db_fail(d, rc, "read outbox", e);
+    return ok();
+}
+
+RESULT store_outbox_read(struct store *s, uint64_t after, size_t limit, struct arena *a, struct outbox_event **ret,
+                         size_t *ret_n, struct err *e)
+{
+    CLEANUP(buf_release) struct buf rows;
+    buf_init(&rows, SIZE_MAX / 4);
+    struct db *d = conn_take(s);
+    sqlite3_bind_int64(d->outbox_read, 1, after > INT64_MAX ? INT64_MAX : (sqlite3_int64)after);
+    sqlite3_bind_int64(d->outbox_read, 2, limit > INT64_MAX ? INT64_MAX : (sqlite3_int64)limit);
+    struct result r = collect_events(s, d, a, &rows, e);
+    sqlite3_reset(d->outbox_read);
+    conn_return(s, d);
+    TRY(r);
+    struct outbox_event *out = keep(a, buf_bytes(&rows));
+    if (!out)
+        FAIL(e, ERR_EXHAUSTED, NULL, "no room for the events");
+    *ret = out;
+    *ret_n = rows.n / sizeof **ret;
+    return ok();
+}

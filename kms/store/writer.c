@@ -1,0 +1,307 @@
+#include "base/log.h"
+#include "kms/store/internal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <time.h>
+
+RESULT thread_start(pthread_t *ret, const char *name, void *(*fn)(void *), void *arg, struct err *e)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    /* Signals belong to the main thread; a new thread inherits the mask. */
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int rc = pthread_create(ret, NULL, fn, arg);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (rc != 0)
+        FAIL(e, ERR_EXHAUSTED, "THREADS", "no thread for %s: %s", name, strerror(rc));
+    pthread_setname_np(*ret, name);
+    return ok();
+}
+
+static void bind_key(sqlite3_stmt *st, const struct store_txn *t, const struct op *op)
+{
+    sqlite3_bind_int(st, 1, (int)op->kind);
+    db_bind_bytes(st, 2, BYTES(op->tenant, sizeof op->tenant));
+    db_bind_bytes(st, 3, txn_view(t, op->id_at, op->id_n));
+}
+
+/* 0: absent. The plain column is enough here: what the caller decided on, it read through the seal. */
+static RESULT current_revision(struct store *s, const struct store_txn *t, const struct op *op, uint64_t *ret, struct err *e)
+{
+    sqlite3_stmt *st = s->writer.revision;
+    bind_key(st, t, op);
+    int rc = sqlite3_step(st);
+    if (rc == SQLITE_ROW)
+        *ret = (uint64_t)sqlite3_column_int64(st, 0);
+    struct result r = rc == SQLITE_ROW || rc == SQLITE_DONE ? ok() : db_fail(&s->writer, rc, "read revision", e);
+    sqlite3_reset(st);
+    return r;
+}
+
+static RESULT compare(const struct op *op, uint64_t current, struct err *e)
+{
+    if (op->expected == STORE_ANY && (op->what != OP_CHECK || current))
+        return ok();
+    if (op->expected == STORE_ANY)
+        FAIL(e, ERR_NOT_FOUND, NULL, "kind %d: absent", (int)op->kind);
+    if (op->expected == current)
+        return ok();
+    if (op->expected == STORE_ABSENT)
+        FAIL(e, ERR_EXISTS, NULL, "kind %d: at revision %llu", (int)op->kind, (unsigned long long)current);
+    FAIL(e, ERR_CONFLICT, NULL, "kind %d: expected revision %llu, found %llu", (int)op->kind,
+         (unsigned long long)op->expected, (unsigned long long)current);
+}
+
+static RESULT put(struct store *s, const struct store_txn *t, const struct op *op, uint64_t current, struct err *e)
+{
+    struct record r = {.kind = op->kind, .id = txn_view(t, op->id_at, op->id_n), .revision = current + 1,
+                       .name = txn_view(t, op->name_at, op->name_n), .state = op->state,
+                       .time_unix_ns = op->time_unix_ns, .count = op->count, .body = txn_view(t, op->body_at, op->body_n)};
+    memcpy(r.tenant, op->tenant, sizeof r.tenant);
+    TRY(seal_record(&s->seal, &r, &s->scratch, e));
+    sqlite3_stmt *st = s->writer.upsert;
+    bind_key(st, t, op);
+    sqlite3_bind_int64(st, 4, (sqlite3_int64)r.revision);
+    db_bind_bytes(st, 5, r.name);
+    sqlite3_bind_int64(st, 6, r.state);
+    sqlite3_bind_int64(st, 7, r.time_unix_ns);
+    sqlite3_bind_int64(st, 8, (sqlite3_int64)r.count);
+    sqlite3_bind_int64(st, 9, s->seal.epoch);
+    db_bind_bytes(st, 10, buf_bytes(&s->scratch));
+    return db_run(&s->writer, st, e);
+}
+
+static RESULT apply_op(struct store *s, const struct store_txn *t, const struct op *op, struct err *e)
+{
+    uint64_t current = 0;
+    TRY(current_revision(s, t, op, &current, e));
+    TRY(compare(op, current, e));
+    if (op->what == OP_PUT)
+        return put(s, t, op, current, e);
+    if (op->what == OP_DELETE && current) {
+        bind_key(s->writer.remove, t, op);
+        return db_run(&s->writer, s->writer.remove, e);
+    }
+    return ok();
+}
+
+static RESULT put_event(struct store *s, struct store_txn *t, uint64_t seq, struct err *e)
+{
+    TRY(seal_outbox(&s->seal, seq, t->event_tenant, txn_view(t, t->event_at, t->event_n), &s->scratch, e));
+    sqlite3_stmt *st = s->writer.outbox_put;
+    sqlite3_bind_int64(st, 1, (sqlite3_int64)seq);
+    db_bind_bytes(st, 2, BYTES(t->event_tenant, sizeof t->event_tenant));
+    sqlite3_bind_int64(st, 3, s->seal.epoch);
+    db_bind_bytes(st, 4, buf_bytes(&s->scratch));
+    TRY(db_run(&s->writer, st, e));
+    t->seq = seq;
+    return ok();
+}
+
+static RESULT apply_txn(struct store *s, struct store_txn *t, uint64_t next_seq, struct err *e)
+{
+    if (t->is_trim) {
+        sqlite3_bind_int64(s->writer.outbox_trim, 1, (sqlite3_int64)t->trim_up_to);
+        return db_run(&s->writer, s->writer.outbox_trim, e);
+    }
+    for (size_t i = 0; i < t->nops; i++)
+        TRY(apply_op(s, t, &t->ops[i], e));
+    if (t->has_event)
+        return put_event(s, t, next_seq, e);
+    return ok();
+}
+
+static RESULT newest_seq(struct store *s, uint64_t *ret, struct err *e)
+{
+    int rc = sqlite3_step(s->writer.outbox_max);
+    if (rc == SQLITE_ROW)
+        *ret = (uint64_t)sqlite3_column_int64(s->writer.outbox_max, 0);
+    struct result r = rc == SQLITE_ROW ? ok() : db_fail(&s->writer, rc, "read outbox", e);
+    sqlite3_reset(s->writer.outbox_max);
+    return r;
+}
+
+/* One transaction inside the group: a refused one is undone alone. An error of the disk undoes the group, since SQLite
+ * may have rolled back more than the savepoint. */
+static RESULT apply_in_group(struct store *s, struct store_txn *t, uint64_t *seq, struct err *e)
+{
+    struct db *w = &s->writer;
+    TRY(db_run(w, w->savepoint, e));
+    t->seq = 0;
+    t->failed = apply_txn(s, t, *seq + 1, &t->err).failed;
+    bool disk = t->failed && t->err.code == ERR_UNAVAILABLE && t->err.reason && strncmp(t->err.reason, "STORE_", 6) == 0;
+    if (disk || sqlite3_get_autocommit(w->h)) {
+        *e = t->err;
+        return (struct result){1};
+    }
+    if (t->failed)
+        TRY(db_run(w, w->undo, e));
+    TRY(db_run(w, w->release, e));
+    if (t->seq)
+        *seq = t->seq;
+    return ok();
+}
+
+static RESULT apply_group(struct store *s, struct store_txn *group, uint64_t *ret_seq, struct err *e)
+{
+    struct db *w = &s->writer;
+    uint64_t seq = 0;
+    TRY(db_run(w, w->begin, e));
+    TRY(newest_seq(s, &seq, e));
+    for (struct store_txn *t = group; t; t = t->next)
+        TRY(apply_in_group(s, t, &seq, e));
+    TRY(db_run(w, w->commit, e));
+    *ret_seq = seq;
+    return ok();
+}
+
+static void run_hooks(struct store *s, struct store_txn *group, bool new_event, uint64_t seq)
+{
+    pthread_mutex_lock(&s->hooks_mu);
+    if (new_event && s->wake)
+        s->wake(s->wake_user, seq);
+    for (struct store_txn *t = group; t; t = t->next) {
+        for (size_t i = 0; !t->failed && i < t->nops; i++) {
+            const struct op *op = &t->ops[i];
+            for (unsigned w = 0; op->what != OP_CHECK && w < STORE_WATCH_SLOTS; w++) {
+                if (s->watch[w].fn)
+                    s->watch[w].fn(s->watch[w].user, op->kind, op->tenant, txn_view(t, op->id_at, op->id_n));
+            }
+        }
+    }
+    pthread_mutex_unlock(&s->hooks_mu);
+}
+
+static void commit_group(struct store *s, struct store_txn *group)
+{
+    struct err e = {0};
+    uint64_t seq = 0;
+    if (apply_group(s, group, &seq, &e).failed) {
+        if (!sqlite3_get_autocommit(s->writer.h))
+            sqlite3_exec(s->writer.h, "ROLLBACK", NULL, NULL, NULL);
+        for (struct store_txn *t = group; t; t = t->next) {
+            t->failed = true;
+            t->err = e;
+        }
+        return;
+    }
+    bool new_event = seq > atomic_load(&s->outbox_last);
+    atomic_store(&s->outbox_last, seq);
+    atomic_store(&s->wal_dirty, true);
+    run_hooks(s, group, new_event, seq); /* before anyone is told: a revocation holds when its commit returns */
+}
+
+static struct store_txn *take_group(struct store *s)
+{
+    struct store_txn *group = s->head, *last = group;
+    for (unsigned n = 1; n < STORE_GROUP_MAX && last->next; n++)
+        last = last->next;
+    s->head = last->next;
+    if (!s->head)
+        s->tail = &s->head;
+    last->next = NULL;
+    return group;
+}
+
+static void settle(struct store *s, struct store_txn *group)
+{
+    pthread_mutex_lock(&s->mu);
+    for (struct store_txn *t = group, *next; t; t = next) {
+        next = t->next; /* once settled and unlocked, t is its caller's again */
+        t->is_settled = true;
+        pthread_cond_signal(&t->settled);
+    }
+    pthread_mutex_unlock(&s->mu);
+}
+
+static int on_wal(void *arg, sqlite3 *h, const char *name, int frames)
+{
+    (void)h, (void)name;
+    ((struct store *)arg)->wal_frames = frames;
+    return SQLITE_OK;
+}
+
+/* The checkpointer catches up only while nobody writes; under a steady load the log would never be restarted. Between two
+ * groups nobody writes, so a checkpoint here is complete. */
+static void bound_wal(struct store *s)
+{
+    if (s->wal_frames < STORE_WAL_FRAMES_MAX)
+        return;
+    if (sqlite3_wal_checkpoint_v2(s->writer.h, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL) == SQLITE_OK)
+        s->wal_frames = 0;
+}
+
+static void *writer_main(void *arg)
+{
+    struct store *s = arg;
+    pthread_mutex_lock(&s->mu);
+    for (;;) {
+        while (!s->head && !s->stop_writer)
+            pthread_cond_wait(&s->work, &s->mu);
+        if (!s->head)
+            break;
+        struct store_txn *group = take_group(s);
+        pthread_mutex_unlock(&s->mu);
+        commit_group(s, group);
+        settle(s, group);
+        bound_wal(s);
+        pthread_mutex_lock(&s->mu);
+    }
+    pthread_mutex_unlock(&s->mu);
+    return NULL;
+}
+
+RESULT writer_start(struct store *s, struct err *e)
+{
+    uint64_t seq = 0;
+    TRY(newest_seq(s, &seq, e));
+    atomic_store(&s->outbox_last, seq);
+    sqlite3_wal_hook(s->writer.h, on_wal, s);
+    TRY(thread_start(&s->writer_thread, "store-writer", writer_main, s, e));
+    s->writer_runs = true;
+    return ok();
+}
+
+static void checkpoint(struct store *s, bool *troubled)
+{
+    int rc = sqlite3_wal_checkpoint_v2(s->checkpointer.h, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    bool bad = rc != SQLITE_OK && rc != SQLITE_BUSY && rc != SQLITE_LOCKED;
+    if (bad)
+        atomic_store(&s->wal_dirty, true);
+    if (bad && !*troubled) /* one line for each trouble, not ten a second */
+        log_event(LOG_WARN, "store checkpoint failed, will retry", LF_STR("sqlite", sqlite3_errstr(rc)));
+    *troubled = bad;
+}
+
+static void *checkpointer_main(void *arg)
+{
+    struct store *s = arg;
+    bool troubled = false;
+    pthread_mutex_lock(&s->mu);
+    while (!s->stop_checkpointer) {
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += STORE_CHECKPOINT_EVERY_MS * 1000000L;
+        if (until.tv_nsec >= 1000000000L) {
+            until.tv_sec++;
+            until.tv_nsec -= 1000000000L;
+        }
+        pthread_cond_timedwait(&s->tick, &s->mu, &until);
+        if (s->stop_checkpointer || !atomic_exchange(&s->wal_dirty, false))
+            continue;
+        pthread_mutex_unlock(&s->mu);
+        checkpoint(s, &troubled);
+        pthread_mutex_lock(&s->mu);
+    }
+    pthread_mutex_unlock(&s->mu);
+    return NULL;
+}
+
+RESULT checkpointer_start(struct store *s, struct err *e)
+{
+    TRY(thread_start(&s->checkpointer_thread, "store-ckpt", checkpointer_main, s, e));
+    s->checkpointer_runs = true;
+    return ok();
+}
