@@ -1,0 +1,179 @@
+#include "vault/client/internal.h"
+
+#include "claviger/envelope/v1/envelope.pb-c.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct batch {
+    struct rpc *rpc;
+    bool encrypt;
+    struct claviger_item *items;
+    size_t n;
+};
+
+static struct result check_items(const struct claviger_item *items, size_t n, bool encrypting, struct claviger_error *e)
+{
+    if (n == 0 || n > CLAVIGER_BATCH_MAX)
+        return client_fail(e, CLAVIGER_INVALID_ARGUMENT, "BAD_BATCH", "a batch has 1 to %d items, not %zu", CLAVIGER_BATCH_MAX, n);
+    size_t total = 0;
+    for (size_t i = 0; i < n; i++) {
+        TRY(binding_check(&items[i].binding, true, e));
+        total += items[i].in_len + items[i].binding.aad_len;
+        for (size_t j = 0; j < items[i].binding.context_len; j++)
+            total += strlen(items[i].binding.context[j].key) + strlen(items[i].binding.context[j].value);
+        /* ciphertexts are longer than what they hold: the server's limit is on the message */
+        if (total > CLAVIGER_BATCH_BYTES_MAX + (encrypting ? 0 : 32768))
+            return client_fail(e, CLAVIGER_INVALID_ARGUMENT, "BAD_BATCH", "a batch holds %d bytes at most",
+                               CLAVIGER_BATCH_BYTES_MAX);
+    }
+    return ok();
+}
+
+/* EncryptItem and DecryptItem are the same but for the name of their first field; so are the two requests. */
+_Static_assert(sizeof(Claviger__Envelope__V1__EncryptItem) == sizeof(Claviger__Envelope__V1__DecryptItem), "items differ");
+
+static struct rpc *start_encrypt(struct transport *t, const char *key, const struct claviger_item *items, size_t n, struct arena *a)
+{
+    Claviger__Envelope__V1__BatchEncryptRequest q = CLAVIGER__ENVELOPE__V1__BATCH_ENCRYPT_REQUEST__INIT;
+    Claviger__Envelope__V1__EncryptItem **list = arena_alloc(a, n * sizeof *list), *all = arena_alloc(a, n * sizeof *all);
+    INVARIANT(list && all);
+    for (size_t i = 0; i < n; i++) {
+        claviger__envelope__v1__encrypt_item__init(&all[i]);
+        all[i].plaintext = pb_of(BYTES(items[i].in, items[i].in_len));
+        all[i].additional_authenticated_data = binding_aad(&items[i].binding);
+        all[i].context = (void *)binding_entries(&items[i].binding,
+                                                 &claviger__envelope__v1__encrypt_item__context_entry__descriptor, a,
+                                                 &all[i].n_context);
+        list[i] = &all[i];
+    }
+    q.name = pb_of(bytes_str(key));
+    q.items = list;
+    q.n_items = n;
+    struct rpc_options o = {.path = "/claviger.envelope.v1.Envelope/BatchEncrypt", .retry = true};
+    return rpc_start(t, &o, &q.base);
+}
+
+static struct rpc *start_decrypt(struct transport *t, const char *key, const struct claviger_item *items, size_t n, struct arena *a)
+{
+    Claviger__Envelope__V1__BatchDecryptRequest q = CLAVIGER__ENVELOPE__V1__BATCH_DECRYPT_REQUEST__INIT;
+    Claviger__Envelope__V1__DecryptItem **list = arena_alloc(a, n * sizeof *list), *all = arena_alloc(a, n * sizeof *all);
+    INVARIANT(list && all);
+    for (size_t i = 0; i < n; i++) {
+        claviger__envelope__v1__decrypt_item__init(&all[i]);
+        all[i].ciphertext = pb_of(BYTES(items[i].in, items[i].in_len));
+        all[i].additional_authenticated_data = binding_aad(&items[i].binding);
+        all[i].context = (void *)binding_entries(&items[i].binding,
+                                                 &claviger__envelope__v1__decrypt_item__context_entry__descriptor, a,
+                                                 &all[i].n_context);
+        list[i] = &all[i];
+    }
+    q.name = pb_of(bytes_str(key));
+    q.items = list;
+    q.n_items = n;
+    struct rpc_options o = {.path = "/claviger.envelope.v1.Envelope/BatchDecrypt", .retry = true};
+    return rpc_start(t, &o, &q.base);
+}
+
+RESULT batch_start(struct transport *t, const char *key, bool encrypt, struct claviger_item *items, size_t n, struct batch **ret,
+                   struct claviger_error *e)
+{
+    TRY(check_items(items, n, encrypt, e));
+    CLEANUP(arena_release) struct arena a;
+    arena_init(&a, CLIENT_ARENA_MAX);
+    struct batch *b = calloc(1, sizeof *b);
+    INVARIANT(b);
+    b->encrypt = encrypt;
+    b->items = items;
+    b->n = n;
+    b->rpc = encrypt ? start_encrypt(t, key, items, n, &a) : start_decrypt(t, key, items, n, &a);
+    *ret = b;
+    return ok();
+}
+
+static struct result take_item(struct claviger_item *item, ProtobufCBinaryData out, const Claviger__Envelope__V1__ItemStatus *st,
+                               size_t *failed, struct claviger_error *e)
+{
+    item->out = (struct claviger_buffer){0};
+    item->code = st ? st->code : CLAVIGER_OK;
+    item->reason[0] = 0;
+    if (item->code == CLAVIGER_OK)
+        return buffer_from(pb_bytes_of(out), &item->out, e);
+    client_copy_text(item->reason, sizeof item->reason, pb_bytes_of(st->reason));
+    (*failed)++;
+    return ok();
+}
+
+static struct result take_items(struct batch *b, const ProtobufCMessage *m, size_t *failed, struct claviger_error *e)
+{
+    const Claviger__Envelope__V1__BatchEncryptResponse *enc = (const void *)m;
+    const Claviger__Envelope__V1__BatchDecryptResponse *dec = (const void *)m;
+    size_t n = b->encrypt ? enc->n_results : dec->n_results;
+    if (n != b->n)
+        return client_fail(e, CLAVIGER_INTERNAL, "BAD_ANSWER", "%zu items were sent and %zu came back", b->n, n);
+    for (size_t i = 0; i < n; i++) {
+        if (b->encrypt)
+            TRY(take_item(&b->items[i], enc->results[i]->ciphertext, enc->results[i]->status, failed, e));
+        if (!b->encrypt)
+            TRY(take_item(&b->items[i], dec->results[i]->plaintext, dec->results[i]->status, failed, e));
+    }
+    return ok();
+}
+
+static struct result finish(struct batch *b, struct arena *a, struct claviger_error *e)
+{
+    const ProtobufCMessageDescriptor *d = b->encrypt ? &claviger__envelope__v1__batch_encrypt_response__descriptor
+                                                     : &claviger__envelope__v1__batch_decrypt_response__descriptor;
+    ProtobufCMessage *m = NULL;
+    TRY(rpc_finish(b->rpc, d, a, &m, e));
+    size_t failed = 0;
+    struct result r = take_items(b, m, &failed, e);
+    if (r.failed) {
+        claviger_items_free(b->items, b->n);
+        return r;
+    }
+    if (failed > 0)
+        return client_fail(e, CLAVIGER_ABORTED, "ITEMS_FAILED", "%zu of %zu items failed", failed, b->n);
+    return ok();
+}
+
+RESULT batch_finish(struct batch *b, struct claviger_error *e)
+{
+    CLEANUP(arena_release) struct arena a;
+    arena_init(&a, CLIENT_ARENA_MAX);
+    for (size_t i = 0; i < b->n; i++) {
+        b->items[i].out = (struct claviger_buffer){0};
+        b->items[i].code = CLAVIGER_OK;
+    }
+    struct result r = finish(b, &a, e);
+    free(b);
+    return r;
+}
+
+static int run(struct claviger *c, const char *key, bool encrypt, struct claviger_item *items, size_t n, struct claviger_error *error)
+{
+    struct claviger_error e;
+    struct batch *b = NULL;
+    struct result r = batch_start(c->transport, key, encrypt, items, n, &b, &e);
+    if (!r.failed)
+        r = batch_finish(b, &e);
+    return client_return(r, &e, error);
+}
+
+int claviger_encrypt_batch(struct claviger *c, const char *key, struct claviger_item *items, size_t items_len,
+                           struct claviger_error *error)
+{
+    return run(c, key, true, items, items_len, error);
+}
+
+int claviger_decrypt_batch(struct claviger *c, const char *key, struct claviger_item *items, size_t items_len,
+                           struct claviger_error *error)
+{
+    return run(c, key, false, items, items_len, error);
+}
+
+void claviger_items_free(struct claviger_item *items, size_t items_len)
+{
+    for (size_t i = 0; i < items_len; i++)
+        claviger_buffer_free(&items[i].out);
+}
