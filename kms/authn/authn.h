@@ -4,7 +4,7 @@
  * Owns:    the trust store, the connection table, the principal registry (an immutable snapshot, swapped whole).
  * Threads: everything from any thread. authn_call is fast-lane: no disk, no HSM, a few hundred ns.
  * Errors:  ERR_UNAUTHENTICATED, one public text; the cause is in detail and goes to the audit event.
- * Limits:  chains of IPC_CHAIN_MAX_BYTES, AUTHN_CHAIN_MAX certificates; connections as the front's cap.
+ * Limits:  chains of IPC_CHAIN_MAX_BYTES, AUTHN_CHAIN_MAX certificates; AUTHN_CONNECTIONS_MAX connections.
  * Secrets: none (public certificates).
  */
 #ifndef KMS_AUTHN_AUTHN_H
@@ -14,7 +14,7 @@
 #include "base/ipc.h"
 #include "kms/name/name.h"
 
-enum { AUTHN_CHAIN_MAX = 6, AUTHN_PRINCIPAL_MAX = 128 };
+enum { AUTHN_CHAIN_MAX = 6, AUTHN_PRINCIPAL_MAX = NAME_PRINCIPAL_MAX, AUTHN_CONNECTIONS_MAX = 1 << 17 };
 
 enum principal_state { PRINCIPAL_ACTIVE = 1, PRINCIPAL_DISABLED = 2 };
 struct principal { /* read-only, counted */
@@ -24,12 +24,14 @@ struct principal { /* read-only, counted */
     enum principal_state state;
     uint64_t revision;
 };
+struct authn_conn; /* counted */
 /* The one verified value that policy ever sees. Views live as long as the identity is held. */
 struct identity {
     const struct principal *principal;
     const char *auth_method;            /* "mtls" */
     struct bytes address, listener;
     uint8_t cert_sha256[32];
+    struct authn_conn *conn;            /* held: what the views above point into */
 };
 
 struct authn;
@@ -48,7 +50,6 @@ RESULT authn_principal_check(const struct principal *untrusted, const char *trus
 /* Connection table. add: CONN_NEW's body; the chain is validated here (purpose client, CA:TRUE on issuers, times, CRL) and
  * the SAN extracted (exactly one URI SAN, or exactly one DNS SAN and no URI; never CN). A chain that does not validate is
  * still recorded (with its cause) so that calls on it are answered UNAUTHENTICATED and audited. */
-struct authn_conn; /* counted */
 RESULT authn_conn_add(struct authn *a, struct bytes untrusted_conn_new, uint8_t ret_id[IPC_CONN_ID_BYTES], struct err *e);
 void authn_conn_closed(struct authn *a, const uint8_t id[IPC_CONN_ID_BYTES]);
 /* "unix-abstract:clv-<hex>" (grpc_call_get_peer; also "unix:\0clv-..." forms) to a counted connection; NULL: unknown. */
@@ -56,9 +57,11 @@ struct authn_conn *authn_conn_by_peer(struct authn *a, const char *peer);
 struct authn_conn *authn_conn_ref(struct authn_conn *c);
 void authn_conn_unref(struct authn_conn *c); /* NULL accepted */
 struct bytes authn_conn_address(const struct authn_conn *c);
+struct bytes authn_conn_listener(const struct authn_conn *c);
+struct bytes authn_conn_certificate(const struct authn_conn *c); /* SHA-256 of the leaf as sent, valid or not; empty: none */
 
 /* On every call: certificate times, CRL, principal registered and active. *ret is valid until authn_identity_release. */
 RESULT authn_call(struct authn *a, struct authn_conn *c, struct identity *ret, struct err *e);
-void authn_identity_release(struct identity *id); /* drops the principal reference; {0} accepted */
+void authn_identity_release(struct identity *id); /* drops its references; {0} accepted */
 
 #endif
