@@ -14,6 +14,7 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "hsm/hsm.h"
+#include "kms/audit/journal.h"
 #include "kms/crypto/format.h"
 #include "kms/crypto/hierarchy.h"
 #include "kms/name/name.h"
@@ -23,11 +24,9 @@ enum { KEYRING_VERSIONS_MAX = 65536, KEYRING_LABELS_MAX = 64, KEYRING_LABEL_MAX 
 
 /* Version states, numbers as google.cloud.kms.v1.CryptoKeyVersion.CryptoKeyVersionState:
  *
- *   ENABLED <----> DISABLED
- *      |   ^          |  ^
- *      |   |restore   |  |        restore always lands in DISABLED (Cloud KMS)
- *      v   |          v  |
- *     DESTROY_SCHEDULED -+---> DESTROYED (final)
+ *   ENABLED <--------> DISABLED <---------+
+ *      |                  |               | restore (always to DISABLED, as Cloud KMS)
+ *      +--- destroy ------+---> DESTROY_SCHEDULED ---> DESTROYED (final; the wrapped key is erased)
  */
 enum version_state { VERSION_ENABLED = 1, VERSION_DISABLED = 2, VERSION_DESTROYED = 3, VERSION_DESTROY_SCHEDULED = 4 };
 bool version_state_can(enum version_state from, enum version_state to);
@@ -94,9 +93,16 @@ RESULT keyring_tenant_create(struct keyring *k, struct bytes name, struct bytes 
 RESULT keyring_tenant_get(struct keyring *k, struct bytes name, bool may_block, struct tenant *ret, struct err *e);
 RESULT keyring_tenant_list(struct keyring *k, struct bytes after_name, size_t limit, struct arena *a, struct tenant **ret,
                            size_t *ret_n, struct err *e);
-/* What its events are sealed with. NULL name: the system's. Lives as long as the keyring. */
-RESULT keyring_audit_tenant(struct keyring *k, struct bytes name, bool may_block, const struct audit_tenant **ret, struct err *e);
-const struct audit_tenant *keyring_audit_tenant_by_id(struct keyring *k, const uint8_t id[16]); /* blocks; NULL: unknown */
+/* A tenant held for a while: counted. Its audit key seals its events. */
+struct tenant_ref;
+RESULT keyring_tenant_hold(struct keyring *k, struct bytes name, bool may_block, struct tenant_ref **ret, struct err *e);
+RESULT keyring_tenant_hold_by_id(struct keyring *k, const uint8_t id[16], struct tenant_ref **ret, struct err *e); /* blocks */
+const struct tenant *tenant_ref_info(const struct tenant_ref *t);
+const struct audit_tenant *tenant_ref_audit(const struct tenant_ref *t);
+void tenant_ref_drop(struct tenant_ref *t); /* NULL accepted */
+void tenant_ref_dropp(struct tenant_ref **t);
+/* What events of no tenant are sealed with; lives as long as the keyring. */
+const struct audit_tenant *keyring_system_audit(struct keyring *k);
 
 /* ---- rings, keys, versions: reads (slow lane) ---- */
 RESULT keyring_ring_get(struct keyring *k, const struct name *n, struct arena *a, struct keyring_ring *ret, struct err *e);
@@ -124,6 +130,8 @@ RESULT keyring_version_create(struct keyring *k, const struct name *key, struct 
 /* State moves are checked against version_state_can: ERR_STATE. Destroying erases the wrapped key. */
 RESULT keyring_version_put(struct keyring *k, const struct name *n, const struct keyring_version *changed,
                            enum version_state from, struct store_txn *txn, struct err *e);
+/* Adds to txn: the version must still have this revision when it commits (a check before making it primary). */
+RESULT keyring_version_check(struct keyring *k, const struct name *n, uint64_t revision, struct store_txn *txn, struct err *e);
 /* After the commit, before the answer: forgets cached material of this key (all its versions). */
 void keyring_changed(struct keyring *k, const struct name *key_or_version_or_tenant);
 
@@ -151,6 +159,7 @@ struct keyring_stats {
 };
 void keyring_stats(struct keyring *k, struct keyring_stats *ret);
 
-/* Locked in by `kmsd init`: random instance id, salts; kept sealed in the store (the instance id also in state_dir/instance). */
+/* `kmsd init`: adds the system's audit key to txn. keyring_new fails ERR_STATE "NOT_INITIALISED" without it. */
+RESULT keyring_init_records(struct store_txn *txn, struct err *e);
 
 #endif

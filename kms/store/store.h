@@ -32,7 +32,7 @@ enum rec_kind {
     REC_KEYRING = 3,     /* id = location NUL ring */
     REC_CRYPTOKEY = 4,   /* id = location NUL ring NUL key */
     REC_VERSION = 5,     /* id = location NUL ring NUL key NUL be32(n) */
-    REC_KVID = 6,        /* id = kvid: body = id of its REC_VERSION */
+    REC_SAN = 6,         /* id = sha256(SAN): body = name of the one principal that has it */
     REC_PRINCIPAL = 7,   /* id = principal name */
     REC_POLICY = 8,      /* id = be64(version) */
     REC_IDEMPOTENCY = 9, /* id = sha256(tenant, principal, method, request id) */

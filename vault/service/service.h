@@ -15,6 +15,7 @@
 #include "kms/limit/limit.h"
 #include "kms/policy/policy.h"
 #include "kms/store/store.h"
+#include "vault/service/instance.h"
 
 struct lanes; /* the slow lane: bounded queue and its threads (lanes.h) */
 
@@ -31,6 +32,10 @@ struct service {
     struct refusals *refusals;
     struct lanes *lanes;
     struct admin *admin; /* admin.h: policy documents and principals: stored, loaded, applied */
+    struct instance instance;
+    struct tenant_ref *relay_tenant; /* relay thread only */
+    int64_t started_unix_ns;
+    struct waiters *waiters; /* server streams with nothing to send */
     struct sweep *sweep; /* background: refusal counts, expired idempotency records, health */
     _Atomic uint64_t calls_in_flight;
     _Atomic bool draining;
