@@ -14,7 +14,7 @@
 
 #include "base/err.h"
 
-enum { CONFINE_PATHS_MAX = 32 };
+enum { CONFINE_PATHS_MAX = 32, CONFINE_EXIT_REFUSED = 159 /* exit status after a call that is not in the filter */ };
 
 enum confine_role {
     CONFINE_FRONT, /* accepts on given sockets, unix sockets to core; opens no network socket itself */
