@@ -19,10 +19,15 @@ struct rpc_options {
     unsigned fast_workers;
     uint64_t max_calls_in_flight, max_streams;
 };
+/* Before any thread and before gRPC is first used: clears GRPC_* from the environment (its tracing dumps plaintext) and
+ * sends gRPC's own log through ours. */
+void rpc_process_prepare(void);
 RESULT rpc_server_start(const struct rpc_options *o, struct rpc_server **ret, struct err *e);
 /* Stops accepting, waits for calls in flight up to timeout, then cancels the rest. */
 void rpc_server_stop(struct rpc_server *s, uint64_t timeout_ms);
 /* The front's control channel: CONN_NEW and so on are answered by a thread of its own. Replaces an earlier fd. */
 RESULT rpc_server_front_channel(struct rpc_server *s, int fd, struct err *e);
+/* Calls and streams open now. */
+void rpc_server_load(const struct rpc_server *s, uint64_t *ret_calls, uint64_t *ret_streams);
 
 #endif
