@@ -1,0 +1,310 @@
+#include "vault/front/conn.h"
+
+#include "base/log.h"
+#include "base/rng.h"
+#include "base/sm.h"
+#include "vault/front/backend.h"
+#include "vault/front/drain.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define TO(s) (1u << (s))
+static const struct sm_state states[] = {
+    [CONN_HANDSHAKE] = {"handshake", TO(CONN_REGISTER) | TO(CONN_LINGER) | TO(CONN_DONE)},
+    [CONN_REGISTER] = {"register", TO(CONN_WAIT_ACK) | TO(CONN_LINGER) | TO(CONN_DONE)},
+    [CONN_WAIT_ACK] = {"wait-ack", TO(CONN_REGISTER) | TO(CONN_CONNECT) | TO(CONN_LINGER) | TO(CONN_DONE)},
+    [CONN_CONNECT] = {"connect", TO(CONN_REGISTER) | TO(CONN_CONNECT) | TO(CONN_OPEN) | TO(CONN_LINGER) | TO(CONN_DONE)},
+    [CONN_OPEN] = {"open", TO(CONN_LINGER) | TO(CONN_DONE)},
+    [CONN_LINGER] = {"linger", TO(CONN_DONE)},
+    [CONN_DONE] = {"done", 0},
+};
+static const struct sm_table table = {"connection", states, sizeof states / sizeof states[0]};
+
+void conn_set_state(struct conn *c, enum conn_state next, int64_t due_ms)
+{
+    INVARIANT(sm_can(&table, c->state, next));
+    c->state = next;
+    c->state_due = due_ms;
+}
+
+static void log_end(struct conn *c, const char *why)
+{
+    if (why == NULL || !loop_may_log(c->loop))
+        return;
+    log_event(LOG_INFO, "connection ended", LF_STR("why", why), LF_STR("peer", c->address),
+              LF_STR("state", sm_name(&table, c->state)), LF_INT("streams", policer_open_streams(&c->policer)));
+}
+
+static void tune(int fd)
+{
+    /* Best effort: a socket without these still works. */
+    int on = 1, idle = CONN_KEEPALIVE_S, gone_ms = CONN_KEEPALIVE_S * 1000;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone_ms, sizeof gone_ms);
+}
+
+static void link_conn(struct loop *l, struct conn *c)
+{
+    c->next = l->conns;
+    c->at = &l->conns;
+    if (c->next != NULL)
+        c->next->at = &c->next;
+    l->conns = c;
+    l->allocated++;
+    l->open++;
+}
+
+/* +-10 %, so that clients that came together do not leave together. */
+static int64_t jittered_age(const struct loop *l)
+{
+    uint32_t r;
+    rng_fill(&rng_system, &r, sizeof r);
+    int64_t tenth = l->limits.max_age_ms / 10;
+    return l->limits.max_age_ms - tenth + (int64_t)r % (2 * tenth + 1);
+}
+
+void conn_start(struct loop *l, int take_fd, struct peer *take_peer, const char *address, const struct listener *from)
+{
+    struct err e;
+    struct conn *c = calloc(1, sizeof *c);
+    bool good = c != NULL && l->tls != NULL && !tls_open(&c->tls, l->tls, take_fd, &e).failed;
+    if (good) {
+        c->client_source = (struct source){SOURCE_CLIENT, c};
+        c->core_source = (struct source){SOURCE_CORE, c};
+        good = !loop_watch(l, take_fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, &c->client_source, &e).failed;
+    }
+    if (!good) {
+        if (c != NULL)
+            tls_close(&c->tls);
+        free(c);
+        (void)close(take_fd);
+        peers_leave(l->peers, take_peer, l->now_ms);
+        l->counts.refused++;
+        return;
+    }
+    c->loop = l;
+    c->client_fd = take_fd;
+    c->core_fd = -1;
+    c->peer = take_peer;
+    c->listener = from->name;
+    c->state = CONN_HANDSHAKE;
+    c->state_due = l->now_ms + l->limits.handshake_ms;
+    c->age_due = l->now_ms + jittered_age(l);
+    memccpy(c->address, address, 0, sizeof c->address - 1);
+    policer_init(&c->policer, l->limits.max_streams, l->now_ms);
+    tune(take_fd);
+    link_conn(l, c);
+    l->counts.accepted++;
+    conn_rearm(c);
+    loop_requeue(l, c); /* most clients speak first, and at once */
+}
+
+void conn_opened(struct conn *c, int take_core_fd)
+{
+    struct err e;
+    struct loop *l = c->loop;
+    c->core_fd = take_core_fd;
+    c->core_readable = c->core_writable = true;
+    if (loop_watch(l, take_core_fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, &c->core_source, &e).failed) {
+        conn_finish(c, "no room to watch another descriptor");
+        return;
+    }
+    conn_set_state(c, CONN_OPEN, l->now_ms + l->limits.handshake_ms); /* for preface and SETTINGS */
+    conn_rearm(c);
+    loop_requeue(l, c);
+}
+
+static void leave_core(struct conn *c)
+{
+    if (c->core_fd >= 0)
+        (void)close(c->core_fd);
+    c->core_fd = -1;
+    residue_release(&c->in);
+    wipe(c->in_tail, sizeof c->in_tail);
+    backend_ended(c);
+}
+
+void conn_finish(struct conn *c, const char *why)
+{
+    if (c->state >= CONN_LINGER)
+        return;
+    log_end(c, why);
+    leave_core(c);
+    conn_flush_out(c);
+    if (c->tls.broken || c->out.p != NULL) {
+        conn_close(c, NULL);
+        return;
+    }
+    tls_close_notify(&c->tls);
+    /* Closing with bytes unread would make the kernel send RST, and that may overtake our GOAWAY. */
+    (void)shutdown(c->client_fd, SHUT_WR);
+    conn_set_state(c, CONN_LINGER, c->loop->now_ms + CONN_LINGER_MS);
+    conn_rearm(c);
+    loop_requeue(c->loop, c);
+}
+
+void conn_close(struct conn *c, const char *why)
+{
+    struct loop *l = c->loop;
+    if (c->state == CONN_DONE)
+        return;
+    log_end(c, why);
+    leave_core(c);
+    tls_close(&c->tls);
+    (void)close(c->client_fd);
+    c->client_fd = -1;
+    residue_release(&c->out);
+    wipe(c->out_tail, sizeof c->out_tail);
+    wheel_disarm(&l->wheel, &c->timer);
+    peers_leave(l->peers, c->peer, l->now_ms);
+    c->peer = NULL;
+    l->open--;
+    conn_set_state(c, CONN_DONE, 0);
+    loop_requeue(l, c); /* it is freed from there, when no event of this pass can name it any more */
+}
+
+void conn_free(struct conn *c)
+{
+    INVARIANT(c->state == CONN_DONE && !c->in_outbox && !c->queued);
+    c->loop->allocated--;
+    *c->at = c->next;
+    if (c->next != NULL)
+        c->next->at = c->at;
+    free(c);
+}
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+    return a == 0 ? b : b == 0 || a < b ? a : b;
+}
+
+void conn_rearm(struct conn *c)
+{
+    if (c->state == CONN_DONE)
+        return;
+    int64_t due = c->state_due;
+    if (c->state < CONN_LINGER)
+        due = earlier(due, c->drain == DRAIN_NO ? c->age_due : c->drain_due);
+    if (c->state == CONN_OPEN) {
+        due = earlier(due, c->resume_at);
+        due = earlier(due, c->in_stalled == 0 ? 0 : c->in_stalled + CONN_CORE_STALL_MS);
+        due = earlier(due, c->out_stalled == 0 ? 0 : c->out_stalled + CONN_STALL_MS);
+        due = earlier(due, policer_deadline(&c->policer));
+        due = earlier(due, c->drain == DRAIN_WARNED ? c->drain_at : 0);
+    }
+    if (due != 0)
+        wheel_arm(&c->loop->wheel, &c->timer, due);
+}
+
+static void step_handshake(struct conn *c)
+{
+    switch (tls_handshake(&c->tls)) {
+    case TLS_OK:
+        backend_register(c);
+        return;
+    case TLS_AGAIN:
+        return;
+    case TLS_EOF:
+    case TLS_BROKEN:
+        break;
+    }
+    c->loop->counts.refused++;
+    /* OpenSSL has put its alert on the wire; a lingering close lets it arrive. */
+    log_end(c, c->tls.why);
+    (void)shutdown(c->client_fd, SHUT_WR);
+    leave_core(c);
+    conn_set_state(c, CONN_LINGER, c->loop->now_ms + CONN_LINGER_MS);
+    loop_requeue(c->loop, c);
+}
+
+static void step_linger(struct conn *c)
+{
+    struct loop *l = c->loop;
+    while (c->lingered < CONN_LINGER_BYTES) {
+        ssize_t n = recv(c->client_fd, l->scratch, LOOP_TURN_BYTES, MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return;
+        if (n <= 0)
+            break;
+        c->lingered += (size_t)n;
+    }
+    conn_close(c, NULL);
+}
+
+void conn_step(struct conn *c)
+{
+    if (c->state == CONN_HANDSHAKE)
+        step_handshake(c);
+    else if (c->state == CONN_OPEN && conn_pump(c))
+        loop_requeue(c->loop, c);
+    else if (c->state == CONN_LINGER)
+        step_linger(c);
+    if (c->state == CONN_OPEN)
+        drain_step(c);
+    conn_rearm(c);
+}
+
+/* What a passed deadline means in each state. */
+static void state_expired(struct conn *c)
+{
+    switch ((enum conn_state)c->state) {
+    case CONN_HANDSHAKE:
+        c->loop->counts.refused++;
+        conn_close(c, "no TLS handshake in time");
+        return;
+    case CONN_CONNECT:
+        if (c->loop->now_ms < c->core_due) {
+            backend_connect(c);
+            return;
+        }
+        conn_finish(c, "no connection to core in time");
+        return;
+    case CONN_REGISTER:
+    case CONN_WAIT_ACK:
+        conn_finish(c, "no answer from core in time");
+        return;
+    case CONN_OPEN:
+        if (c->client_eof || c->generation == 0)
+            conn_finish(c, c->client_eof ? NULL : "core is gone");
+        else if (!policer_started(&c->policer))
+            conn_close(c, "no HTTP/2 preface in time");
+        else
+            c->state_due = 0;
+        return;
+    case CONN_LINGER:
+        conn_close(c, NULL);
+        return;
+    case CONN_DONE:
+        return;
+    }
+}
+
+static bool past(const struct conn *c, int64_t due_ms)
+{
+    return due_ms != 0 && c->loop->now_ms >= due_ms;
+}
+
+void conn_timer(struct conn *c)
+{
+    if (past(c, c->state_due))
+        state_expired(c);
+    if (c->state < CONN_LINGER && c->drain == DRAIN_NO && past(c, c->age_due))
+        drain_begin(c, c->loop->now_ms + DRAIN_AGE_GRACE_MS);
+    if (c->state == CONN_OPEN && c->out_stalled != 0 && past(c, c->out_stalled + CONN_STALL_MS))
+        conn_close(c, "the client does not read its answers");
+    if (c->state == CONN_OPEN && c->in_stalled != 0 && past(c, c->in_stalled + CONN_CORE_STALL_MS))
+        conn_close(c, "core does not read");
+    if (c->state != CONN_DONE)
+        conn_step(c);
+}

@@ -1,0 +1,168 @@
+#include "vault/front/peers.h"
+
+#include "base/err.h"
+
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+enum { PEERS_BUCKETS = 4096, KEY_BYTES = 16 };
+
+struct peer {
+    struct peer *next;
+    struct bucket fresh;
+    int64_t barred_until_ms, struck_ms;
+    uint32_t conns, strikes;
+    uint8_t key[KEY_BYTES];
+};
+struct peers {
+    struct peer *buckets[PEERS_BUCKETS];
+    uint64_t salt;
+    uint32_t n, max_per_peer;
+};
+
+static const struct bucket_limit fresh_limit = {.burst = PEERS_NEW_BURST, .per_s = PEERS_NEW_PER_S};
+
+struct peers *peers_new(uint32_t max_per_peer)
+{
+    struct peers *ps = calloc(1, sizeof *ps);
+    INVARIANT(ps != NULL);
+    ps->max_per_peer = max_per_peer;
+    INVARIANT(getrandom(&ps->salt, sizeof ps->salt, 0) == (ssize_t)sizeof ps->salt);
+    return ps;
+}
+
+void peers_free(struct peers *ps)
+{
+    if (ps == NULL)
+        return;
+    for (size_t i = 0; i < PEERS_BUCKETS; i++) {
+        for (struct peer *p = ps->buckets[i], *next; p != NULL; p = next) {
+            next = p->next;
+            free(p);
+        }
+    }
+    free(ps);
+}
+
+static void key_of(const struct sockaddr_storage *addr, uint8_t key[KEY_BYTES])
+{
+    memset(key, 0, KEY_BYTES);
+    if (addr->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)addr;
+        key[10] = key[11] = 0xff;
+        memcpy(key + 12, &in->sin_addr, 4);
+        return;
+    }
+    if (addr->ss_family != AF_INET6)
+        return;
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)addr;
+    memcpy(key, &in6->sin6_addr, IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr) ? KEY_BYTES : 8);
+}
+
+/* Salted, so that nobody can choose addresses that share a chain. */
+static size_t slot_of(const struct peers *ps, const uint8_t key[KEY_BYTES])
+{
+    uint64_t h = ps->salt;
+    for (unsigned i = 0; i < KEY_BYTES; i++)
+        h = (h ^ key[i]) * 0x9e3779b97f4a7c15u, h ^= h >> 29;
+    return h % PEERS_BUCKETS;
+}
+
+static bool forgettable(const struct peer *p, int64_t now_ms)
+{
+    return p->conns == 0 && (p->strikes == 0 || now_ms - p->struck_ms >= PEERS_FORGET_MS);
+}
+
+/* Drops what there is no more to remember about in one chain; the admission budget may go with it, once refilled. */
+static void sweep(struct peers *ps, size_t slot, int64_t now_ms)
+{
+    for (struct peer **at = &ps->buckets[slot]; *at != NULL;) {
+        struct peer *p = *at;
+        bucket_refill(&p->fresh, &fresh_limit, now_ms);
+        if (!forgettable(p, now_ms) || p->fresh.milli < (int64_t)PEERS_NEW_BURST * 1000) {
+            at = &p->next;
+            continue;
+        }
+        *at = p->next;
+        free(p);
+        ps->n--;
+    }
+}
+
+static struct peer *find_or_add(struct peers *ps, const uint8_t key[KEY_BYTES], int64_t now_ms)
+{
+    size_t slot = slot_of(ps, key);
+    for (struct peer *p = ps->buckets[slot]; p != NULL; p = p->next)
+        if (memcmp(p->key, key, KEY_BYTES) == 0)
+            return p;
+    sweep(ps, slot, now_ms);
+    for (size_t i = 0; ps->n >= PEERS_MAX && i < PEERS_BUCKETS; i++)
+        sweep(ps, i, now_ms);
+    struct peer *p = ps->n >= PEERS_MAX ? NULL : calloc(1, sizeof *p);
+    if (p == NULL)
+        return NULL;
+    bucket_init(&p->fresh, &fresh_limit, now_ms);
+    memcpy(p->key, key, KEY_BYTES);
+    p->next = ps->buckets[slot];
+    ps->buckets[slot] = p;
+    ps->n++;
+    return p;
+}
+
+enum peers_verdict peers_join(struct peers *ps, const struct sockaddr_storage *addr, int64_t now_ms, struct peer **ret)
+{
+    uint8_t key[KEY_BYTES];
+    key_of(addr, key);
+    struct peer *p = find_or_add(ps, key, now_ms);
+    int64_t wait_ms;
+    if (p == NULL)
+        return PEERS_TABLE_FULL;
+    if (now_ms < p->barred_until_ms)
+        return PEERS_PENALISED;
+    if (p->conns >= ps->max_per_peer)
+        return PEERS_TOO_MANY;
+    if (!bucket_take(&p->fresh, &fresh_limit, now_ms, &wait_ms))
+        return PEERS_TOO_FAST;
+    p->conns++;
+    *ret = p;
+    return PEERS_OK;
+}
+
+void peers_leave(struct peers *ps, struct peer *p, int64_t now_ms)
+{
+    INVARIANT(p->conns > 0);
+    p->conns--;
+    if (p->conns == 0)
+        sweep(ps, slot_of(ps, p->key), now_ms);
+}
+
+void peers_penalise(struct peer *p, int64_t now_ms)
+{
+    if (p->strikes > 0 && now_ms - p->struck_ms >= PEERS_FORGET_MS)
+        p->strikes = 0;
+    int64_t ms = PEERS_PENALTY_FIRST_MS;
+    for (uint32_t i = 0; i < p->strikes && ms < PEERS_PENALTY_MAX_MS; i++)
+        ms *= 2;
+    p->strikes++;
+    p->struck_ms = now_ms;
+    p->barred_until_ms = now_ms + (ms < PEERS_PENALTY_MAX_MS ? ms : PEERS_PENALTY_MAX_MS);
+}
+
+const char *peers_verdict_text(enum peers_verdict v)
+{
+    switch (v) {
+    case PEERS_OK:
+        return "ok";
+    case PEERS_TOO_MANY:
+        return "too many connections of this address";
+    case PEERS_TOO_FAST:
+        return "too many new connections of this address";
+    case PEERS_PENALISED:
+        return "this address was cut off a moment ago";
+    case PEERS_TABLE_FULL:
+        return "too many addresses";
+    }
+    return "?";
+}

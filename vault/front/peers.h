@@ -1,0 +1,36 @@
+/*
+ * Purpose: what each client address may do: how many connections at once, how many new ones a second, and whether it is in
+ *          the penalty box because the policer cut it off.
+ * Owns:    its table. Threads: the loop's. An IPv6 address counts as its /64: that is what one customer holds.
+ * Errors:  a refusal, named; a full table refuses addresses it does not know.
+ * Limits:  the enum below, and max_per_peer.
+ * Secrets: none.
+ */
+#ifndef FRONT_PEERS_H
+#define FRONT_PEERS_H
+
+#include "vault/front/bucket.h"
+
+#include <sys/socket.h>
+
+enum {
+    PEERS_MAX = 65536,               /* addresses remembered */
+    PEERS_NEW_BURST = 1000,          /* new connections of one address at once, */
+    PEERS_NEW_PER_S = 500,           /* and a second: a TLS handshake costs us more than it costs them */
+    PEERS_PENALTY_FIRST_MS = 250,    /* after the first cut; doubled by each further one, */
+    PEERS_PENALTY_MAX_MS = 30000,    /* up to this */
+    PEERS_FORGET_MS = 60000,         /* quiet so long: the strikes are forgotten */
+};
+
+enum peers_verdict { PEERS_OK, PEERS_TOO_MANY, PEERS_TOO_FAST, PEERS_PENALISED, PEERS_TABLE_FULL };
+struct peer;
+struct peers;
+struct peers *peers_new(uint32_t max_per_peer);
+void peers_free(struct peers *ps); /* NULL accepted */
+/* On PEERS_OK the connection is counted, and *ret is its to leave and to penalise. */
+enum peers_verdict peers_join(struct peers *ps, const struct sockaddr_storage *addr, int64_t now_ms, struct peer **ret);
+void peers_leave(struct peers *ps, struct peer *p, int64_t now_ms);
+void peers_penalise(struct peer *p, int64_t now_ms);
+const char *peers_verdict_text(enum peers_verdict v);
+
+#endif
