@@ -9,7 +9,8 @@
 
 #include "base/bytes.h"
 
-enum { EVENT_MAX_BYTES = 8192, EVENT_TEXT_MAX = 512 };
+/* Longest value of a field after cutting: names (principal, resource, key version), other texts, before and after. */
+enum { EVENT_MAX_BYTES = 8192, EVENT_TEXT_MAX = 512, EVENT_SHORT_MAX = 256, EVENT_CHANGE_MAX = 1400 };
 
 struct audit_event {
     uint8_t id[16];              /* incarnation-unique: u64 source (high bit: outbox), u64 sequence */
@@ -37,6 +38,14 @@ struct audit_event {
     uint64_t repeats;            /* > 1: a counting event for this many equal refusals */
     struct bytes before, after;  /* changes: short canonical JSON text; over the limit: hash + length */
 };
-void event_encode(const struct audit_event *ev, struct buf *out);
+void event_encode(const struct audit_event *ev, struct buf *out); /* appends; an all-zero id is left out, as are empty fields */
+/* Strict: fields ascending, none twice, sizes within limits; fields of a later version are skipped. Views into `encoded`.
+ * ERR_DATA_LOSS "EVENT_MALFORMED". */
+RESULT event_decode(struct bytes encoded, struct audit_event *ret, struct err *e);
+
+/* An event that goes through the outbox is encoded without id, because its sequence is known only at the commit; the relay puts
+ * the id in front, where field 1 belongs. The id: u64 high bit and 63 bits of the store's incarnation | u64 sequence. */
+void event_outbox_id(const uint8_t incarnation[16], uint64_t seq, uint8_t out[16]);
+void event_put_id(const uint8_t id[16], struct buf *out);
 
 #endif

@@ -4,7 +4,9 @@
  * Owns:    segment files in journal_dir (0600), the audit thread, the queue of entries not yet durable.
  * Threads: journal_submit from any thread, never blocks on the disk (bounded queue: ERR_EXHAUSTED). `done` runs on the
  *          audit thread, in index order, after fdatasync; it must not block.
- * Errors:  done gets ERR_UNAVAILABLE "AUDIT_UNAVAILABLE" when the write failed: the caller withholds and wipes its answer.
+ * Errors:  open: ERR_DATA_LOSS "JOURNAL_DAMAGED" (a durable record does not check; file and offset in detail), ERR_STATE
+ *          "JOURNAL_FOREIGN" (other instance or origin), "JOURNAL_BUSY", "JOURNAL_PERMISSIONS".
+ *          done gets ERR_UNAVAILABLE "AUDIT_UNAVAILABLE" when the write failed: the caller withholds and wipes its answer.
  *          journal_admits false: no new work. Recovery when space returns is automatic.
  * Limits:  JOURNAL_ENTRY_MAX a record; journal_segment_bytes a file; a reserve for lifecycle and recovery events.
  * Secrets: body = nonce[32] and event bytes, sealed under the tenant's audit key; the leaf is only a commitment.
@@ -20,7 +22,10 @@
 #include "base/secret.h"
 #include "kms/crypto/aead.h"
 
-enum { JOURNAL_ENTRY_MAX = 65535, JOURNAL_LEAF_BYTES = 89, JOURNAL_QUEUE_MAX = 65536 };
+#include <sys/types.h>
+
+enum { JOURNAL_ENTRY_MAX = 65535, JOURNAL_LEAF_BYTES = 89, JOURNAL_QUEUE_MAX = 65536,
+       JOURNAL_QUEUE_MAX_BYTES = 67108864, JOURNAL_ORIGIN_MAX = 127, JOURNAL_STALL_MS = 2000 };
 
 struct journal;
 struct audit_tenant { /* what a tenant's events are sealed and tagged with; read-only, outlives its submits */
@@ -34,6 +39,14 @@ struct journal_options {
     uint64_t segment_bytes, reserve_bytes;
     const struct clock *clock;
     uint8_t instance[16];
+    const struct journal_io *io; /* NULL: the system's calls; tests put faults here */
+};
+/* What the journal does to the disk; each returns as the system call does, with errno. */
+struct journal_io {
+    int (*open)(void *user, const char *path, int flags, mode_t mode);
+    ssize_t (*pwrite)(void *user, int fd, const void *p, size_t n, off_t at);
+    int (*fdatasync)(void *user, int fd);
+    void *user;
 };
 RESULT journal_open(const struct journal_options *o, struct journal **ret, struct err *e); /* creates when empty; recovers a torn tail */
 void journal_close(struct journal *j); /* drains, stops the thread; NULL accepted */
@@ -57,12 +70,15 @@ struct journal_entry {
  * event bytes up to EVENT_MAX_BYTES. On failure done is not called. */
 RESULT journal_submit(struct journal *j, struct journal_entry *en, const struct audit_tenant *t, const uint8_t event_id[16],
                       int64_t time_unix_ns, struct bytes event, struct err *e);
-bool journal_admits(struct journal *j);  /* false: full or failing; new work is refused with AUDIT_UNAVAILABLE */
+bool journal_admits(struct journal *j);  /* false: full, failing, or one write under way for
+                                            JOURNAL_STALL_MS; new work is refused with AUDIT_UNAVAILABLE */
 struct journal_status {
     bool ok;
     char reason[128];     /* why not, in words */
     uint64_t next_index, outbox_seq, syncs, entries;
     uint64_t free_bytes;
+    uint64_t cut_bytes;   /* bytes of a torn, never acknowledged group that recovery removed */
+    bool was_closed;      /* the last run ended in order */
 };
 void journal_status(struct journal *j, struct journal_status *ret);
 /* Highest outbox sequence in the journal: where the relay resumes (exactly once). */
@@ -90,7 +106,9 @@ struct relay_hooks {
 };
 RESULT relay_start(struct journal *j, struct store *s, const struct relay_hooks *h, struct relay **ret, struct err *e);
 void relay_stop(struct relay *r);
-/* Calls done on the audit thread when the event with this outbox seq is durable in the journal (or failed). */
+/* Calls done on the audit thread when the event with this outbox seq is durable in the journal (or failed: the event is still
+ * in the outbox and will be copied later). receipt.index is UINT64_MAX when it was durable so long ago that its receipt is gone.
+ * relay_start: ERR_DATA_LOSS "STORE_BEHIND" or "JOURNAL_BEHIND" when one of the two lost what the other has seen. */
 void relay_when_durable(struct relay *r, uint64_t seq, struct journal_entry *waiter);
 
 #endif
