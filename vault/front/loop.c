@@ -6,6 +6,7 @@
 #include "vault/front/drain.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,6 +115,10 @@ RESULT loop_add_listener(struct loop *l, int take_fd, struct bytes name, struct 
     struct listener *at = &l->listeners[i];
     *at = (struct listener){.source = {SOURCE_LISTENER, at}, .fd = take_fd};
     memcpy(at->name, name.p, name.n);
+    /* Whoever made the socket, accept must not block: the client may be gone between the event and the call. */
+    int flags = fcntl(take_fd, F_GETFL);
+    if (flags < 0 || fcntl(take_fd, F_SETFL, flags | O_NONBLOCK) != 0)
+        FAIL_ERRNO(e, ERR_INTERNAL, NULL, "make a listener non-blocking");
     return loop_watch(l, take_fd, EPOLLIN, &at->source, e);
 }
 

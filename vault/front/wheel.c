@@ -4,7 +4,7 @@
 
 void wheel_init(struct wheel *w, int64_t now_ms)
 {
-    *w = (struct wheel){.done_tick = now_ms / WHEEL_TICK_MS};
+    *w = (struct wheel){.done_tick = now_ms / WHEEL_TICK_MS, .now_tick = now_ms / WHEEL_TICK_MS};
 }
 
 void wheel_disarm(struct wheel *w, struct timer *t)
@@ -23,10 +23,10 @@ void wheel_arm(struct wheel *w, struct timer *t, int64_t due_ms)
     if (t->at != NULL && t->due_ms <= due_ms)
         return;
     wheel_disarm(w, t);
-    /* Rounded up, and never into a slot that this round has passed. */
+    /* Rounded up, and never into a slot that is being emptied: an owner that keeps arming for the past gets a tick's rest. */
     int64_t tick = (due_ms + WHEEL_TICK_MS - 1) / WHEEL_TICK_MS;
-    if (tick <= w->done_tick)
-        tick = w->done_tick + 1;
+    if (tick <= w->now_tick)
+        tick = w->now_tick + 1;
     struct timer **slot = &w->slots[tick % WHEEL_SLOTS];
     *t = (struct timer){.next = *slot, .at = slot, .due_ms = due_ms};
     if (t->next != NULL)
@@ -38,6 +38,7 @@ void wheel_arm(struct wheel *w, struct timer *t, int64_t due_ms)
 struct timer *wheel_pop(struct wheel *w, int64_t now_ms)
 {
     int64_t now_tick = now_ms / WHEEL_TICK_MS;
+    w->now_tick = now_tick;
     if (now_tick - w->done_tick > WHEEL_SLOTS) /* one round sees every slot */
         w->done_tick = now_tick - WHEEL_SLOTS;
     while (w->done_tick < now_tick) {

@@ -19,7 +19,7 @@ struct timer {
 };
 struct wheel {
     struct timer *slots[WHEEL_SLOTS];
-    int64_t done_tick;
+    int64_t done_tick, now_tick; /* emptied so far; of the last pop */
     uint64_t armed;
 };
 void wheel_init(struct wheel *w, int64_t now_ms);
