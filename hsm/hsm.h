@@ -15,7 +15,7 @@
 #include "base/kdfenc.h"
 #include "base/secret.h"
 
-enum { HSM_MESSAGE_MAX = 4096, HSM_SIG_MAX = 128, HSM_PUBKEY_MAX = 128, HSM_ANCHOR_MAX = 1024 };
+enum { HSM_MESSAGE_MAX = 4096, HSM_SIG_MAX = 128, HSM_PUBKEY_MAX = 128, HSM_ANCHOR_MAX = 1024, HSM_RANDOM_MAX = 1024 };
 
 enum hsm_object {     /* version is 1.. ; labels on the token "claviger-master-1" ... */
     HSM_MASTER = 1,   /* L0: CKO_SECRET_KEY generic secret, 256 bit, SIGN only (HMAC-SHA-256) */
@@ -26,7 +26,7 @@ enum hsm_object {     /* version is 1.. ; labels on the token "claviger-master-1
 struct hsm;
 struct clock;
 
-/* Client side. fd is the channel's end and is owned; timeout for each operation. */
+/* Client side. fd is the channel's end and is owned (-1: none yet); timeout for each operation (generate: 20 s more). */
 RESULT hsm_client_new(int fd, uint64_t timeout_ms, struct hsm **ret, struct err *e);
 void hsm_client_set_channel(struct hsm *h, int fd); /* after the hsm process was restarted; safe while calls are under way */
 void hsm_free(struct hsm *h);                       /* NULL accepted */
@@ -44,10 +44,12 @@ RESULT hsm_probe(struct hsm *h, struct hsm_status *ret, struct err *e);
 /* C_Sign(CKM_SHA256_HMAC) over a KDF encoding with an in-HSM label; 32 bytes. Object is HSM_MASTER or HSM_SEAL. */
 RESULT hsm_derive(struct hsm *h, enum hsm_object object, uint32_t version, struct bytes kdf_input, struct secret **ret,
                   struct err *e);
-RESULT hsm_random(struct hsm *h, void *out, size_t n /* <= 1024 */, struct err *e);
-/* Signs a checkpoint body (must begin with the audit origin line; hsm checks the shape of a signed note body). */
+RESULT hsm_random(struct hsm *h, void *out, size_t n /* 1..HSM_RANDOM_MAX */, struct err *e);
+/* Signs a checkpoint body (must begin with the audit origin line "cluster_name/node_name"; hsm checks the shape of a signed
+ * note body). Ed25519 (RFC 8032): 64 bytes. P-256: ECDSA with SHA-256, ASN.1 DER. */
 RESULT hsm_sign_checkpoint(struct hsm *h, uint32_t version, struct bytes message, uint8_t sig[HSM_SIG_MAX], size_t *ret_n,
                            struct err *e);
+/* Ed25519: 32 bytes. P-256: 65 bytes, uncompressed point. */
 RESULT hsm_audit_pubkey(struct hsm *h, uint32_t version, uint8_t out[HSM_PUBKEY_MAX], size_t *ret_n, bool *ret_ed25519,
                         struct err *e);
 /* Creates the object with the ritual of DESIGN section 5 (attributes verified, syncfs, known answer in a fresh process);

@@ -1,0 +1,98 @@
+#include "hsm/answer.h"
+
+#include "hsm/ops.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { LABEL_MAX = OBJECT_LABEL_MAX + 8 };
+
+static int answer_label(enum hsm_object kind, uint32_t version, char out[LABEL_MAX])
+{
+    char name[OBJECT_LABEL_MAX];
+    object_label(kind, version, name);
+    return snprintf(out, LABEL_MAX, "claviger-check-%s", name + strlen("claviger-"));
+}
+
+RESULT answer_compute(struct token *t, CK_OBJECT_HANDLE key, const uint8_t nonce[ANSWER_NONCE_BYTES],
+                      uint8_t out[ANSWER_BYTES], struct err *e)
+{
+    CLEANUP(buf_release) struct buf input = {0};
+    buf_init(&input, KDFENC_MAX_BYTES);
+    struct bytes field = BYTES(nonce, ANSWER_NONCE_BYTES);
+    INVARIANT(kdfenc_build(KDF_CHALLENGE, &field, 1, &input));
+    return ops_hmac(t, key, buf_bytes(&input), out, e);
+}
+
+static RESULT find(struct token *t, enum hsm_object kind, uint32_t version, CK_OBJECT_HANDLE *ret, size_t *ret_n,
+                   struct err *e)
+{
+    char label[LABEL_MAX];
+    CK_OBJECT_CLASS class = CKO_DATA;
+    int n = answer_label(kind, version, label);
+    CK_ATTRIBUTE match[] = {{CKA_CLASS, &class, sizeof class}, {CKA_LABEL, label, (CK_ULONG)n}};
+    return object_find(&t->m, t->session, match, 2, ret, 1, ret_n, e);
+}
+
+RESULT answer_store(struct token *t, enum hsm_object kind, uint32_t version, const uint8_t nonce[ANSWER_NONCE_BYTES],
+                    const uint8_t answer[ANSWER_BYTES], struct err *e)
+{
+    char label[LABEL_MAX], application[] = "claviger";
+    uint8_t value[ANSWER_NONCE_BYTES + ANSWER_BYTES];
+    CK_OBJECT_CLASS class = CKO_DATA;
+    CK_BBOOL yes = CK_TRUE, no = CK_FALSE;
+    int n = answer_label(kind, version, label);
+    memcpy(value, nonce, ANSWER_NONCE_BYTES);
+    memcpy(value + ANSWER_NONCE_BYTES, answer, ANSWER_BYTES);
+    CK_ATTRIBUTE template[] = {{CKA_CLASS, &class, sizeof class}, {CKA_TOKEN, &yes, sizeof yes},
+                               {CKA_PRIVATE, &yes, sizeof yes},   {CKA_MODIFIABLE, &no, sizeof no},
+                               {CKA_LABEL, label, (CK_ULONG)n},   {CKA_APPLICATION, application, sizeof application - 1},
+                               {CKA_VALUE, value, sizeof value}};
+    CK_OBJECT_HANDLE h;
+    CK_RV rv = CALL(&t->m, C_CreateObject, t->session, template, sizeof template / sizeof template[0], &h);
+    return rv == CKR_OK ? ok() : ckr_fail(rv, "C_CreateObject", e);
+}
+
+RESULT answer_remove(struct token *t, enum hsm_object kind, uint32_t version, struct err *e)
+{
+    CK_OBJECT_HANDLE h;
+    size_t n;
+    TRY(find(t, kind, version, &h, &n, e));
+    if (n == 0)
+        return ok();
+    CK_RV rv = CALL(&t->m, C_DestroyObject, t->session, h);
+    return rv == CKR_OK ? ok() : ckr_fail(rv, "C_DestroyObject", e);
+}
+
+static RESULT check_one(struct token *t, const struct object *o, struct err *e)
+{
+    CK_OBJECT_HANDLE h;
+    uint8_t value[ANSWER_NONCE_BYTES + ANSWER_BYTES], now[ANSWER_BYTES];
+    size_t found, n;
+    bool known;
+    char label[OBJECT_LABEL_MAX];
+    object_label(o->kind, o->version, label);
+    TRY(find(t, o->kind, o->version, &h, &found, e));
+    if (found == 0) {
+        size_t used = strlen(t->objects.weaknesses);
+        (void)snprintf(t->objects.weaknesses + used, sizeof t->objects.weaknesses - used, "%s%s: no stored known answer",
+                       used > 0 ? "; " : "", label + strlen("claviger-"));
+        return ok();
+    }
+    TRY(object_read(&t->m, t->session, h, CKA_VALUE, value, sizeof value, &n, &known, e));
+    TRY(answer_compute(t, o->handle, value, now, e));
+    if (known && n == sizeof value && bytes_ct_equal(value + ANSWER_NONCE_BYTES, now, sizeof now))
+        return ok();
+    struct result r = err_set(e, ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", __FILE__, __LINE__,
+                              "%s answers its stored challenge differently: the key was damaged or exchanged", label);
+    e->hint = "restore the token from its backup";
+    return r;
+}
+
+RESULT answers_check(struct token *t, struct err *e)
+{
+    for (size_t i = 0; i < t->objects.n; i++)
+        if (t->objects.all[i].class == CKO_SECRET_KEY)
+            TRY(check_one(t, &t->objects.all[i], e));
+    return ok();
+}

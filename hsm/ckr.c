@@ -1,0 +1,161 @@
+#include "hsm/ckr.h"
+
+#define CASE(name)                                                                                                     \
+    case name:                                                                                                         \
+        return #name
+
+const char *ckr_name(CK_RV rv)
+{
+    switch (rv) {
+        CASE(CKR_OK);
+        CASE(CKR_CANCEL);
+        CASE(CKR_HOST_MEMORY);
+        CASE(CKR_SLOT_ID_INVALID);
+        CASE(CKR_GENERAL_ERROR);
+        CASE(CKR_FUNCTION_FAILED);
+        CASE(CKR_ARGUMENTS_BAD);
+        CASE(CKR_NO_EVENT);
+        CASE(CKR_NEED_TO_CREATE_THREADS);
+        CASE(CKR_CANT_LOCK);
+        CASE(CKR_ATTRIBUTE_READ_ONLY);
+        CASE(CKR_ATTRIBUTE_SENSITIVE);
+        CASE(CKR_ATTRIBUTE_TYPE_INVALID);
+        CASE(CKR_ATTRIBUTE_VALUE_INVALID);
+        CASE(CKR_ACTION_PROHIBITED);
+        CASE(CKR_DATA_INVALID);
+        CASE(CKR_DATA_LEN_RANGE);
+        CASE(CKR_DEVICE_ERROR);
+        CASE(CKR_DEVICE_MEMORY);
+        CASE(CKR_DEVICE_REMOVED);
+        CASE(CKR_ENCRYPTED_DATA_INVALID);
+        CASE(CKR_ENCRYPTED_DATA_LEN_RANGE);
+        CASE(CKR_FUNCTION_CANCELED);
+        CASE(CKR_FUNCTION_NOT_PARALLEL);
+        CASE(CKR_FUNCTION_NOT_SUPPORTED);
+        CASE(CKR_KEY_HANDLE_INVALID);
+        CASE(CKR_KEY_SIZE_RANGE);
+        CASE(CKR_KEY_TYPE_INCONSISTENT);
+        CASE(CKR_KEY_NOT_NEEDED);
+        CASE(CKR_KEY_CHANGED);
+        CASE(CKR_KEY_NEEDED);
+        CASE(CKR_KEY_INDIGESTIBLE);
+        CASE(CKR_KEY_FUNCTION_NOT_PERMITTED);
+        CASE(CKR_KEY_NOT_WRAPPABLE);
+        CASE(CKR_KEY_UNEXTRACTABLE);
+        CASE(CKR_MECHANISM_INVALID);
+        CASE(CKR_MECHANISM_PARAM_INVALID);
+        CASE(CKR_OBJECT_HANDLE_INVALID);
+        CASE(CKR_OPERATION_ACTIVE);
+        CASE(CKR_OPERATION_NOT_INITIALIZED);
+        CASE(CKR_PIN_INCORRECT);
+        CASE(CKR_PIN_INVALID);
+        CASE(CKR_PIN_LEN_RANGE);
+        CASE(CKR_PIN_EXPIRED);
+        CASE(CKR_PIN_LOCKED);
+        CASE(CKR_SESSION_CLOSED);
+        CASE(CKR_SESSION_COUNT);
+        CASE(CKR_SESSION_HANDLE_INVALID);
+        CASE(CKR_SESSION_PARALLEL_NOT_SUPPORTED);
+        CASE(CKR_SESSION_READ_ONLY);
+        CASE(CKR_SESSION_EXISTS);
+        CASE(CKR_SESSION_READ_ONLY_EXISTS);
+        CASE(CKR_SESSION_READ_WRITE_SO_EXISTS);
+        CASE(CKR_SIGNATURE_INVALID);
+        CASE(CKR_SIGNATURE_LEN_RANGE);
+        CASE(CKR_TEMPLATE_INCOMPLETE);
+        CASE(CKR_TEMPLATE_INCONSISTENT);
+        CASE(CKR_TOKEN_NOT_PRESENT);
+        CASE(CKR_TOKEN_NOT_RECOGNIZED);
+        CASE(CKR_TOKEN_WRITE_PROTECTED);
+        CASE(CKR_UNWRAPPING_KEY_HANDLE_INVALID);
+        CASE(CKR_UNWRAPPING_KEY_SIZE_RANGE);
+        CASE(CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT);
+        CASE(CKR_USER_ALREADY_LOGGED_IN);
+        CASE(CKR_USER_NOT_LOGGED_IN);
+        CASE(CKR_USER_PIN_NOT_INITIALIZED);
+        CASE(CKR_USER_TYPE_INVALID);
+        CASE(CKR_USER_ANOTHER_ALREADY_LOGGED_IN);
+        CASE(CKR_USER_TOO_MANY_TYPES);
+        CASE(CKR_WRAPPED_KEY_INVALID);
+        CASE(CKR_WRAPPED_KEY_LEN_RANGE);
+        CASE(CKR_WRAPPING_KEY_HANDLE_INVALID);
+        CASE(CKR_WRAPPING_KEY_SIZE_RANGE);
+        CASE(CKR_WRAPPING_KEY_TYPE_INCONSISTENT);
+        CASE(CKR_RANDOM_SEED_NOT_SUPPORTED);
+        CASE(CKR_RANDOM_NO_RNG);
+        CASE(CKR_DOMAIN_PARAMS_INVALID);
+        CASE(CKR_CURVE_NOT_SUPPORTED);
+        CASE(CKR_BUFFER_TOO_SMALL);
+        CASE(CKR_SAVED_STATE_INVALID);
+        CASE(CKR_INFORMATION_SENSITIVE);
+        CASE(CKR_STATE_UNSAVEABLE);
+        CASE(CKR_CRYPTOKI_NOT_INITIALIZED);
+        CASE(CKR_CRYPTOKI_ALREADY_INITIALIZED);
+        CASE(CKR_MUTEX_BAD);
+        CASE(CKR_MUTEX_NOT_LOCKED);
+        CASE(CKR_NEW_PIN_MODE);
+        CASE(CKR_NEXT_OTP);
+        CASE(CKR_EXCEEDED_MAX_ITERATIONS);
+        CASE(CKR_FIPS_SELF_TEST_FAILED);
+        CASE(CKR_LIBRARY_LOAD_FAILED);
+        CASE(CKR_PIN_TOO_WEAK);
+        CASE(CKR_PUBLIC_KEY_INVALID);
+        CASE(CKR_FUNCTION_REJECTED);
+    }
+    return rv >= CKR_VENDOR_DEFINED ? "CKR_VENDOR_DEFINED" : "CKR_UNKNOWN";
+}
+
+enum ckr_class ckr_class(CK_RV rv)
+{
+    switch (rv) {
+    case CKR_OK:
+        return CKR_CLASS_FINE;
+    case CKR_OBJECT_HANDLE_INVALID:
+    case CKR_KEY_HANDLE_INVALID:
+        return CKR_CLASS_STALE_OBJECT;
+    case CKR_SESSION_HANDLE_INVALID:
+    case CKR_SESSION_CLOSED:
+    case CKR_USER_NOT_LOGGED_IN:
+    case CKR_OPERATION_ACTIVE:
+    case CKR_OPERATION_NOT_INITIALIZED:
+        return CKR_CLASS_STALE_SESSION;
+    /* Vague codes are what tokens answer when their files or their network went away: the longest way round mends both. */
+    case CKR_GENERAL_ERROR:
+    case CKR_FUNCTION_FAILED:
+    case CKR_HOST_MEMORY:
+    case CKR_DEVICE_MEMORY:
+    case CKR_DEVICE_ERROR:
+    case CKR_DEVICE_REMOVED:
+    case CKR_TOKEN_NOT_PRESENT:
+    case CKR_TOKEN_NOT_RECOGNIZED:
+    case CKR_SLOT_ID_INVALID:
+    case CKR_CRYPTOKI_NOT_INITIALIZED:
+    case CKR_SESSION_COUNT:
+        return CKR_CLASS_DEVICE;
+    case CKR_PIN_INCORRECT:
+    case CKR_PIN_INVALID:
+    case CKR_PIN_LEN_RANGE:
+    case CKR_PIN_EXPIRED:
+    case CKR_PIN_LOCKED:
+    case CKR_USER_PIN_NOT_INITIALIZED:
+        return CKR_CLASS_PIN;
+    default:
+        return CKR_CLASS_OTHER;
+    }
+}
+
+RESULT ckr_fail(CK_RV rv, const char *call, struct err *e)
+{
+    switch (ckr_class(rv)) {
+    case CKR_CLASS_STALE_OBJECT:
+    case CKR_CLASS_STALE_SESSION:
+    case CKR_CLASS_DEVICE:
+        FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "%s: %s (0x%lx)", call, ckr_name(rv), rv);
+    case CKR_CLASS_PIN:
+        FAIL(e, ERR_STATE, "HSM_PIN", "%s: %s (0x%lx)", call, ckr_name(rv), rv);
+    case CKR_CLASS_FINE:
+    case CKR_CLASS_OTHER:
+        break;
+    }
+    FAIL(e, ERR_INTERNAL, "HSM_ERROR", "%s: %s (0x%lx)", call, ckr_name(rv), rv);
+}

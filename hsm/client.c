@@ -1,0 +1,180 @@
+#include "hsm/call.h"
+
+#include <string.h>
+
+enum { GENERATE_EXTRA_MS = 20000 };
+
+static RESULT call(struct hsm *h, enum wire_op op, const struct buf *request, uint8_t *reply, struct reader *ret, struct err *e)
+{
+    return hsm_call(h, 0, op, request, reply, ret, e);
+}
+
+static RESULT finish(const struct reader *r, struct err *e)
+{
+    return reader_done(r) ? ok() : hsm_unavailable("an answer of the hsm process cannot be read", e);
+}
+
+static void take_text(struct reader *r, char *out, size_t n)
+{
+    struct bytes s = reader_v16(r);
+    size_t take = s.n < n - 1 ? s.n : n - 1;
+    if (take > 0)
+        memcpy(out, s.p, take);
+    out[take] = '\0';
+}
+
+RESULT hsm_probe(struct hsm *h, struct hsm_status *ret, struct err *e)
+{
+    uint8_t reply[WIRE_MAX];
+    struct buf none = {0};
+    struct reader r;
+    struct hsm_status st = {0};
+    TRY(call(h, WIRE_PROBE, &none, reply, &r, e));
+    st.logged_in = reader_u8(&r) != 0;
+    take_text(&r, st.token_label, sizeof st.token_label);
+    take_text(&r, st.manufacturer, sizeof st.manufacturer);
+    take_text(&r, st.model, sizeof st.model);
+    take_text(&r, st.serial, sizeof st.serial);
+    st.master_newest = reader_u32(&r);
+    st.seal_newest = reader_u32(&r);
+    st.audit_newest = reader_u32(&r);
+    take_text(&r, st.missing, sizeof st.missing);
+    take_text(&r, st.weaknesses, sizeof st.weaknesses);
+    st.calls = reader_u64(&r);
+    st.failures = reader_u64(&r);
+    TRY(finish(&r, e));
+    *ret = st;
+    return ok();
+}
+
+static void wipe_reply(uint8_t (*reply)[WIRE_MAX])
+{
+    wipe(*reply, WIRE_MAX);
+}
+
+RESULT hsm_derive(struct hsm *h, enum hsm_object object, uint32_t version, struct bytes kdf_input, struct secret **ret,
+                  struct err *e)
+{
+    CLEANUP(wipe_reply) uint8_t reply[WIRE_MAX];
+    CLEANUP(buf_release) struct buf b = {0};
+    struct reader r;
+    if (kdf_input.n > KDFENC_MAX_BYTES)
+        FAIL(e, ERR_DENIED, "HSM_REFUSED", "an input of %zu bytes is not our KDF encoding", kdf_input.n);
+    buf_init(&b, KDFENC_MAX_BYTES + 16);
+    buf_put_u8(&b, (uint8_t)object);
+    buf_put_u32(&b, version);
+    buf_put_v16(&b, kdf_input);
+    TRY(call(h, WIRE_DERIVE, &b, reply, &r, e));
+    struct bytes key = reader_take(&r, SECRET_KEY_BYTES);
+    TRY(finish(&r, e));
+    return secret_from(key.p, key.n, ret, e);
+}
+
+RESULT hsm_random(struct hsm *h, void *out, size_t n, struct err *e)
+{
+    CLEANUP(wipe_reply) uint8_t reply[WIRE_MAX];
+    CLEANUP(buf_release) struct buf b = {0};
+    struct reader r;
+    if (n == 0 || n > HSM_RANDOM_MAX)
+        FAIL(e, ERR_INVALID, "HSM_BAD_REQUEST", "%zu random bytes asked for", n);
+    buf_init(&b, 16);
+    buf_put_u16(&b, (uint16_t)n);
+    TRY(call(h, WIRE_RANDOM, &b, reply, &r, e));
+    struct bytes random = reader_take(&r, n);
+    TRY(finish(&r, e));
+    memcpy(out, random.p, n);
+    return ok();
+}
+
+RESULT hsm_sign_checkpoint(struct hsm *h, uint32_t version, struct bytes message, uint8_t sig[HSM_SIG_MAX], size_t *ret_n,
+                           struct err *e)
+{
+    uint8_t reply[WIRE_MAX];
+    CLEANUP(buf_release) struct buf b = {0};
+    struct reader r;
+    if (message.n > HSM_MESSAGE_MAX)
+        FAIL(e, ERR_DENIED, "HSM_REFUSED", "a checkpoint of %zu bytes is too long", message.n);
+    buf_init(&b, HSM_MESSAGE_MAX + 16);
+    buf_put_u32(&b, version);
+    buf_put_v16(&b, message);
+    TRY(call(h, WIRE_SIGN_CHECKPOINT, &b, reply, &r, e));
+    struct bytes s = reader_v16(&r);
+    TRY(finish(&r, e));
+    if (s.n == 0 || s.n > HSM_SIG_MAX)
+        return hsm_unavailable("an answer of the hsm process cannot be read", e);
+    memcpy(sig, s.p, s.n);
+    *ret_n = s.n;
+    return ok();
+}
+
+RESULT hsm_audit_pubkey(struct hsm *h, uint32_t version, uint8_t out[HSM_PUBKEY_MAX], size_t *ret_n, bool *ret_ed25519,
+                        struct err *e)
+{
+    uint8_t reply[WIRE_MAX];
+    CLEANUP(buf_release) struct buf b = {0};
+    struct reader r;
+    buf_init(&b, 16);
+    buf_put_u32(&b, version);
+    TRY(call(h, WIRE_AUDIT_PUBKEY, &b, reply, &r, e));
+    bool ed25519 = reader_u8(&r) != 0;
+    struct bytes key = reader_v16(&r);
+    TRY(finish(&r, e));
+    if (key.n == 0 || key.n > HSM_PUBKEY_MAX)
+        return hsm_unavailable("an answer of the hsm process cannot be read", e);
+    memcpy(out, key.p, key.n);
+    *ret_n = key.n;
+    *ret_ed25519 = ed25519;
+    return ok();
+}
+
+static RESULT call_object(struct hsm *h, enum wire_op op, uint64_t extra_ms, enum hsm_object object, uint32_t version,
+                          struct err *e)
+{
+    uint8_t reply[WIRE_MAX];
+    CLEANUP(buf_release) struct buf b = {0};
+    struct reader r;
+    buf_init(&b, 16);
+    buf_put_u8(&b, (uint8_t)object);
+    buf_put_u32(&b, version);
+    TRY(hsm_call(h, extra_ms, op, &b, reply, &r, e));
+    return finish(&r, e);
+}
+
+RESULT hsm_generate(struct hsm *h, enum hsm_object object, uint32_t version, struct err *e)
+{
+    return call_object(h, WIRE_GENERATE, GENERATE_EXTRA_MS, object, version, e);
+}
+
+RESULT hsm_destroy(struct hsm *h, enum hsm_object object, uint32_t version, struct err *e)
+{
+    return call_object(h, WIRE_DESTROY, 0, object, version, e);
+}
+
+RESULT hsm_anchor_get(struct hsm *h, uint8_t out[HSM_ANCHOR_MAX], size_t *ret_n, struct err *e)
+{
+    uint8_t reply[WIRE_MAX];
+    struct buf none = {0};
+    struct reader r;
+    TRY(call(h, WIRE_ANCHOR_GET, &none, reply, &r, e));
+    struct bytes value = reader_v16(&r);
+    TRY(finish(&r, e));
+    if (value.n > HSM_ANCHOR_MAX)
+        return hsm_unavailable("an answer of the hsm process cannot be read", e);
+    if (value.n > 0)
+        memcpy(out, value.p, value.n);
+    *ret_n = value.n;
+    return ok();
+}
+
+RESULT hsm_anchor_put(struct hsm *h, struct bytes value, struct err *e)
+{
+    uint8_t reply[WIRE_MAX];
+    CLEANUP(buf_release) struct buf b = {0};
+    struct reader r;
+    if (value.n > HSM_ANCHOR_MAX)
+        FAIL(e, ERR_INVALID, "HSM_BAD_REQUEST", "an anchor of %zu bytes is too long", value.n);
+    buf_init(&b, HSM_ANCHOR_MAX + 16);
+    buf_put_v16(&b, value);
+    TRY(call(h, WIRE_ANCHOR_PUT, &b, reply, &r, e));
+    return finish(&r, e);
+}

@@ -1,0 +1,194 @@
+#include "hsm/ops.h"
+
+#include "base/rng.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { OPTIONAL = 3, TEMPLATE_MAX = 24 };
+
+/* A token that does not know one of the optional attributes refuses the whole template: drop them from the end. */
+static bool refuses_template(CK_RV rv)
+{
+    return rv == CKR_ATTRIBUTE_TYPE_INVALID || rv == CKR_ATTRIBUTE_VALUE_INVALID || rv == CKR_ATTRIBUTE_READ_ONLY ||
+           rv == CKR_TEMPLATE_INCONSISTENT || rv == CKR_TEMPLATE_INCOMPLETE;
+}
+
+struct names {
+    char label[OBJECT_LABEL_MAX];
+    uint8_t id[OBJECT_ID_BYTES];
+};
+
+static RESULT generate_secret(struct token *t, struct names *n, struct err *e)
+{
+    CK_MECHANISM mechanism = {CKM_GENERIC_SECRET_KEY_GEN, NULL, 0};
+    CK_MECHANISM_TYPE allowed = CKM_SHA256_HMAC;
+    CK_OBJECT_CLASS class = CKO_SECRET_KEY;
+    CK_KEY_TYPE type = CKK_GENERIC_SECRET;
+    CK_ULONG bytes = SECRET_KEY_BYTES;
+    CK_BBOOL yes = CK_TRUE, no = CK_FALSE;
+    CK_ATTRIBUTE a[] = {{CKA_CLASS, &class, sizeof class},   {CKA_KEY_TYPE, &type, sizeof type},
+                        {CKA_VALUE_LEN, &bytes, sizeof bytes}, {CKA_LABEL, n->label, strlen(n->label)},
+                        {CKA_ID, n->id, sizeof n->id},       {CKA_TOKEN, &yes, sizeof yes},
+                        {CKA_PRIVATE, &yes, sizeof yes},     {CKA_SENSITIVE, &yes, sizeof yes},
+                        {CKA_EXTRACTABLE, &no, sizeof no},   {CKA_SIGN, &yes, sizeof yes},
+                        {CKA_VERIFY, &no, sizeof no},        {CKA_ENCRYPT, &no, sizeof no},
+                        {CKA_DECRYPT, &no, sizeof no},       {CKA_WRAP, &no, sizeof no},
+                        {CKA_UNWRAP, &no, sizeof no},        {CKA_DERIVE, &no, sizeof no},
+                        {CKA_MODIFIABLE, &no, sizeof no},    {CKA_COPYABLE, &no, sizeof no},
+                        {CKA_ALLOWED_MECHANISMS, &allowed, sizeof allowed}};
+    CK_OBJECT_HANDLE h;
+    CK_RV rv = CKR_TEMPLATE_INCONSISTENT;
+    for (CK_ULONG left = OPTIONAL + 1; left > 0 && refuses_template(rv); left--)
+        rv = CALL(&t->m, C_GenerateKey, t->session, &mechanism, a, sizeof a / sizeof a[0] - (OPTIONAL + 1 - left), &h);
+    return rv == CKR_OK ? ok() : ckr_fail(rv, "C_GenerateKey", e);
+}
+
+static CK_RV generate_pair(struct token *t, struct names *n, bool ed25519, struct bytes curve)
+{
+    CK_MECHANISM mechanism = {ed25519 ? CKM_EC_EDWARDS_KEY_PAIR_GEN : CKM_EC_KEY_PAIR_GEN, NULL, 0};
+    CK_MECHANISM_TYPE allowed = ed25519 ? CKM_EDDSA : CKM_ECDSA;
+    CK_KEY_TYPE type = ed25519 ? CKK_EC_EDWARDS : CKK_EC;
+    CK_BBOOL yes = CK_TRUE, no = CK_FALSE;
+    CK_ATTRIBUTE pub[] = {{CKA_KEY_TYPE, &type, sizeof type},  {CKA_EC_PARAMS, (void *)(uintptr_t)curve.p, curve.n},
+                          {CKA_LABEL, n->label, strlen(n->label)}, {CKA_ID, n->id, sizeof n->id},
+                          {CKA_TOKEN, &yes, sizeof yes},       {CKA_VERIFY, &yes, sizeof yes},
+                          {CKA_ENCRYPT, &no, sizeof no},       {CKA_WRAP, &no, sizeof no},
+                          {CKA_DERIVE, &no, sizeof no},        {CKA_MODIFIABLE, &no, sizeof no}};
+    CK_ATTRIBUTE priv[] = {{CKA_KEY_TYPE, &type, sizeof type},  {CKA_LABEL, n->label, strlen(n->label)},
+                           {CKA_ID, n->id, sizeof n->id},       {CKA_TOKEN, &yes, sizeof yes},
+                           {CKA_PRIVATE, &yes, sizeof yes},     {CKA_SENSITIVE, &yes, sizeof yes},
+                           {CKA_EXTRACTABLE, &no, sizeof no},   {CKA_SIGN, &yes, sizeof yes},
+                           {CKA_DECRYPT, &no, sizeof no},       {CKA_UNWRAP, &no, sizeof no},
+                           {CKA_DERIVE, &no, sizeof no},        {CKA_SIGN_RECOVER, &no, sizeof no},
+                           {CKA_MODIFIABLE, &no, sizeof no},    {CKA_COPYABLE, &no, sizeof no},
+                           {CKA_ALLOWED_MECHANISMS, &allowed, sizeof allowed}};
+    CK_OBJECT_HANDLE hpub, hpriv;
+    CK_RV rv = CKR_TEMPLATE_INCONSISTENT;
+    for (CK_ULONG dropped = 0; dropped <= OPTIONAL && refuses_template(rv); dropped++) {
+        CK_ULONG npub = sizeof pub / sizeof pub[0] - (dropped == OPTIONAL);
+        rv = CALL(&t->m, C_GenerateKeyPair, t->session, &mechanism, pub, npub, priv, sizeof priv / sizeof priv[0] - dropped,
+                  &hpub, &hpriv);
+    }
+    return rv;
+}
+
+static RESULT generate_audit(struct token *t, struct names *n, struct err *e)
+{
+    /* Ed25519 as object identifier 1.3.101.112 (RFC 8410), else by its name (PKCS#11 v3.0); P-256 as 1.2.840.10045.3.1.7. */
+    static const uint8_t ed_oid[] = {0x06, 0x03, 0x2b, 0x65, 0x70};
+    static const uint8_t ed_name[] = {0x13, 0x0c, 'e', 'd', 'w', 'a', 'r', 'd', 's', '2', '5', '5', '1', '9'};
+    static const uint8_t p256[] = {0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07};
+    CK_RV rv = CKR_MECHANISM_INVALID;
+    if (t->eddsa) {
+        rv = generate_pair(t, n, true, BYTES(ed_oid, sizeof ed_oid));
+        if (rv != CKR_OK && ckr_class(rv) == CKR_CLASS_OTHER)
+            rv = generate_pair(t, n, true, BYTES(ed_name, sizeof ed_name));
+    }
+    if (rv != CKR_OK && ckr_class(rv) == CKR_CLASS_OTHER && t->ecdsa)
+        rv = generate_pair(t, n, false, BYTES(p256, sizeof p256));
+    return rv == CKR_OK ? ok() : ckr_fail(rv, "C_GenerateKeyPair", e);
+}
+
+static bool exists(const struct token *t, enum hsm_object kind, uint32_t version)
+{
+    for (size_t i = 0; i < t->objects.n; i++)
+        if (t->objects.all[i].kind == kind && t->objects.all[i].version == version)
+            return true;
+    return false;
+}
+
+/* The load before it audited what any key needs; a key born here must also never have been anything else. */
+static RESULT audit_birth(struct token *t, enum hsm_object kind, uint32_t version, struct err *e)
+{
+    CLEANUP(buf_release) struct buf weak = {0};
+    buf_init(&weak, sizeof t->objects.weaknesses);
+    unsigned found = 0;
+    for (size_t i = 0; i < t->objects.n; i++) {
+        const struct object *o = &t->objects.all[i];
+        if (o->kind != kind || o->version != version)
+            continue;
+        TRY(object_audit(&t->m, t->session, o, true, &weak, e));
+        found++;
+    }
+    if (found != (kind == HSM_AUDIT ? 2 : 1))
+        FAIL(e, ERR_INTERNAL, "HSM_ERROR", "%u objects after one key was made", found);
+    return ok();
+}
+
+static RESULT ritual(struct token *t, struct verifier *v, enum hsm_object kind, uint32_t version, struct err *e)
+{
+    uint8_t nonce[ANSWER_NONCE_BYTES], answer[ANSWER_BYTES] = {0};
+    CK_OBJECT_HANDLE key;
+    TRY(token_reload(t, e));
+    TRY(audit_birth(t, kind, version, e));
+    rng_fill(&rng_system, nonce, sizeof nonce);
+    if (kind != HSM_AUDIT) {
+        TRY(objects_get(&t->objects, kind, CKO_SECRET_KEY, version, &key, e));
+        TRY(answer_compute(t, key, nonce, answer, e));
+    }
+    TRY(storage_sync(&t->storage, e));
+    TRY(verifier_check(v, t, kind, version, nonce, answer, e));
+    if (kind == HSM_AUDIT)
+        return ok();
+    /* Written last: a secret with a stored answer is one whose making was finished. */
+    TRY(answer_store(t, kind, version, nonce, answer, e));
+    TRY(storage_sync(&t->storage, e));
+    return token_reload(t, e);
+}
+
+static RESULT remove_all(struct token *t, enum hsm_object kind, uint32_t version, struct err *e)
+{
+    struct names n;
+    CK_BBOOL yes = CK_TRUE;
+    object_label(kind, version, n.label);
+    object_id(kind, version, n.id);
+    for (;;) {
+        CK_ATTRIBUTE match[] = {{CKA_LABEL, n.label, strlen(n.label)}, {CKA_ID, n.id, sizeof n.id}, {CKA_TOKEN, &yes, sizeof yes}};
+        CK_OBJECT_HANDLE h[4];
+        size_t found;
+        TRY(object_find(&t->m, t->session, match, 3, h, 4, &found, e));
+        if (found == 0)
+            break;
+        CK_RV rv = CALL(&t->m, C_DestroyObject, t->session, h[0]);
+        if (rv != CKR_OK)
+            return ckr_fail(rv, "C_DestroyObject", e);
+    }
+    if (kind != HSM_AUDIT)
+        TRY(answer_remove(t, kind, version, e));
+    return storage_sync(&t->storage, e);
+}
+
+RESULT ops_generate(struct token *t, struct verifier *v, enum hsm_object object, uint32_t version, struct err *e)
+{
+    struct names n;
+    if (object < HSM_MASTER || object > HSM_AUDIT || version == 0)
+        FAIL(e, ERR_INVALID, "HSM_BAD_REQUEST", "no object %d version %u can be made", (int)object, version);
+    object_label(object, version, n.label);
+    object_id(object, version, n.id);
+    /* The table may be old: somebody else may have made the object meanwhile. */
+    TRY(token_reload(t, e));
+    if (exists(t, object, version))
+        FAIL(e, ERR_EXISTS, "HSM_OBJECT_EXISTS", "%s is on the token already and is not overwritten", n.label);
+    TRY(object == HSM_AUDIT ? generate_audit(t, &n, e) : generate_secret(t, &n, e));
+    struct result r = ritual(t, v, object, version, e);
+    if (!r.failed)
+        return r;
+    /* Nothing was ever derived from it: better no key than one that may not outlive the next power cut. */
+    struct err ignored = {0};
+    CK_RV why = t->m.last_rv;
+    if (!remove_all(t, object, version, &ignored).failed)
+        (void)token_reload(t, &ignored).failed;
+    t->m.last_rv = why;
+    return r;
+}
+
+RESULT ops_destroy(struct token *t, enum hsm_object object, uint32_t version, struct err *e)
+{
+    if (object < HSM_MASTER || object > HSM_AUDIT || version == 0)
+        FAIL(e, ERR_INVALID, "HSM_BAD_REQUEST", "no object %d version %u can be destroyed", (int)object, version);
+    if (!exists(t, object, version))
+        FAIL(e, ERR_NOT_FOUND, "HSM_OBJECT_ABSENT", "object %d version %u is not on the token", (int)object, version);
+    TRY(remove_all(t, object, version, e));
+    return token_reload(t, e);
+}

@@ -1,0 +1,79 @@
+#include "hsm/ops.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* What each object may be asked: an oracle over free input would derive any tenant's key (LESSONS: KBKDF key control). */
+static RESULT check_input(enum hsm_object object, struct bytes untrusted_input, struct err *e)
+{
+    enum kdf_label label;
+    if (untrusted_input.n > KDFENC_MAX_BYTES || !kdfenc_is_hsm_input(untrusted_input, &label))
+        FAIL(e, ERR_DENIED, "HSM_REFUSED", "the input of %zu bytes is not our KDF encoding", untrusted_input.n);
+    bool fits = label == KDF_CHALLENGE || (object == HSM_MASTER && label == KDF_TENANT_KEK) ||
+                (object == HSM_SEAL && label == KDF_STORE_KEY);
+    if (!fits)
+        FAIL(e, ERR_DENIED, "HSM_REFUSED", "%s is not derived from object %d", kdfenc_label_text(label), (int)object);
+    return ok();
+}
+
+RESULT ops_hmac(struct token *t, CK_OBJECT_HANDLE key, struct bytes input, uint8_t out[SECRET_KEY_BYTES], struct err *e)
+{
+    CK_MECHANISM mechanism = {CKM_SHA256_HMAC, NULL, 0};
+    CK_RV rv = CALL(&t->m, C_SignInit, t->session, &mechanism, key);
+    if (rv != CKR_OK)
+        return ckr_fail(rv, "C_SignInit", e);
+    CK_ULONG n = SECRET_KEY_BYTES;
+    rv = CALL(&t->m, C_Sign, t->session, (CK_BYTE_PTR)(uintptr_t)input.p, input.n, out, &n);
+    if (rv != CKR_OK)
+        return ckr_fail(rv, "C_Sign", e);
+    if (n != SECRET_KEY_BYTES)
+        FAIL(e, ERR_INTERNAL, "HSM_ERROR", "C_Sign gave %lu bytes for an HMAC-SHA-256", n);
+    return ok();
+}
+
+RESULT ops_derive(struct token *t, enum hsm_object object, uint32_t version, struct bytes untrusted_input,
+                  struct secret **ret, struct err *e)
+{
+    if (object != HSM_MASTER && object != HSM_SEAL)
+        FAIL(e, ERR_DENIED, "HSM_REFUSED", "object %d derives nothing", (int)object);
+    TRY(check_input(object, untrusted_input, e));
+    CK_OBJECT_HANDLE key;
+    TRY(objects_get(&t->objects, object, CKO_SECRET_KEY, version, &key, e));
+    CLEANUP(secret_freep) struct secret *out = NULL;
+    TRY(secret_new(SECRET_KEY_BYTES, &out, e));
+    TRY(ops_hmac(t, key, untrusted_input, secret_borrow_mut(out), e));
+    *ret = out;
+    out = NULL;
+    return ok();
+}
+
+RESULT ops_random(struct token *t, void *out, size_t n, struct err *e)
+{
+    if (n == 0 || n > HSM_RANDOM_MAX)
+        FAIL(e, ERR_INVALID, "HSM_BAD_REQUEST", "%zu random bytes asked for", n);
+    CK_RV rv = CALL(&t->m, C_GenerateRandom, t->session, out, n);
+    return rv == CKR_OK ? ok() : ckr_fail(rv, "C_GenerateRandom", e);
+}
+
+/* PKCS#11 pads with blanks and has no NUL. */
+static void unpad(char *out, const CK_UTF8CHAR *in, size_t n)
+{
+    memcpy(out, in, n);
+    while (n > 0 && (out[n - 1] == ' ' || out[n - 1] == '\0'))
+        n--;
+    out[n] = '\0';
+}
+
+void ops_status(const struct token *t, struct hsm_status *ret)
+{
+    *ret = (struct hsm_status){.logged_in = t->ready, .calls = t->m.calls, .failures = t->m.failures};
+    unpad(ret->token_label, t->info.label, sizeof t->info.label);
+    unpad(ret->manufacturer, t->info.manufacturerID, sizeof t->info.manufacturerID);
+    unpad(ret->model, t->info.model, sizeof t->info.model);
+    unpad(ret->serial, t->info.serialNumber, sizeof t->info.serialNumber);
+    ret->master_newest = objects_newest(&t->objects, HSM_MASTER);
+    ret->seal_newest = objects_newest(&t->objects, HSM_SEAL);
+    ret->audit_newest = objects_newest(&t->objects, HSM_AUDIT);
+    (void)snprintf(ret->missing, sizeof ret->missing, "%s", t->missing);
+    (void)snprintf(ret->weaknesses, sizeof ret->weaknesses, "%s", t->objects.weaknesses);
+}

@@ -1,0 +1,205 @@
+#include "hsm/service.h"
+
+#include "base/chan.h"
+#include "base/log.h"
+
+#include <poll.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { SERVICE_PATIENCE_MS = 1000 };
+
+static RESULT bad_request(struct err *e)
+{
+    FAIL(e, ERR_INTERNAL, "HSM_BAD_REQUEST", "a request of core cannot be read");
+}
+
+static RESULT do_probe(struct token *t, struct buf *out)
+{
+    struct hsm_status st;
+    ops_status(t, &st);
+    buf_put_u8(out, st.logged_in);
+    buf_put_v16(out, bytes_str(st.token_label));
+    buf_put_v16(out, bytes_str(st.manufacturer));
+    buf_put_v16(out, bytes_str(st.model));
+    buf_put_v16(out, bytes_str(st.serial));
+    buf_put_u32(out, st.master_newest);
+    buf_put_u32(out, st.seal_newest);
+    buf_put_u32(out, st.audit_newest);
+    buf_put_v16(out, bytes_str(st.missing));
+    buf_put_v16(out, bytes_str(st.weaknesses));
+    buf_put_u64(out, st.calls);
+    buf_put_u64(out, st.failures);
+    return ok();
+}
+
+static RESULT do_derive(struct token *t, struct reader *in, struct buf *out, struct err *e)
+{
+    CLEANUP(secret_freep) struct secret *key = NULL;
+    enum hsm_object object = (enum hsm_object)reader_u8(in);
+    uint32_t version = reader_u32(in);
+    struct bytes input = reader_v16(in);
+    if (!reader_done(in))
+        return bad_request(e);
+    TRY(ops_derive(t, object, version, input, &key, e));
+    buf_put(out, secret_borrow(key), secret_len(key));
+    return ok();
+}
+
+static RESULT do_random(struct token *t, struct reader *in, struct buf *out, struct err *e)
+{
+    uint8_t random[HSM_RANDOM_MAX];
+    size_t n = reader_u16(in);
+    if (!reader_done(in))
+        return bad_request(e);
+    TRY(ops_random(t, random, n, e));
+    buf_put(out, random, n);
+    wipe(random, sizeof random);
+    return ok();
+}
+
+static RESULT do_sign(struct token *t, struct reader *in, struct buf *out, struct err *e)
+{
+    uint8_t sig[HSM_SIG_MAX];
+    size_t n;
+    uint32_t version = reader_u32(in);
+    struct bytes message = reader_v16(in);
+    if (!reader_done(in))
+        return bad_request(e);
+    TRY(ops_sign_checkpoint(t, version, message, sig, &n, e));
+    buf_put_v16(out, BYTES(sig, n));
+    return ok();
+}
+
+static RESULT do_pubkey(struct token *t, struct reader *in, struct buf *out, struct err *e)
+{
+    uint8_t key[HSM_PUBKEY_MAX];
+    size_t n;
+    bool ed25519;
+    uint32_t version = reader_u32(in);
+    if (!reader_done(in))
+        return bad_request(e);
+    TRY(ops_audit_pubkey(t, version, key, &n, &ed25519, e));
+    buf_put_u8(out, ed25519);
+    buf_put_v16(out, BYTES(key, n));
+    return ok();
+}
+
+static RESULT do_object(struct service *s, struct token *t, enum wire_op op, struct reader *in, struct err *e)
+{
+    enum hsm_object object = (enum hsm_object)reader_u8(in);
+    uint32_t version = reader_u32(in);
+    if (!reader_done(in))
+        return bad_request(e);
+    struct result r = op == WIRE_GENERATE ? ops_generate(t, s->verifier, object, version, e) : ops_destroy(t, object, version, e);
+    if (!r.failed)
+        log_event(LOG_INFO, "token changed", LF_STR("change", op == WIRE_GENERATE ? "object made and verified" : "object destroyed"),
+                  LF_INT("object", object), LF_INT("version", version));
+    return r;
+}
+
+static RESULT do_anchor_get(struct token *t, struct buf *out, struct err *e)
+{
+    uint8_t value[HSM_ANCHOR_MAX];
+    size_t n;
+    TRY(ops_anchor_get(t, value, &n, e));
+    buf_put_v16(out, BYTES(value, n));
+    return ok();
+}
+
+static RESULT do_anchor_put(struct token *t, struct reader *in, struct err *e)
+{
+    struct bytes value = reader_v16(in);
+    if (!reader_done(in))
+        return bad_request(e);
+    return ops_anchor_put(t, value, e);
+}
+
+static RESULT dispatch(struct service *s, struct token *t, uint16_t op, struct bytes body, struct buf *out, struct err *e)
+{
+    struct reader in = reader_of(body);
+    switch (op) {
+    case WIRE_PROBE:
+        return do_probe(t, out);
+    case WIRE_DERIVE:
+        return do_derive(t, &in, out, e);
+    case WIRE_RANDOM:
+        return do_random(t, &in, out, e);
+    case WIRE_SIGN_CHECKPOINT:
+        return do_sign(t, &in, out, e);
+    case WIRE_AUDIT_PUBKEY:
+        return do_pubkey(t, &in, out, e);
+    case WIRE_GENERATE:
+    case WIRE_DESTROY:
+        return do_object(s, t, (enum wire_op)op, &in, e);
+    case WIRE_ANCHOR_GET:
+        return do_anchor_get(t, out, e);
+    case WIRE_ANCHOR_PUT:
+        return do_anchor_put(t, &in, e);
+    default:
+        return bad_request(e);
+    }
+}
+
+/* A second generate could meet the first one's object; a second anchor would be a second generation of it. */
+static bool may_repeat(uint16_t op)
+{
+    return op != WIRE_GENERATE && op != WIRE_DESTROY && op != WIRE_ANCHOR_PUT;
+}
+
+static bool token_failed(const struct token *t)
+{
+    enum ckr_class c = ckr_class(t->m.last_rv);
+    return c == CKR_CLASS_STALE_OBJECT || c == CKR_CLASS_STALE_SESSION || c == CKR_CLASS_DEVICE;
+}
+
+static RESULT perform(struct service *s, struct token *t, uint16_t op, struct bytes body, struct buf *out, struct err *e)
+{
+    if (op == WIRE_PROBE)
+        return do_probe(t, out);
+    if (!t->ready) {
+        const struct err *why = &s->why;
+        FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token is not available: %.200s", why->detail);
+    }
+    t->m.last_rv = CKR_OK;
+    struct result r = dispatch(s, t, op, body, out, e);
+    if (!r.failed || !token_failed(t))
+        return r;
+    log_event(LOG_WARN, "the token failed, bringing it back", LF_STR("cause", ckr_name(t->m.last_rv)));
+    s->why = *e;
+    if (token_recover(t, &s->why).failed)
+        FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token is not available: %.200s", s->why.detail);
+    if (!may_repeat(op))
+        return r;
+    buf_reset(out);
+    return dispatch(s, t, op, body, out, e);
+}
+
+static RESULT answer(struct service *s, struct token *t, int fd, const struct chan_msg *m, struct err *e)
+{
+    CLEANUP(buf_release) struct buf payload = {0}, reply = {0};
+    struct err why = {0};
+    buf_init(&payload, WIRE_MAX - 16);
+    buf_init(&reply, WIRE_MAX);
+    struct result r = perform(s, t, m->type, m->body, &payload, &why);
+    wire_put_result(&reply, r, &why);
+    if (!r.failed)
+        buf_put_bytes(&reply, buf_bytes(&payload));
+    INVARIANT(!payload.overflow && !reply.overflow);
+    /* A core that does not read its answers must not hold the token. */
+    struct pollfd writable = {.fd = fd, .events = POLLOUT};
+    if (poll(&writable, 1, SERVICE_PATIENCE_MS) <= 0)
+        FAIL(e, ERR_UNAVAILABLE, "CHANNEL", "core does not read its answers");
+    const struct chan_msg out = {.type = m->type | WIRE_REPLY, .seq = m->seq, .body = buf_bytes(&reply)};
+    return chan_send(fd, &out, e);
+}
+
+RESULT service_answer(struct service *s, struct token *t, int core_fd, struct err *e)
+{
+    uint8_t buf[WIRE_MAX];
+    struct chan_msg m;
+    TRY(chan_recv(core_fd, 0, buf, sizeof buf, &m, e));
+    for (size_t i = 0; i < m.nfds; i++)
+        (void)close(m.fds[i]);
+    return answer(s, t, core_fd, &m, e);
+}

@@ -1,0 +1,20 @@
+/*
+ * Purpose: one request of core: read, decide, call, answer; and try once more after the token was brought back, where trying
+ *          twice does no harm (everything but generate, destroy and anchor put).
+ * Owns: nothing. Threads: the main loop's.
+ * Errors: service_answer fails only when the channel is of no more use; an operation's error goes to core.
+ * Limits: WIRE_MAX a packet. Secrets: the buffers that held keys are wiped before it returns.
+ */
+#ifndef HSM_SERVICE_H
+#define HSM_SERVICE_H
+
+#include "hsm/ops.h"
+#include "hsm/wire.h"
+
+struct service {
+    struct verifier *verifier;
+    struct err why; /* why the token is not ready: what callers are told meanwhile */
+};
+RESULT service_answer(struct service *s, struct token *t, int core_fd, struct err *e);
+
+#endif

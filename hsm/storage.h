@@ -1,0 +1,29 @@
+/*
+ * Purpose: SoftHSM writes new keys with no fsync at all: what was created must be on the disk before it is used.
+ * Owns: the directory's descriptor. Threads: any. Errors: ERR_INTERNAL with errno.
+ * Limits: a vendor configuration of STORAGE_CONF_MAX bytes. Secrets: none.
+ */
+#ifndef HSM_STORAGE_H
+#define HSM_STORAGE_H
+
+#include "base/err.h"
+
+#include <stdint.h>
+
+enum { STORAGE_CONF_MAX = 65536 };
+
+struct storage {
+    char path[4096]; /* "": the token is no files that we know of, and keeps its own promises */
+    int fd;          /* -1: absent */
+    uint64_t dev, ino;
+};
+/* directories.tokendir of vendor_config, or of $SOFTHSM2_CONF when that is "". */
+RESULT storage_path(const char *vendor_config, char *ret, size_t n, struct err *e);
+RESULT storage_open(struct storage *s, const char *vendor_config, struct err *e); /* an absent directory is no error */
+void storage_close(struct storage *s);
+/* Another directory stands at the path than the one that was opened. A confined process cannot enter it: a new one can. */
+bool storage_replaced(const struct storage *s);
+/* Returns when everything written so far is durable: syncfs of that file system, or of all when it is not known. */
+RESULT storage_sync(const struct storage *s, struct err *e);
+
+#endif

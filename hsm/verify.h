@@ -1,0 +1,34 @@
+/*
+ * Purpose: the last step of making a key: a *fresh* process opens the token from nothing, audits the new object and gives the
+ *          same known answer. A helper is forked at start, before the module is loaded, before any thread and before the
+ *          seccomp filter forbids fork; for each check it forks a child that has never seen the module. Without exec the
+ *          child can be confined exactly as hsm itself.
+ * Owns:    the helper process and the channel to it. The helper ends when the channel closes.
+ * Threads: the main loop's. The helper and its children are processes of one thread (and a watchdog in the child).
+ * Errors:  what the child found; ERR_UNAVAILABLE "HSM_UNAVAILABLE" when it died or hung.
+ * Limits:  VERIFY_TIMEOUT_MS.
+ * Secrets: the PIN file is passed as a descriptor; the known answer is no secret (hsm/answer.h).
+ */
+#ifndef HSM_VERIFY_H
+#define HSM_VERIFY_H
+
+#include "base/confine.h"
+#include "hsm/answer.h"
+
+#include <sys/types.h>
+
+enum { VERIFY_TIMEOUT_MS = 15000 };
+
+struct verifier {
+    int fd;
+    pid_t pid;
+};
+/* confine: how the helper (user, limits, Landlock) and its children (seccomp too) lock themselves in; NULL: not at all. */
+RESULT verifier_start(struct verifier *v, const struct confine *confine, struct err *e);
+void verifier_stop(struct verifier *v); /* closes the channel and waits */
+
+/* nonce and answer are ignored for HSM_AUDIT: the child signs and verifies. */
+RESULT verifier_check(struct verifier *v, struct token *t, enum hsm_object kind, uint32_t version,
+                      const uint8_t nonce[ANSWER_NONCE_BYTES], const uint8_t answer[ANSWER_BYTES], struct err *e);
+
+#endif

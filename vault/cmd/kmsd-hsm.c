@@ -1,0 +1,76 @@
+/* The hsm process: `kmsd-hsm [--init]`, started by the monitor (base/ipc.h). What it serves is hsm/hsm.h. */
+#include "base/child.h"
+#include "base/confine.h"
+#include "base/log.h"
+#include "hsm/served.h"
+#include "hsm/server.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { SECRET_SLOTS = 16 };
+
+struct paths {
+    struct confine_path all[4];
+    char token_dir[4096];
+};
+
+/* Only the PKCS#11 module, its configuration and its token are needed: and the folder of the PIN record. */
+static RESULT paths_fill(const struct config *c, struct paths *p, struct err *e)
+{
+    TRY(module_check(c->hsm_module, e));
+    TRY(storage_path(c->hsm_config_file, p->token_dir, sizeof p->token_dir, e));
+    if (access(p->token_dir, F_OK) != 0)
+        p->token_dir[0] = '\0';
+    p->all[0] = (struct confine_path){c->hsm_module, false};
+    p->all[1] = (struct confine_path){c->hsm_config_file, false};
+    p->all[2] = (struct confine_path){p->token_dir, true};
+    p->all[3] = (struct confine_path){c->state_dir, true};
+    return ok();
+}
+
+static RESULT run(struct child *c, bool init, bool *ret_serving, struct err *e)
+{
+    static struct watchdog watchdog;
+    struct paths p = {0};
+    struct verifier verifier;
+    char monitor_id[SERVED_ID_BYTES];
+    served_monitor_id(monitor_id);
+    TRY(paths_fill(c->config, &p, e));
+    const struct confine confine = {.role = CONFINE_HSM, .user = c->config->user_hsm, .paths = p.all, .npaths = 4};
+    /* The order matters: fork before seccomp and threads, confine before the module's code runs. */
+    TRY(verifier_start(&verifier, &confine, e));
+    TRY(confine_self(&confine, e));
+    TRY(secret_slab_init(SECRET_SLOTS, e));
+    TRY(watchdog_start(&watchdog, c->config->hsm_timeout, &clock_system, e));
+    const struct server_options options = {.child = c,
+                                           .init = init,
+                                           .verifier = &verifier,
+                                           .watchdog = &watchdog,
+                                           .clock = &clock_system,
+                                           .monitor_id = monitor_id};
+    return server_run(&options, ret_serving, e);
+}
+
+int main(int argc, char **argv)
+{
+    struct child c;
+    struct err e = {0};
+    const bool init = argc == 2 && strcmp(argv[1], "--init") == 0;
+    if (argc != 1 && !init) {
+        (void)fprintf(stderr, "usage: kmsd-hsm [--init]; started by kmsd\n");
+        return 2;
+    }
+    if (child_start("hsm", &c, &e).failed)
+        return child_start_failed("hsm", &e);
+    /* What can be mended by waiting or by a new process is no reason for the monitor to stop everything. */
+    bool serving = false;
+    struct result r = run(&c, init, &serving, &e);
+    if (r.failed && !serving)
+        child_fatal(&c, &e);
+    if (r.failed)
+        log_event(LOG_ERROR, "leaving", LF_ERR(&e));
+    /* Modules crash in their exit handlers when OpenSSL cleaned up first. */
+    _exit(r.failed ? 1 : 0);
+}
