@@ -218,5 +218,5 @@ void rcall_event(struct rpc_tag *tag, bool ok)
     case OP_COUNT:
         break;
     }
-    INVARIANT(!"a tag that no batch has");
+    INVARIANT(false); /* a tag that no batch has */
 }

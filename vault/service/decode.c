@@ -105,7 +105,7 @@ static enum wire wire_of(ProtobufCType t)
     case PROTOBUF_C_TYPE_ENUM:
         return WIRE_VARINT;
     }
-    INVARIANT(!"a field type protobuf-c does not have");
+    INVARIANT(false); /* a field type protobuf-c does not have */
     return WIRE_VARINT;
 }
 
