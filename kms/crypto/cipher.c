@@ -17,11 +17,12 @@ static EVP_CIPHER *aes_gcm, *aes_ecb;
 static pthread_key_t thread_key;
 static pthread_once_t setup_once = PTHREAD_ONCE_INIT;
 
-/* In a lockmem slot: a fork finds the pointers zero and makes its own contexts, for the parent's are wiped there too. */
+/* `alive` is a byte in a lockmem slot. A fork finds it zero, as it finds its parent's contexts wiped, and makes its own. */
 struct contexts {
     EVP_CIPHER_CTX *gcm, *ecb;
+    uint8_t *alive;
 };
-static __thread struct contexts *mine;
+static __thread struct contexts mine;
 
 /* ---- OpenSSL's memory ------------------------------------------------------------------------------------------------ */
 
@@ -58,6 +59,7 @@ RESULT cipher_memory_init(size_t threads, struct err *e)
     enum { SLOTS_A_THREAD = 6 };
     if (threads > LOCKMEM_SLOTS / SLOTS_A_THREAD)
         FAIL(e, ERR_OUT_OF_RANGE, NULL, "%zu threads need more locked slots than there are", threads);
+    TRY(lockmem_init(e));
     if (CRYPTO_set_mem_functions(hook_malloc, hook_realloc, hook_free) != 1)
         FAIL(e, ERR_STATE, NULL, "OpenSSL was used before its memory could be locked");
     return ok();
@@ -70,8 +72,8 @@ static void contexts_release(void *p)
     struct contexts *c = p;
     EVP_CIPHER_CTX_free(c->gcm); /* cleanses the key schedule */
     EVP_CIPHER_CTX_free(c->ecb);
-    lockmem_give(c);
-    mine = NULL;
+    lockmem_give(c->alive);
+    *c = (struct contexts){0};
 }
 
 static void setup(void)
@@ -92,24 +94,24 @@ static EVP_CIPHER_CTX *context_new(const EVP_CIPHER *cipher)
     return c;
 }
 
-static struct contexts *contexts_make(void)
+static void contexts_make(void)
 {
     pthread_once(&setup_once, setup);
-    if (mine == NULL) {
-        struct contexts *c = lockmem_take(sizeof *c);
-        INVARIANT(c != NULL);
-        INVARIANT(pthread_setspecific(thread_key, c) == 0);
-        mine = c;
-    }
-    mine->gcm = context_new(aes_gcm);
-    mine->ecb = context_new(aes_ecb);
-    INVARIANT(EVP_CIPHER_CTX_set_padding(mine->ecb, 0) == 1);
-    return mine;
+    if (mine.alive == NULL)
+        mine.alive = lockmem_take(1);
+    INVARIANT(mine.alive != NULL);
+    INVARIANT(pthread_setspecific(thread_key, &mine) == 0);
+    mine.gcm = context_new(aes_gcm);
+    mine.ecb = context_new(aes_ecb);
+    INVARIANT(EVP_CIPHER_CTX_set_padding(mine.ecb, 0) == 1);
+    *mine.alive = 1;
 }
 
-static struct contexts *contexts_get(void)
+static const struct contexts *contexts_get(void)
 {
-    return mine != NULL && mine->ecb != NULL ? mine : contexts_make();
+    if (mine.alive == NULL || *mine.alive == 0)
+        contexts_make();
+    return &mine;
 }
 
 /* ---- operations ---------------------------------------------------------------------------------------------------- */

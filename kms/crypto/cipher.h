@@ -16,8 +16,9 @@
 enum { CIPHER_TAG_BYTES = 16 };
 
 /* Serves the memory of OpenSSL's cipher contexts from locked slots, enough for `threads` threads at a time; past that, making
- * a context is INVARIANT. Call once in main, before anything else touches OpenSSL (it refuses afterwards: ERR_STATE). Without
- * this call, contexts live in the heap: right for tools and tests, not for a process that holds keys. */
+ * a context is INVARIANT. Call once in main, before anything else touches OpenSSL: it refuses afterwards (ERR_STATE), and where
+ * memory cannot be locked (ERR_EXHAUSTED). Without this call contexts live in the heap: right for tools and tests, not for a
+ * process that holds keys. */
 RESULT cipher_memory_init(size_t threads, struct err *e);
 
 void cipher_aes256_blocks(const uint8_t key[32], const uint8_t in[32], uint8_t out[32]); /* ECB on two blocks */

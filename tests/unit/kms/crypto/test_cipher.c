@@ -11,6 +11,8 @@
 
 #include <jansson.h>
 #include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 struct gcm_case {
     struct hexed key, iv, ct, aad, tag, pt;
@@ -168,6 +170,24 @@ static void contexts_live_in_locked_slots(void **state)
     assert_int_equal(lockmem_used(), before);
 }
 
+/* The child's copy of the contexts was wiped: it makes its own, and computes the same. */
+static void a_fork_makes_its_own_contexts(void **state)
+{
+    (void)state;
+    uint8_t key[32] = {7}, nonce[12] = {0}, here[32], there[32];
+    cipher_gcm_seal(key, nonce, (struct bytes){0}, BYTES_LIT("sixteen bytes..."), here);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        cipher_gcm_seal(key, nonce, (struct bytes){0}, BYTES_LIT("sixteen bytes..."), there);
+        _exit(memcmp(here, there, sizeof here) == 0 ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 int main(void)
 {
     struct err e;
@@ -177,6 +197,7 @@ int main(void)
         cmocka_unit_test(nist_cavp_decrypt_256),
         cmocka_unit_test(wycheproof_aes_gcm),
         cmocka_unit_test(contexts_live_in_locked_slots),
+        cmocka_unit_test(a_fork_makes_its_own_contexts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

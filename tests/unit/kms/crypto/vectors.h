@@ -52,14 +52,15 @@ static inline struct vector_file vector_open(const char *name, const char *debia
     struct stat st;
     if (dir == NULL)
         dir = "../shared/vectors";
-    if (stat(dir, &st) == 0) {
+    bool small_only = getenv("CLV_SMALL_VECTORS") != NULL; /* as on a machine that has neither of the others */
+    if (!small_only && stat(dir, &st) == 0) {
         snprintf(path, sizeof path, "%s/%s", dir, name);
         char *text = read_whole(path);
         assert_non_null(text); /* the folder is there, so the file must be */
         return (struct vector_file){text, true};
     }
     snprintf(path, sizeof path, DEBIAN_VECTORS "/%s", debian == NULL ? "" : debian);
-    char *text = debian == NULL ? NULL : read_whole(path);
+    char *text = small_only || debian == NULL ? NULL : read_whole(path);
     if (text != NULL)
         return (struct vector_file){text, true};
     snprintf(path, sizeof path, "tests/vectors/%s", small);
