@@ -1,6 +1,7 @@
 /* Nonces never come twice: not in one thread, over threads, over forks, nor from two copies of one state (a cloned machine). */
 #include "vectors.h"
 
+#include "kms/crypto/lockmem.h"
 #include "kms/crypto/nonce.h"
 #include "kms/crypto/nonce_state.h"
 
@@ -57,6 +58,20 @@ static void threads_do_not_share(void **state)
     for (size_t i = 0; i < 4; i++)
         assert_int_equal(pthread_join(t[i], NULL), 0);
     assert_int_equal(repeats(lists[0], 4 * (size_t)EACH), 0);
+}
+
+static void a_state_goes_with_its_thread(void **state)
+{
+    (void)state;
+    static nonce_list list;
+    pthread_t t;
+    uint8_t mine[NONCE];
+    nonce_fill(mine, sizeof mine);
+    size_t before = lockmem_used();
+    assert_true(before >= 1);
+    assert_int_equal(pthread_create(&t, NULL, thread_main, &list), 0);
+    assert_int_equal(pthread_join(t, NULL), 0);
+    assert_int_equal(lockmem_used(), before); /* given back, and so wiped (test_lockmem) */
 }
 
 static void read_all(int fd, void *to, size_t n)
@@ -219,6 +234,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(repeats_are_found),
         cmocka_unit_test(threads_do_not_share),
+        cmocka_unit_test(a_state_goes_with_its_thread),
         cmocka_unit_test(two_forks_do_not_share),
         cmocka_unit_test(two_clones_do_not_share),
         cmocka_unit_test(a_batch_ends_by_time_in_both_directions),

@@ -126,7 +126,7 @@ static void many_codes_still_lose_nothing(void **state)
     struct refusals *r = make(&c, 1, 0);
     uint64_t counted = 0;
     for (int i = 0; i < 500; i++) {
-        char code[16];
+        char code[24];
         snprintf(code, sizeof code, "CODE_%d", i);
         assert_false(full(r, "s", code));
     }
