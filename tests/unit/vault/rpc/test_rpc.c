@@ -1,0 +1,666 @@
+/* The transport against a fake service: every kind of call, every way it can end early, caps, drain, who is calling. */
+#include "tests/unit/vault/rpc/fake_service.h"
+
+#include "tests/unit/vault/rpc/client.h"
+#include "vault/rpc/rpc.h"
+#include "vault/rpc/status.h"
+
+#include <google/rpc/error_details.pb-c.h>
+#include <google/rpc/status.pb-c.h>
+#include <grpc/grpc_posix.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { MAX_CALLS = 8, MAX_STREAMS = 3 };
+
+struct fixture {
+    char dir[32], path[64];
+    struct config config;
+    struct service svc;
+    struct rpc_server *server;
+    struct client cl;
+};
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof(*f));
+    struct rpc_options o = {.fast_workers = 2, .max_calls_in_flight = MAX_CALLS, .max_streams = MAX_STREAMS};
+    struct err e;
+
+    snprintf(f->dir, sizeof(f->dir), "/tmp/clv-rpc-XXXXXX");
+    assert_non_null(mkdtemp(f->dir));
+    snprintf(f->path, sizeof(f->path), "%s/core.sock", f->dir);
+    f->config.cluster_name = (char *)(uintptr_t)"test";
+    f->config.node_name = (char *)(uintptr_t)"n1";
+    f->svc = (struct service){.config = &f->config, .clock = &clock_system};
+    o.service = &f->svc;
+    o.socket_path = f->path;
+    atomic_store(&fake.cancelled, 0);
+    atomic_store(&fake.half_closed, 0);
+    fake_start();
+    assert_false(rpc_server_start(&o, &f->server, &e).failed);
+    client_open(&f->cl, f->path);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+
+    client_close(&f->cl);
+    rpc_server_stop(f->server, 2000);
+    fake_stop();
+    assert_int_equal(atomic_load(&fake.live_calls), 0);
+    assert_int_equal(atomic_load(&fake.conns_held), 0);
+    unlink(f->path);
+    assert_int_equal(rmdir(f->dir), 0);
+    free(f);
+    return 0;
+}
+
+static grpc_status_code unary(struct fixture *f, const char *method, const char *text, struct client_call *c, char reply[64])
+{
+    client_call_begin(&f->cl, c, method, 5000);
+    client_unary_start(c, bytes_str(text), NULL, 0);
+    client_wait(&f->cl);
+    client_text(c->received, reply, 64);
+    return c->status;
+}
+
+static void unary_calls_answer(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const methods[] = {"/test.Echo/Hot", "/test.Echo/Hot2", "/test.Echo/Slow"};
+    char reply[64];
+
+    for (size_t i = 0; i < 3; i++) {
+        struct client_call c;
+        struct bytes receipt;
+        assert_int_equal(unary(f, methods[i], "hello", &c, reply), GRPC_STATUS_OK);
+        assert_string_equal(reply, "hello");
+        receipt = client_trailer(&c, "claviger-receipt");
+        assert_int_equal(receipt.n, strlen("test/n1 42 ") + 64);
+        assert_memory_equal(receipt.p, "test/n1 42 abab", 15);
+        assert_int_equal(client_trailer(&c, "grpc-status-details-bin").n, 0);
+        client_call_end(&c);
+    }
+}
+
+static void check_details(const struct client_call *c, grpc_status_code code, bool retry)
+{
+    struct bytes raw = client_trailer(c, "grpc-status-details-bin");
+    Google__Rpc__Status *s = google__rpc__status__unpack(NULL, raw.n, raw.p);
+    Google__Rpc__ErrorInfo *info;
+    Google__Rpc__BadRequest *bad;
+
+    assert_non_null(s);
+    assert_int_equal(s->code, code);
+    assert_int_equal(s->n_details, retry ? 3 : 2);
+    info = google__rpc__error_info__unpack(NULL, s->details[0]->value.len, s->details[0]->value.data);
+    assert_memory_equal(info->reason.data, "A_REASON", 8);
+    assert_memory_equal(info->domain.data, "claviger.dev", 12);
+    bad = google__rpc__bad_request__unpack(NULL, s->details[1]->value.len, s->details[1]->value.data);
+    assert_memory_equal(bad->field_violations[0]->field.data, "some.field", 10);
+    assert_memory_equal(bad->field_violations[0]->description.data, "is wrong", 8);
+    google__rpc__error_info__free_unpacked(info, NULL);
+    google__rpc__bad_request__free_unpacked(bad, NULL);
+    google__rpc__status__free_unpacked(s, NULL);
+}
+
+static void errors_carry_their_details_and_nothing_private(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const methods[] = {"/test.Echo/Hot", "/test.Echo/Slow"};
+    char reply[64], text[8];
+
+    for (int code = ERR_INVALID; code <= ERR_INTERNAL; code++) {
+        struct client_call c;
+        char *message;
+        grpc_status_code want = status_code((enum err_code)code);
+        snprintf(text, sizeof(text), "!%02d", code);
+        assert_int_equal(unary(f, methods[code % 2], text, &c, reply), want);
+        assert_string_equal(reply, "");
+        check_details(&c, want, true);
+        message = grpc_slice_to_c_string(c.message);
+        assert_non_null(strstr(message, err_phrase((enum err_code)code)));
+        assert_null(strstr(message, "private"));
+        gpr_free(message);
+        assert_int_equal(client_trailer(&c, "claviger-receipt").n, 0);
+        client_call_end(&c);
+    }
+}
+
+static void no_row_means_unimplemented(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const paths[] = {"/test.Echo/None", "/", "/test.Echo/Hot/", "/google.cloud.kms.v1.KeyManagementService/Encrypt"};
+    char reply[64], longest[600];
+
+    for (size_t i = 0; i < 4; i++) {
+        struct client_call c;
+        assert_int_equal(unary(f, paths[i], "x", &c, reply), GRPC_STATUS_UNIMPLEMENTED);
+        client_call_end(&c);
+    }
+    memset(longest, 'a', sizeof(longest) - 1);
+    longest[0] = '/';
+    longest[sizeof(longest) - 1] = '\0';
+    struct client_call c;
+    assert_int_equal(unary(f, longest, "x", &c, reply), GRPC_STATUS_UNIMPLEMENTED);
+    client_call_end(&c);
+    assert_int_equal(atomic_load(&fake.live_calls), 0);
+}
+
+static void metadata_and_deadline_arrive(void **state)
+{
+    struct fixture *f = *state;
+    struct client_call c;
+    struct fake_last seen;
+    grpc_metadata md = {.key = grpc_slice_from_static_string("x-request-id"), .value = grpc_slice_from_static_string("req-7")};
+
+    client_call_begin(&f->cl, &c, "/test.Echo/Hot", 5000);
+    client_unary_start(&c, BYTES_LIT("x"), &md, 1);
+    client_wait(&f->cl);
+    client_call_end(&c);
+    seen = fake_last();
+    assert_string_equal(seen.request_id, "req-7");
+    assert_in_range(seen.deadline_left_ms, 3000, 5100);
+    client_call_begin(&f->cl, &c, "/test.Echo/Slow", 0); /* none given: ours */
+    client_unary_start(&c, BYTES_LIT("x"), NULL, 0);
+    client_wait(&f->cl);
+    client_call_end(&c);
+    seen = fake_last();
+    assert_string_equal(seen.request_id, "");
+    assert_in_range(seen.deadline_left_ms, 58000, 60100);
+}
+
+/* More than one TCP read and one slice: the request must come out whole. */
+static void large_requests_come_out_whole_and_too_large_ones_do_not(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t *big = malloc(CALL_REQUEST_MAX + 1);
+    char *back = malloc(CALL_REQUEST_MAX + 1);
+    struct client_call c;
+
+    for (size_t i = 0; i <= CALL_REQUEST_MAX; i++)
+        big[i] = (uint8_t)('a' + i % 23);
+    client_call_begin(&f->cl, &c, "/test.Echo/Hot", 5000);
+    client_unary_start(&c, BYTES(big, CALL_REQUEST_MAX), NULL, 0);
+    client_wait(&f->cl);
+    assert_int_equal(c.status, GRPC_STATUS_OK);
+    assert_int_equal(client_text(c.received, back, CALL_REQUEST_MAX + 1), CALL_REQUEST_MAX);
+    assert_memory_equal(back, big, CALL_REQUEST_MAX);
+    client_call_end(&c);
+    for (int slow = 0; slow < 2; slow++) {
+        client_call_begin(&f->cl, &c, slow ? "/test.Echo/Slow" : "/test.Echo/Hot", 5000);
+        client_unary_start(&c, BYTES(big, CALL_REQUEST_MAX + 1), NULL, 0);
+        client_wait(&f->cl);
+        assert_int_equal(c.status, GRPC_STATUS_RESOURCE_EXHAUSTED);
+        client_call_end(&c);
+    }
+    free(big);
+    free(back);
+}
+
+static void wait_for(atomic_int *what, int value)
+{
+    for (int i = 0; i < 2000 && atomic_load(what) != value; i++)
+        usleep(1000);
+    assert_int_equal(atomic_load(what), value);
+}
+
+static void a_cancelled_call_is_told_and_freed(void **state)
+{
+    struct fixture *f = *state;
+    struct client_call c;
+
+    client_call_begin(&f->cl, &c, "/test.Echo/Hang", 5000);
+    client_unary_start(&c, BYTES_LIT("x"), NULL, 0);
+    wait_for(&fake.live_calls, 1);
+    grpc_call_cancel(c.call, NULL);
+    client_wait(&f->cl);
+    assert_int_equal(c.status, GRPC_STATUS_CANCELLED);
+    client_call_end(&c);
+    wait_for(&fake.cancelled, 1);
+    wait_for(&fake.live_calls, 0);
+}
+
+static void a_deadline_ends_a_call_on_both_sides(void **state)
+{
+    struct fixture *f = *state;
+    struct client_call c;
+
+    client_call_begin(&f->cl, &c, "/test.Echo/Hang", 50);
+    client_unary_start(&c, BYTES_LIT("x"), NULL, 0);
+    client_wait(&f->cl);
+    assert_int_equal(c.status, GRPC_STATUS_DEADLINE_EXCEEDED);
+    client_call_end(&c);
+    wait_for(&fake.cancelled, 1);
+    wait_for(&fake.live_calls, 0);
+}
+
+static void over_the_cap_is_an_answer_not_a_silence(void **state)
+{
+    struct fixture *f = *state;
+    struct client_call hanging[MAX_CALLS], c;
+    uint64_t calls = 0, streams;
+    char reply[64];
+
+    for (int i = 0; i < MAX_CALLS; i++) {
+        client_call_begin(&f->cl, &hanging[i], "/test.Echo/Hang", 8000);
+        client_unary_start(&hanging[i], BYTES_LIT("x"), NULL, 0);
+    }
+    for (int i = 0; i < 2000 && calls < MAX_CALLS; i++) {
+        usleep(1000);
+        rpc_server_load(f->server, &calls, &streams);
+    }
+    assert_int_equal(calls, MAX_CALLS);
+    for (int i = 0; i < 3; i++) {
+        static const char *const methods[] = {"/test.Echo/Hot", "/test.Echo/Slow", "/test.Echo/None"};
+        assert_int_equal(unary(f, methods[i], "x", &c, reply), i < 2 ? GRPC_STATUS_RESOURCE_EXHAUSTED : GRPC_STATUS_UNIMPLEMENTED);
+        assert_true(client_trailer(&c, "grpc-status-details-bin").n > 0);
+        client_call_end(&c);
+    }
+    for (int i = 0; i < MAX_CALLS; i++)
+        grpc_call_cancel(hanging[i].call, NULL);
+    for (int i = 0; i < MAX_CALLS; i++)
+        client_wait(&f->cl);
+    for (int i = 0; i < MAX_CALLS; i++)
+        client_call_end(&hanging[i]);
+    for (int i = 0; i < 2000 && calls > 0; i++) {
+        usleep(1000);
+        rpc_server_load(f->server, &calls, &streams);
+    }
+    assert_int_equal(unary(f, "/test.Echo/Hot", "again", &c, reply), GRPC_STATUS_OK);
+    client_call_end(&c);
+}
+
+/* ---- streams ---- */
+static void stream_open(struct fixture *f, struct client_call *c, const char *method)
+{
+    grpc_op ops[2], status;
+    size_t n;
+
+    client_call_begin(&f->cl, c, method, 8000);
+    n = client_ops_open(c, ops, NULL, 0);
+    client_batch(c, ops, 1, NULL); /* send headers */
+    client_wait(&f->cl);
+    client_batch(c, ops + 1, n - 1, (void *)1);
+    status = client_op_status(c);
+    client_batch(c, &status, 1, (void *)2);
+}
+
+static void stream_say(struct client_call *c, const char *text)
+{
+    grpc_op op = {.op = GRPC_OP_SEND_MESSAGE};
+    grpc_byte_buffer *bb = client_buffer(bytes_str(text));
+
+    op.data.send_message.send_message = bb;
+    client_batch(c, &op, 1, (void *)3);
+    grpc_byte_buffer_destroy(bb);
+}
+
+static void stream_hear_start(struct client_call *c)
+{
+    grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
+
+    op.data.recv_message.recv_message = &c->received;
+    client_batch(c, &op, 1, (void *)4);
+}
+
+static void stream_close_start(struct client_call *c)
+{
+    grpc_op op = {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT};
+
+    client_batch(c, &op, 1, (void *)5);
+}
+
+/* Runs events until the tag's has come. */
+static bool until(struct fixture *f, uintptr_t tag, unsigned *seen)
+{
+    bool ok = true;
+
+    while ((*seen & 1U << tag) == 0) {
+        grpc_event ev = grpc_completion_queue_next(f->cl.cq, client_after_ms(10000), NULL);
+        assert_int_equal(ev.type, GRPC_OP_COMPLETE);
+        *seen |= 1U << (uintptr_t)ev.tag;
+        if ((uintptr_t)ev.tag == tag)
+            ok = ev.success != 0;
+    }
+    *seen &= ~(1U << tag);
+    return ok;
+}
+
+static void hear(struct fixture *f, struct client_call *c, unsigned *seen, char text[64])
+{
+    stream_hear_start(c);
+    until(f, 4, seen);
+    client_text(c->received, text, 64);
+    grpc_byte_buffer_destroy(c->received);
+    c->received = NULL;
+}
+
+static void a_chat_echoes_until_it_is_closed(void **state)
+{
+    struct fixture *f = *state;
+    struct client_call c;
+    unsigned seen = 0;
+    char said[16], heard[64];
+
+    stream_open(f, &c, "/test.Echo/Chat");
+    for (int i = 0; i < 100; i++) {
+        snprintf(said, sizeof(said), "line %d", i);
+        stream_say(&c, said);
+        hear(f, &c, &seen, heard);
+        assert_string_equal(heard, said);
+        until(f, 3, &seen);
+    }
+    stream_close_start(&c);
+    until(f, 2, &seen);
+    assert_int_equal(c.status, GRPC_STATUS_OK);
+    until(f, 5, &seen);
+    client_call_end(&c);
+    assert_int_equal(atomic_load(&fake.half_closed), 1);
+    assert_int_equal(atomic_load(&fake.cancelled), 0);
+}
+
+/* The client talks ahead: order and lockstep must hold. */
+static void a_chat_that_talks_ahead_keeps_its_order(void **state)
+{
+    struct fixture *f = *state;
+    struct client_call c;
+    unsigned seen = 0;
+    char said[16], heard[64];
+
+    stream_open(f, &c, "/test.Echo/Chat");
+    for (int i = 0; i < 20; i++) {
+        snprintf(said, sizeof(said), "%d", i);
+        stream_say(&c, said);
+        until(f, 3, &seen);
+    }
+    stream_close_start(&c);
+    until(f, 5, &seen);
+    for (int i = 0; i < 20; i++) {
+        snprintf(said, sizeof(said), "%d", i);
+        hear(f, &c, &seen, heard);
+        assert_string_equal(heard, said);
+    }
+    hear(f, &c, &seen, heard);
+    assert_string_equal(heard, "");
+    until(f, 2, &seen);
+    assert_int_equal(c.status, GRPC_STATUS_OK);
+    client_call_end(&c);
+}
+
+static void a_chat_can_fail_in_the_middle(void **state)
+{
+    struct fixture *f = *state;
+    struct client_call c;
+    unsigned seen = 0;
+
+    stream_open(f, &c, "/test.Echo/Chat");
+    stream_say(&c, "!04");
+    until(f, 2, &seen);
+    assert_int_equal(c.status, GRPC_STATUS_PERMISSION_DENIED);
+    check_details(&c, GRPC_STATUS_PERMISSION_DENIED, true);
+    until(f, 3, &seen);
+    client_call_end(&c);
+}
+
+static void a_chat_that_is_cancelled_leaves_nothing(void **state)
+{
+    struct fixture *f = *state;
+    struct client_call c;
+    unsigned seen = 0;
+    char heard[64];
+
+    for (int said = 0; said < 2; said++) { /* before and after its first message */
+        stream_open(f, &c, "/test.Echo/Chat");
+        if (said) {
+            stream_say(&c, "x");
+            hear(f, &c, &seen, heard);
+            until(f, 3, &seen);
+        }
+        grpc_call_cancel(c.call, NULL);
+        until(f, 2, &seen);
+        until(f, 1, &seen);
+        assert_int_equal(c.status, GRPC_STATUS_CANCELLED);
+        client_call_end(&c);
+        wait_for(&fake.live_calls, 0);
+    }
+}
+
+static void an_empty_chat_ends_well(void **state)
+{
+    struct fixture *f = *state;
+    struct client_call c;
+    unsigned seen = 0;
+
+    stream_open(f, &c, "/test.Echo/Chat");
+    stream_close_start(&c);
+    until(f, 2, &seen);
+    until(f, 5, &seen);
+    until(f, 1, &seen);
+    assert_int_equal(c.status, GRPC_STATUS_OK);
+    client_call_end(&c);
+}
+
+static void a_server_stream_counts_down(void **state)
+{
+    struct fixture *f = *state;
+    struct client_call c;
+    unsigned seen = 0;
+    char heard[64], want[8];
+
+    stream_open(f, &c, "/test.Echo/Count");
+    stream_say(&c, "5");
+    stream_close_start(&c);
+    for (int i = 5; i > 0; i--) {
+        hear(f, &c, &seen, heard);
+        snprintf(want, sizeof(want), "%d", i);
+        assert_string_equal(heard, want);
+    }
+    hear(f, &c, &seen, heard);
+    until(f, 2, &seen);
+    assert_int_equal(c.status, GRPC_STATUS_OK);
+    until(f, 3, &seen);
+    until(f, 5, &seen);
+    client_call_end(&c);
+}
+
+static void a_server_stream_without_a_request_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct client_call c;
+    unsigned seen = 0;
+
+    stream_open(f, &c, "/test.Echo/Count");
+    stream_close_start(&c);
+    until(f, 2, &seen);
+    until(f, 5, &seen);
+    until(f, 1, &seen);
+    assert_int_equal(c.status, GRPC_STATUS_INVALID_ARGUMENT);
+    client_call_end(&c);
+    assert_int_equal(atomic_load(&fake.live_calls), 0);
+}
+
+static void a_cancelled_server_stream_ends(void **state)
+{
+    struct fixture *f = *state;
+    struct client_call c;
+    unsigned seen = 0;
+    char heard[64];
+
+    stream_open(f, &c, "/test.Echo/Count");
+    stream_say(&c, "1000000000"); /* flow control holds it */
+    hear(f, &c, &seen, heard);
+    assert_string_equal(heard, "1000000000");
+    grpc_call_cancel(c.call, NULL);
+    until(f, 2, &seen);
+    until(f, 3, &seen);
+    client_call_end(&c);
+    wait_for(&fake.live_calls, 0);
+}
+
+static void streams_have_their_own_cap(void **state)
+{
+    struct fixture *f = *state;
+    struct client_call c[MAX_STREAMS], more;
+    unsigned seen[MAX_STREAMS + 1] = {0};
+    char heard[64], reply[64];
+
+    for (int i = 0; i < MAX_STREAMS; i++) {
+        stream_open(f, &c[i], "/test.Echo/Chat");
+        stream_say(&c[i], "x");
+        hear(f, &c[i], &seen[i], heard);
+        until(f, 3, &seen[i]);
+    }
+    assert_int_equal(unary(f, "/test.Echo/Chat", "x", &more, reply), GRPC_STATUS_RESOURCE_EXHAUSTED);
+    client_call_end(&more);
+    assert_int_equal(unary(f, "/test.Echo/Slow", "x", &more, reply), GRPC_STATUS_OK);
+    client_call_end(&more);
+    for (int i = 0; i < MAX_STREAMS; i++) {
+        stream_close_start(&c[i]);
+        until(f, 2, &seen[i]);
+        until(f, 5, &seen[i]);
+        client_call_end(&c[i]);
+    }
+}
+
+/* ---- many at once, the end, and who is calling ---- */
+static void many_calls_at_once(void **state)
+{
+    struct fixture *f = *state;
+    enum { ROUNDS = 400, WIDTH = MAX_CALLS };
+    static const char *const methods[] = {"/test.Echo/Hot", "/test.Echo/Slow", "/test.Echo/Hot2", "/test.Echo/None"};
+    struct client_call c[WIDTH];
+
+    for (int r = 0; r < ROUNDS; r++) {
+        for (int i = 0; i < WIDTH; i++) {
+            client_call_begin(&f->cl, &c[i], methods[i % 4], 8000);
+            client_unary_start(&c[i], BYTES_LIT("many"), NULL, 0);
+        }
+        for (int i = 0; i < WIDTH; i++)
+            client_wait(&f->cl);
+        for (int i = 0; i < WIDTH; i++) {
+            /* the last round's may still be counted: then, and only then, one may be turned away */
+            if (c[i].status != GRPC_STATUS_RESOURCE_EXHAUSTED)
+                assert_int_equal(c[i].status, i % 4 == 3 ? GRPC_STATUS_UNIMPLEMENTED : GRPC_STATUS_OK);
+            client_call_end(&c[i]);
+        }
+    }
+}
+
+static void stopping_waits_then_cancels(void **state)
+{
+    struct fixture *f = *state;
+    struct rpc_options o = {.service = &f->svc, .fast_workers = 1, .max_calls_in_flight = 8, .max_streams = 8};
+    struct rpc_server *server;
+    struct client cl;
+    struct client_call c;
+    struct err e;
+    char path[80];
+
+    snprintf(path, sizeof(path), "%s/two.sock", f->dir);
+    o.socket_path = path;
+    assert_false(rpc_server_start(&o, &server, &e).failed);
+    client_open(&cl, path);
+    client_call_begin(&cl, &c, "/test.Echo/Hang", 8000);
+    client_unary_start(&c, BYTES_LIT("x"), NULL, 0);
+    wait_for(&fake.live_calls, 1);
+    rpc_server_stop(server, 20);
+    client_wait(&cl);
+    assert_int_not_equal(c.status, GRPC_STATUS_OK);
+    client_call_end(&c);
+    client_close(&cl);
+    assert_int_equal(atomic_load(&fake.live_calls), 0);
+    unlink(path);
+}
+
+static void the_caller_is_named_by_its_socket(void **state)
+{
+    struct fixture *f = *state;
+    static const char name[] = "clv-00112233445566778899aabbccddeeff";
+    struct sockaddr_un me = {.sun_family = AF_UNIX}, core = {.sun_family = AF_UNIX};
+    grpc_channel_credentials *insecure;
+    struct client cl;
+    struct client_call c;
+    struct fake_last seen;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    memcpy(me.sun_path + 1, name, sizeof(name) - 1);
+    snprintf(core.sun_path, sizeof(core.sun_path), "%s", f->path);
+    assert_int_equal(bind(fd, (void *)&me, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + sizeof(name))), 0);
+    assert_int_equal(connect(fd, (void *)&core, sizeof(core)), 0);
+    grpc_init();
+    insecure = grpc_insecure_credentials_create();
+    cl.channel = grpc_channel_create_from_fd("core", fd, insecure, NULL);
+    grpc_channel_credentials_release(insecure);
+    cl.cq = grpc_completion_queue_create_for_next(NULL);
+    client_call_begin(&cl, &c, "/test.Echo/Hot", 5000);
+    client_unary_start(&c, BYTES_LIT("x"), NULL, 0);
+    client_wait(&cl);
+    assert_int_equal(c.status, GRPC_STATUS_OK);
+    client_call_end(&c);
+    client_close(&cl);
+    seen = fake_last();
+    assert_memory_equal(seen.peer, "unix-abstract:", 14);
+    assert_memory_equal(seen.peer + 14, name, sizeof(name) - 1);
+}
+
+static void a_socket_that_cannot_be_is_an_error(void **state)
+{
+    struct fixture *f = *state;
+    struct rpc_options o = {.service = &f->svc, .fast_workers = 1, .max_calls_in_flight = 8, .max_streams = 8};
+    struct rpc_server *server = NULL;
+    struct err e = {0};
+    char path[200];
+
+    o.socket_path = "/nonexistent/folder/core.sock";
+    assert_true(rpc_server_start(&o, &server, &e).failed);
+    assert_int_equal(e.code, ERR_UNAVAILABLE);
+    assert_string_equal(e.reason, "SOCKET_BIND");
+    memset(path, 'x', sizeof(path) - 1);
+    path[0] = '/';
+    path[sizeof(path) - 1] = '\0';
+    o.socket_path = path;
+    assert_true(rpc_server_start(&o, &server, &e).failed);
+    assert_string_equal(e.reason, "SOCKET_PATH");
+    assert_null(server);
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(unary_calls_answer),
+        T(errors_carry_their_details_and_nothing_private),
+        T(no_row_means_unimplemented),
+        T(metadata_and_deadline_arrive),
+        T(large_requests_come_out_whole_and_too_large_ones_do_not),
+        T(a_cancelled_call_is_told_and_freed),
+        T(a_deadline_ends_a_call_on_both_sides),
+        T(over_the_cap_is_an_answer_not_a_silence),
+        T(a_chat_echoes_until_it_is_closed),
+        T(a_chat_that_talks_ahead_keeps_its_order),
+        T(a_chat_can_fail_in_the_middle),
+        T(a_chat_that_is_cancelled_leaves_nothing),
+        T(an_empty_chat_ends_well),
+        T(a_server_stream_counts_down),
+        T(a_server_stream_without_a_request_is_refused),
+        T(a_cancelled_server_stream_ends),
+        T(streams_have_their_own_cap),
+        T(many_calls_at_once),
+        T(stopping_waits_then_cancels),
+        T(the_caller_is_named_by_its_socket),
+        T(a_socket_that_cannot_be_is_an_error),
+    };
+
+    rpc_process_prepare();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
