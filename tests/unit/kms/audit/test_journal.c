@@ -192,6 +192,7 @@ static void test_torn_tail(void **state)
         int fd = open(path, O_RDWR);
         off_t at = record_offset(f, 0, next); /* over the mark */
         for (uint32_t i = 0; i < 3; i++) {
+            memset(frame[i] + FRAME_HEADER_BYTES, 0xab, 96);
             put_be32(frame[i] + FRAME_LENGTH_AT, 96);
             put_be32(frame[i] + FRAME_CRC_AT, crc32c(BYTES(frame[i] + FRAME_HEADER_BYTES, 96)));
             frame_finish(frame[i], next + i, 0, i);
