@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Decrypts one record with nothing but docs/FORMATS.md and python3-cryptography; shares no code with the daemon.
 
-usage: decrypt.py < record.json > plaintext        exit status 1 when it cannot be decrypted
+usage: decrypt.py < record.json > plaintext        exit status 1: it cannot be decrypted; 2: this is not a record
 
 The record: master_secret, master_version, instance, tenant, location, salt, crypto_key, version, wrapped_key_version,
 subject_salt ("" for none), ciphertext, and either aad or context ({"key": "value"}). Byte strings are hex."""
@@ -174,6 +174,9 @@ def main():
         plaintext, _ = decrypt(json.load(sys.stdin))
     except Refused:
         sys.exit("decrypt.py: the ciphertext cannot be decrypted")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as problem:
+        print(f"decrypt.py: not a record: {problem!r}", file=sys.stderr)
+        sys.exit(2)
     sys.stdout.buffer.write(plaintext)
 
 

@@ -115,6 +115,9 @@ def test_the_command_line():
     assert (good.returncode, good.stdout) == (0, b"jane.doe@example.org")
     bad = call(dict(FRESH[1], aad="00"))
     assert (bad.returncode, bad.stdout) == (1, b"") and bad.stderr == b"decrypt.py: the ciphertext cannot be decrypted\n"
+    for other in ([], {}, dict(FRESH[1], ciphertext="zz"), dict(FRESH[1], version=-1), dict(FRESH[1], version=1 << 32)):
+        run = call(other)
+        assert (run.returncode, run.stdout) == (2, b"") and run.stderr.startswith(b"decrypt.py: not a record: ")
 
 
 def test_it_shares_no_code():

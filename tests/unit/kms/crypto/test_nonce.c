@@ -192,7 +192,7 @@ static void long_requests_stand_alone(void **state)
 {
     (void)state;
     static struct world w, later;
-    uint8_t key[32], again[32];
+    uint8_t key[32], again[NONCE + 1];
     world_init(&w, 1);
     nonce_state_fill(&w.state, &w.src, key, sizeof key);
     later = w;
@@ -200,6 +200,17 @@ static void long_requests_stand_alone(void **state)
     later.src.clock = &later.clock.c;
     later.state.counter = 0; /* roll back all that can be guessed */
     nonce_state_fill(&later.state, &later.src, again, NONCE);
+    assert_memory_not_equal(key, again, NONCE);
+
+    /* And who knew the state before, and the clock, does not know what fresh randomness made. */
+    world_init(&w, 1);
+    take(&w, again);
+    later = w;
+    later.src.clock = &later.clock.c;
+    fake_rng_init(&later.rng, 2);
+    later.src.rng = &later.rng.r;
+    nonce_state_fill(&w.state, &w.src, key, sizeof key);
+    nonce_state_fill(&later.state, &later.src, again, NONCE + 1);
     assert_memory_not_equal(key, again, NONCE);
 }
 
