@@ -42,7 +42,7 @@ deps_of    = $(shell awk -v want=$(1) '/^#/ || !NF {next} {split($$0,f,":"); d=f
 closure    = $(shell awk -v want="$(1)" '/^\#/ || !NF {next} {split($$0,f,":"); d=f[1]; deps[d]=(index($$0,":") ? f[2] : all); all=all " " d; order[++n]=d} \
              END {need[want]=1; for (i=n;i>=1;i--) {d=order[i]; if (need[d]) {m=split(deps[d],x," "); for (j=1;j<=m;j++) need[x[j]]=1}} for (i=n;i>=1;i--) if (need[order[i]]) print order[i]}' docs/LAYERS)
 lib_of     = $(BUILD)/lib/lib$(subst /,-,$(1)).a
-libs_for   = $(foreach d,$(call closure,$(1)),$(call lib_of,$(d))) $(if $(filter vault/service,$(call closure,$(1))),$(PROTO_LIB))
+libs_for   = $(foreach d,$(call closure,$(1)),$(call lib_of,$(d))) $(if $(filter vault/service vault/client,$(call closure,$(1))),$(PROTO_LIB))
 
 define folder_rules
 OBJ_$(subst /,_,$(1)) := $$(patsubst %.c,$(BUILD)/obj/%.o,$$(filter-out base/wipefree.c,$$(wildcard $(1)/*.c)))
@@ -100,3 +100,4 @@ one: $(BUILD)/unit/$(T)
 	VECTORS_DIR=$(abspath $(VECTORS_DIR)) $<
 
 include tests/tests.mk
+include tools/tools.mk

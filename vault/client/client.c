@@ -94,7 +94,7 @@ void claviger_free(struct claviger *c)
     free(c);
 }
 
-struct transport *claviger_transport(struct claviger *c)
+struct transport *client_transport(struct claviger *c)
 {
     return c->transport;
 }

@@ -22,7 +22,7 @@ struct claviger {
     struct transport *transport;
     struct cache *cache;
 };
-struct transport *claviger_transport(struct claviger *c);
+struct transport *client_transport(struct claviger *c);
 
 /* A batch of which several may be in flight. encrypt false: decrypt. Every started batch must be finished, and its items and
  * the bytes they point at stay until then. The outcome is that of claviger_encrypt_batch. */

@@ -94,7 +94,7 @@ static struct result audit_tail(struct ctl *c, struct claviger_error *e)
     TRY(ctl_connect(c, e));
     struct stream *s = NULL;
     struct rpc_options o = {.path = "/claviger.audit.v1.Audit/Tail"};
-    TRY(stream_open(claviger_transport(c->client), &o, &s, e));
+    TRY(stream_open(client_transport(c->client), &o, &s, e));
     struct result r = stream_send(s, &q.base, e);
     if (!r.failed)
         r = stream_half_close(s, e);

@@ -369,7 +369,7 @@ static struct result send_chunk(struct job *j, struct chunk *k, struct claviger_
 {
     if (k->nitems == 0)
         return ok();
-    return batch_start(claviger_transport(j->c->client), j->key, j->encrypt, k->items, k->nitems, &k->batch, e);
+    return batch_start(client_transport(j->c->client), j->key, j->encrypt, k->items, k->nitems, &k->batch, e);
 }
 
 static struct result stream_rows(struct job *j, struct claviger_error *e)

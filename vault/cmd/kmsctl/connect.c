@@ -122,7 +122,7 @@ static struct result call(struct ctl *c, const struct rpc_options *o, const Prot
 {
     TRY(ctl_connect(c, e));
     ProtobufCMessage *m = NULL;
-    TRY(rpc_unary(claviger_transport(c->client), o, q, d, &c->arena, &m, e));
+    TRY(rpc_unary(client_transport(c->client), o, q, d, &c->arena, &m, e));
     memcpy(ret, &m, sizeof m);
     return ok();
 }
