@@ -1,4 +1,4 @@
-/* Committing XAES: round trips, every changed byte and every cut refused and wiped, and a ciphertext that is valid under two keys. */
+/* Committing XAES: round trips; every changed byte and every cut refused and wiped; a ciphertext valid under two keys. */
 #include "vectors.h"
 
 #include "kms/crypto/aead.h"
@@ -40,6 +40,12 @@ static void opens_what_it_sealed(void **state)
         assert_false(aead_open(k, HEADER, aad, BYTES(out, HEADER + n + AEAD_OVERHEAD), n == 0 ? NULL : back, &e).failed);
         assert_memory_equal(back, in, n);
     }
+    /* No header at all: a journal leaf has none. */
+    aead_seal(k, BYTES(NULL, 0), (struct bytes){0}, BYTES(plain, PLAIN), out);
+    assert_false(aead_open(k, 0, (struct bytes){0}, BYTES(out, PLAIN + AEAD_OVERHEAD), back, &e).failed);
+    assert_memory_equal(back, plain, PLAIN);
+    assert_int_equal(code_of(aead_open(k, 1, (struct bytes){0}, BYTES(out, PLAIN + AEAD_OVERHEAD), back, &e), &e), ERR_CIPHERTEXT);
+
     uint8_t again[SEALED];
     aead_seal(k, BYTES(header, HEADER), aad, BYTES(plain, PLAIN), out);
     aead_seal(k, BYTES(header, HEADER), aad, BYTES(plain, PLAIN), again);
