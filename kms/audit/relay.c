@@ -180,32 +180,30 @@ static RESULT await_batch(struct relay *r, struct err *e)
     return ok();
 }
 
-static RESULT copy_batch(struct relay *r, struct arena *a, uint64_t *ret_last, size_t *ret_n, struct err *e)
+static RESULT copy_batch(struct relay *r, struct arena *a, size_t *ret_n, struct err *e)
 {
     struct outbox_event *ev = NULL;
     pthread_mutex_lock(&r->mu);
     uint64_t durable = r->durable;
     pthread_mutex_unlock(&r->mu);
-    *ret_last = durable + 1;
     TRY(store_outbox_read(r->s, durable, RELAY_BATCH, a, &ev, ret_n, e));
     if (*ret_n == 0)
         return ok();
     if (ev[0].seq != durable + 1)
         FAIL(e, ERR_DATA_LOSS, "OUTBOX_GAP", "the journal has outbox event %llu, the store goes on with %llu",
              (unsigned long long)durable, (unsigned long long)ev[0].seq);
-    *ret_last = ev[*ret_n - 1].seq;
     struct result r1 = submit_batch(r, ev, *ret_n, e);
     struct result r2 = await_batch(r, e);
     return r1.failed ? r1 : r2;
 }
 
-static RESULT copy_all(struct relay *r, uint64_t *ret_last, struct err *e)
+static RESULT copy_all(struct relay *r, struct err *e)
 {
     size_t n = RELAY_BATCH;
     while (n == RELAY_BATCH) {
         struct arena a;
         arena_init(&a, RELAY_ARENA_BYTES);
-        struct result res = copy_batch(r, &a, ret_last, &n, e);
+        struct result res = copy_batch(r, &a, &n, e);
         arena_release(&a);
         TRY(res);
     }
@@ -253,13 +251,12 @@ static void *relay_main(void *arg)
     int wait_ms = 0; /* what the last run left comes first */
     while (!stopping(r)) {
         struct err e = {0};
-        uint64_t last = 0;
         bool woken = wait_for_work(r, wait_ms);
-        bool failed = copy_all(r, &last, &e).failed;
+        bool failed = copy_all(r, &e).failed;
         if (failed && !r->in_trouble)
             log_event(LOG_ERROR, "outbox events cannot be copied to the journal, will retry", LF_ERR(&e));
         if (failed)
-            fail_waiters(r, last);
+            fail_waiters(r, UINT64_MAX); /* nobody waits through trouble: the event stays in the outbox */
         else
             trim(r, !woken);
         r->in_trouble = failed;
