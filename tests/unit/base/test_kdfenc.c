@@ -1,0 +1,122 @@
+#include "base/kdfenc.h"
+
+#include "tests/unit/base/testing.h"
+
+static const uint8_t zeros[KDFENC_NAME_MAX + 1];
+#define Z(n) BYTES(zeros, n)
+
+static void test_exact_bytes(void **state)
+{
+    const struct bytes fields[] = {BYTES_LIT("0123456789abcdef"), BYTES_LIT("\0\0\0\7")};
+    static const uint8_t want[] = "\0\0\0\1" "claviger.v1.store-key\0" "\0\x10" "0123456789abcdef" "\0\4\0\0\0\7" "\0\0\1";
+    CLEANUP(buf_release) struct buf b;
+
+    (void)state;
+    buf_init(&b, KDFENC_MAX_BYTES);
+    assert_true(kdfenc_build(KDF_STORE_KEY, fields, 2, &b));
+    assert_int_equal(b.n, sizeof(want)); /* the literal's own NUL is the last byte of L32 = 256 */
+    assert_memory_equal(b.p, want, sizeof(want));
+}
+
+static void test_lengths_are_the_labels(void **state)
+{
+    const struct bytes good[] = {Z(16), Z(16), Z(63), Z(32), Z(4)};
+    CLEANUP(buf_release) struct buf b;
+
+    (void)state;
+    buf_init(&b, KDFENC_MAX_BYTES);
+    assert_true(kdfenc_build(KDF_TENANT_KEK, good, 5, &b));
+    for (size_t i = 0; i < 5; i++)
+        for (int delta = -1; delta <= 1; delta += 2) {
+            struct bytes bad[5];
+            memcpy(bad, good, sizeof(good));
+            if (i == 2 && delta < 0)
+                bad[i].n = 0;
+            else
+                bad[i].n = (size_t)((int)bad[i].n + delta);
+            buf_reset(&b);
+            assert_false(kdfenc_build(KDF_TENANT_KEK, bad, 5, &b));
+            assert_int_equal(b.n, 0);
+        }
+    assert_false(kdfenc_build(KDF_TENANT_KEK, good, 4, &b));
+    assert_false(kdfenc_build(KDF_STORE_KEY, good, 5, &b));
+    assert_false(kdfenc_build(KDF_LABEL_COUNT, good, 5, &b));
+    assert_true(kdfenc_build(KDF_KEK_KCV, NULL, 0, &b));
+}
+
+static void test_longest_fits(void **state)
+{
+    const struct bytes fields[] = {Z(16), Z(63), Z(320), Z(4), Z(16), Z(32), Z(7), Z(32)};
+    CLEANUP(buf_release) struct buf b;
+
+    (void)state;
+    buf_init(&b, KDFENC_MAX_BYTES);
+    assert_true(kdfenc_build(KDF_PURPOSE, fields, 8, &b));
+    buf_release(&b);
+    buf_init(&b, 20);
+    assert_false(kdfenc_build(KDF_PURPOSE, fields, 8, &b));
+}
+
+static void test_hsm_signs_only_its_labels(void **state)
+{
+    const struct bytes kek[] = {Z(16), Z(16), BYTES_LIT("eu"), Z(32), Z(4)}, nonce[] = {Z(32)}, use[] = {BYTES_LIT("encrypt")};
+    const struct bytes store[] = {BYTES_LIT("record"), BYTES_LIT("encrypt")};
+    CLEANUP(buf_release) struct buf b;
+    enum kdf_label label = KDF_AUDIT;
+
+    (void)state;
+    buf_init(&b, KDFENC_MAX_BYTES);
+    assert_true(kdfenc_build(KDF_TENANT_KEK, kek, 5, &b));
+    assert_true(kdfenc_is_hsm_input(buf_bytes(&b), &label));
+    assert_int_equal(label, KDF_TENANT_KEK);
+    buf_reset(&b);
+    assert_true(kdfenc_build(KDF_CHALLENGE, nonce, 1, &b));
+    assert_true(kdfenc_is_hsm_input(buf_bytes(&b), NULL));
+    buf_reset(&b);
+    assert_true(kdfenc_build(KDF_KEK_WRAP, use, 1, &b)); /* a good encoding, but not the HSM's */
+    label = KDF_AUDIT;
+    assert_false(kdfenc_is_hsm_input(buf_bytes(&b), &label));
+    buf_reset(&b);
+    assert_true(kdfenc_build(KDF_STORE, store, 2, &b));
+    assert_false(kdfenc_is_hsm_input(buf_bytes(&b), &label));
+    assert_int_equal(label, KDF_AUDIT);
+}
+
+/* Any changed, missing or added byte outside the fields' contents is refused. */
+static void test_tampered_encodings_are_refused(void **state)
+{
+    const struct bytes fields[] = {Z(16), Z(16), BYTES_LIT("eu"), Z(32), Z(4)};
+    CLEANUP(buf_release) struct buf b;
+    uint8_t t[KDFENC_MAX_BYTES];
+
+    (void)state;
+    buf_init(&b, KDFENC_MAX_BYTES);
+    assert_true(kdfenc_build(KDF_TENANT_KEK, fields, 5, &b));
+    size_t label_end = 4 + strlen(kdfenc_label_text(KDF_TENANT_KEK)) + 1;
+    for (size_t n = 0; n < b.n; n++)
+        assert_false(kdfenc_is_hsm_input(BYTES(b.p, n), NULL));
+    memcpy(t, b.p, b.n);
+    t[b.n] = 0;
+    assert_false(kdfenc_is_hsm_input(BYTES(t, b.n + 1), NULL));
+    for (size_t i = 0; i < b.n; i++) {
+        bool content = i >= label_end + 2 && i < b.n - 4;
+        t[i] ^= 0x40;
+        if (!content)
+            assert_false(kdfenc_is_hsm_input(BYTES(t, b.n), NULL));
+        t[i] ^= 0x40;
+    }
+    assert_true(kdfenc_is_hsm_input(BYTES(t, b.n), NULL));
+    assert_string_equal(kdfenc_label_text(KDF_LABEL_COUNT), "?");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_exact_bytes),
+        cmocka_unit_test(test_lengths_are_the_labels),
+        cmocka_unit_test(test_longest_fits),
+        cmocka_unit_test(test_hsm_signs_only_its_labels),
+        cmocka_unit_test(test_tampered_encodings_are_refused),
+    };
+    return cmocka_run_group_tests_name("kdfenc", tests, NULL, NULL);
+}
