@@ -60,7 +60,8 @@ void rcall_send(struct rcall *rc, const struct call_out *out)
         op->op = GRPC_OP_SEND_STATUS_FROM_SERVER;
         op->data.send_status_from_server.trailing_metadata_count = make_trailers(rc, out);
         op->data.send_status_from_server.trailing_metadata = rc->trailers;
-        op->data.send_status_from_server.status = out->err != NULL ? status_code(out->err->code) : GRPC_STATUS_OK;
+        op->data.send_status_from_server.status =
+            (grpc_status_code)status_code(out->err != NULL ? out->err->code : ERR_NONE);
         if (out->err != NULL) {
             words = grpc_slice_from_copied_string(err_public(out->err, text, sizeof(text)));
             op->data.send_status_from_server.status_details = &words;

@@ -1,49 +1,15 @@
 #include "vault/rpc/status.h"
 
+#include <google/rpc/code.pb-c.h>
 #include <google/rpc/error_details.pb-c.h>
 #include <google/rpc/status.pb-c.h>
 #include <string.h>
 
-grpc_status_code status_code(enum err_code code)
-{
-    switch (code) {
-    case ERR_NONE:
-        return GRPC_STATUS_OK;
-    case ERR_INVALID:
-    case ERR_CIPHERTEXT: /* as Cloud KMS answers a ciphertext that does not decrypt */
-        return GRPC_STATUS_INVALID_ARGUMENT;
-    case ERR_OUT_OF_RANGE:
-        return GRPC_STATUS_OUT_OF_RANGE;
-    case ERR_UNAUTHENTICATED:
-        return GRPC_STATUS_UNAUTHENTICATED;
-    case ERR_DENIED:
-        return GRPC_STATUS_PERMISSION_DENIED;
-    case ERR_NOT_FOUND:
-        return GRPC_STATUS_NOT_FOUND;
-    case ERR_EXISTS:
-        return GRPC_STATUS_ALREADY_EXISTS;
-    case ERR_STATE:
-        return GRPC_STATUS_FAILED_PRECONDITION;
-    case ERR_CONFLICT:
-        return GRPC_STATUS_ABORTED;
-    case ERR_EXHAUSTED:
-        return GRPC_STATUS_RESOURCE_EXHAUSTED;
-    case ERR_UNIMPLEMENTED:
-        return GRPC_STATUS_UNIMPLEMENTED;
-    case ERR_UNAVAILABLE:
-        return GRPC_STATUS_UNAVAILABLE;
-    case ERR_DEADLINE:
-        return GRPC_STATUS_DEADLINE_EXCEEDED;
-    case ERR_CANCELLED:
-        return GRPC_STATUS_CANCELLED;
-    case ERR_DATA_LOSS:
-        return GRPC_STATUS_DATA_LOSS;
-    case ERR_WOULD_BLOCK: /* never leaves: a bug when it does */
-    case ERR_INTERNAL:
-        return GRPC_STATUS_INTERNAL;
-    }
-    return GRPC_STATUS_INTERNAL;
-}
+/* google.rpc.Code is gRPC's own list: the one mapping (vault/service) serves both. */
+_Static_assert(GOOGLE__RPC__CODE__UNAUTHENTICATED == (int)GRPC_STATUS_UNAUTHENTICATED &&
+                   GOOGLE__RPC__CODE__DATA_LOSS == (int)GRPC_STATUS_DATA_LOSS &&
+                   GOOGLE__RPC__CODE__OUT_OF_RANGE == (int)GRPC_STATUS_OUT_OF_RANGE,
+               "two lists of codes");
 
 const char *status_reason(const struct err *e)
 {
@@ -115,7 +81,7 @@ void status_details(const struct err *e, uint64_t retry_after_ms, struct buf *ou
     char message[STATUS_TEXT_MAX];
     uint8_t wire[STATUS_DETAILS_MAX + STATUS_TEXT_MAX + 256];
 
-    m.code = (int32_t)status_code(e->code);
+    m.code = status_code(e->code);
     m.message = text(err_public(e, message, sizeof(message)));
     m.details = anys;
     for (size_t i = 0; i < 3; i++)

@@ -117,12 +117,12 @@ static void errors_carry_their_details_and_nothing_private(void **state)
 {
     struct fixture *f = *state;
     static const char *const methods[] = {"/test.Echo/Hot", "/test.Echo/Slow"};
-    char reply[64], text[8];
+    char reply[64], text[16];
 
     for (int code = ERR_INVALID; code <= ERR_INTERNAL; code++) {
         struct client_call c;
         char *message;
-        grpc_status_code want = status_code((enum err_code)code);
+        grpc_status_code want = (grpc_status_code)status_code((enum err_code)code);
         snprintf(text, sizeof(text), "!%02d", code);
         assert_int_equal(unary(f, methods[code % 2], text, &c, reply), want);
         assert_string_equal(reply, "");
@@ -350,7 +350,7 @@ static void a_chat_echoes_until_it_is_closed(void **state)
     struct fixture *f = *state;
     struct client_call c;
     unsigned seen = 0;
-    char said[16], heard[64];
+    char said[24], heard[64];
 
     stream_open(f, &c, "/test.Echo/Chat");
     for (int i = 0; i < 100; i++) {
@@ -375,7 +375,7 @@ static void a_chat_that_talks_ahead_keeps_its_order(void **state)
     struct fixture *f = *state;
     struct client_call c;
     unsigned seen = 0;
-    char said[16], heard[64];
+    char said[24], heard[64];
 
     stream_open(f, &c, "/test.Echo/Chat");
     for (int i = 0; i < 20; i++) {
@@ -455,7 +455,7 @@ static void a_server_stream_counts_down(void **state)
     struct fixture *f = *state;
     struct client_call c;
     unsigned seen = 0;
-    char heard[64], want[8];
+    char heard[64], want[16];
 
     stream_open(f, &c, "/test.Echo/Count");
     stream_say(&c, "5");
