@@ -97,6 +97,8 @@ RESULT keyring_tenant_list(struct keyring *k, struct bytes after_name, size_t li
 struct tenant_ref;
 RESULT keyring_tenant_hold(struct keyring *k, struct bytes name, bool may_block, struct tenant_ref **ret, struct err *e);
 RESULT keyring_tenant_hold_by_id(struct keyring *k, const uint8_t id[16], struct tenant_ref **ret, struct err *e); /* blocks */
+/* By the tag in a leaf (kms/audit); blocks. ERR_NOT_FOUND: nobody's, or a tenant that is gone. */
+RESULT keyring_tenant_hold_by_tag(struct keyring *k, const uint8_t tag[32], struct tenant_ref **ret, struct err *e);
 const struct tenant *tenant_ref_info(const struct tenant_ref *t);
 const struct audit_tenant *tenant_ref_audit(const struct tenant_ref *t);
 void tenant_ref_drop(struct tenant_ref *t); /* NULL accepted */
@@ -115,6 +117,8 @@ RESULT keyring_key_list(struct keyring *k, const struct name *ring, struct bytes
                         struct arena *a, struct keyring_key **ret, size_t *ret_n, struct err *e);
 RESULT keyring_version_list(struct keyring *k, const struct name *key, uint32_t after, bool descending, size_t limit,
                             struct arena *a, struct keyring_version **ret, size_t *ret_n, struct err *e);
+/* How many children of that kind there are. */
+RESULT keyring_count(struct keyring *k, const struct name *parent, enum name_kind child, uint64_t *ret, struct err *e);
 
 /* ---- changes: each adds its puts and checks to txn; the caller commits, then calls keyring_changed ---- */
 RESULT keyring_ring_create(struct keyring *k, const struct name *n, struct store_txn *txn, struct arena *a,
@@ -152,6 +156,8 @@ RESULT keyring_use_encrypt(struct keyring *k, const struct name *n, enum key_use
  * Version not ENABLED: ERR_STATE (as Cloud KMS: after permission and existence). */
 RESULT keyring_use_decrypt(struct keyring *k, const struct name *n, enum key_use use, const uint8_t kvid[FORMAT_KVID_BYTES],
                            bool may_block, struct key_handle **ret, struct key_view *view, struct err *e);
+/* Only whether the key exists (cached or loaded): a decryption's first question, before its ciphertext is looked at. */
+RESULT keyring_key_exists(struct keyring *k, const struct name *n, bool may_block, struct err *e);
 void key_handle_unref(struct key_handle *h);  /* NULL accepted */
 void key_handle_unrefp(struct key_handle **h);
 struct keyring_stats {

@@ -86,6 +86,7 @@ static const struct {
      "SELECT " COLUMNS " FROM record WHERE kind = ?1 AND tenant = ?2 AND id >= ?3 AND id < ?4 ORDER BY id LIMIT ?5"},
     {DB_READER, AT(scan_down),
      "SELECT " COLUMNS " FROM record WHERE kind = ?1 AND tenant = ?2 AND id >= ?3 AND id < ?4 ORDER BY id DESC LIMIT ?5"},
+    {DB_READER, AT(count), "SELECT count(*) FROM record WHERE kind = ?1 AND tenant = ?2 AND id >= ?3 AND id < ?4"},
     {DB_READER, AT(scan_all),
      "SELECT " COLUMNS " FROM record WHERE kind = ?1 AND (tenant, id) > (?2, ?3) AND substr(id, 1, ?4) = ?6"
      " ORDER BY tenant, id LIMIT ?5"},

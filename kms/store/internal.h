@@ -31,7 +31,7 @@ enum db_role { DB_READER, DB_WRITER, DB_CHECKPOINTER, DB_CREATE };
 struct db {
     sqlite3 *h;
     struct db *next_free;
-    sqlite3_stmt *get, *scan_up, *scan_down, *scan_all, *outbox_read;                      /* readers */
+    sqlite3_stmt *get, *scan_up, *scan_down, *scan_all, *count, *outbox_read;                      /* readers */
     sqlite3_stmt *revision, *upsert, *remove, *outbox_max, *outbox_put, *outbox_trim;      /* writer */
     sqlite3_stmt *begin, *commit, *savepoint, *undo, *release;
 };

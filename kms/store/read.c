@@ -169,6 +169,29 @@ RESULT store_scan(struct store *s, const struct store_scan *q, struct arena *a, 
     return ok();
 }
 
+RESULT store_count(struct store *s, enum rec_kind kind, const uint8_t tenant[16], struct bytes prefix, uint64_t *ret,
+                   struct err *e)
+{
+    struct range range;
+    if (prefix.n > STORE_ID_MAX)
+        FAIL(e, ERR_INVALID, "STORE_LIMIT", "count: prefix of %zu bytes", prefix.n);
+    prefix_range(prefix, &range);
+    struct db *d = conn_take(s);
+    sqlite3_bind_int(d->count, 1, (int)kind);
+    db_bind_bytes(d->count, 2, BYTES(tenant, STORE_TENANT_BYTES));
+    db_bind_bytes(d->count, 3, BYTES(range.low, range.low_n));
+    db_bind_bytes(d->count, 4, BYTES(range.high, range.high_n));
+    int rc = sqlite3_step(d->count);
+    struct result r = ok();
+    if (rc == SQLITE_ROW)
+        *ret = (uint64_t)sqlite3_column_int64(d->count, 0);
+    else
+        r = db_fail(d, rc, "count", e);
+    sqlite3_reset(d->count);
+    conn_return(s, d);
+    return r;
+}
+
 static RESULT read_event(struct store *s, sqlite3_stmt *st, struct arena *a, struct outbox_event *ret, struct err *e)
 {
     struct outbox_event ev = {.seq = (uint64_t)sqlite3_column_int64(st, 0)};

@@ -84,6 +84,10 @@ struct store_scan {
 RESULT store_scan(struct store *s, const struct store_scan *q, struct arena *a, struct record **ret, size_t *ret_n,
                   struct err *e);
 
+/* How many rows of (kind, tenant) have an id that starts with prefix: a figure for people, it trusts the plain columns. */
+RESULT store_count(struct store *s, enum rec_kind kind, const uint8_t tenant[16], struct bytes prefix, uint64_t *ret,
+                   struct err *e);
+
 struct store_txn; /* buffered; nothing happens before commit */
 struct store_txn *store_txn_new(struct store *s);
 void store_txn_free(struct store_txn *t); /* NULL accepted; after commit too */

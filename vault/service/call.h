@@ -93,6 +93,7 @@ struct call {
     struct call_private *priv;
 };
 bool call_is_cancelled(const struct call *c); /* cancelled or past its deadline */
+const char *call_resource_text(const struct call *c); /* canonical name of the first resource; "" for the instance */
 const struct clock *call_clock(const struct call *c);
 
 struct store_txn;

@@ -33,6 +33,7 @@ struct service {
     struct lanes *lanes;
     struct admin *admin; /* admin.h: policy documents and principals: stored, loaded, applied */
     struct instance instance;
+    struct aead_key *token_key; /* seals page tokens */
     struct tenant_ref *relay_tenant; /* relay thread only */
     int64_t started_unix_ns;
     struct waiters *waiters; /* server streams with nothing to send */

@@ -1,0 +1,325 @@
+#include "vault/service/admin.h"
+
+#include "kms/crypto/kdf.h"
+#include "vault/service/table.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BODY_FORMAT = 1, LOAD_PAGE = 512 };
+
+struct admin {
+    struct store *store;
+    struct authn *authn;
+    const struct clock *clock;
+    const char *trust_domain;
+    pthread_mutex_t lock;   /* guards policy */
+    pthread_mutex_t reload; /* one at a time: a slower, older load never wins */
+    struct policy_set *policy;
+};
+
+static const uint8_t no_tenant[STORE_TENANT_BYTES];
+
+/* ---- policy documents --------------------------------------------------------------------------------------------
+ * body: u8 1, i64 created, v16 creator, u16 n, n x { v16 name, v32 yaml } */
+static void policy_body(const struct policy_doc *docs, size_t n, struct bytes creator, int64_t created, struct buf *out)
+{
+    buf_put_u8(out, BODY_FORMAT);
+    buf_put_u64(out, (uint64_t)created);
+    buf_put_v16(out, creator);
+    buf_put_u16(out, (uint16_t)n);
+    for (size_t i = 0; i < n; i++) {
+        buf_put_v16(out, bytes_str(docs[i].name));
+        buf_put_v32(out, docs[i].yaml);
+    }
+}
+
+static RESULT malformed(struct err *e)
+{
+    FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "a policy or principal record is not ours");
+}
+
+static RESULT policy_parse(const struct record *r, struct arena *a, struct admin_policy_version *ret, struct err *e)
+{
+    struct reader in = reader_of(r->body);
+    if (reader_u8(&in) != BODY_FORMAT || r->id.n != 8)
+        return malformed(e);
+    struct admin_policy_version v = {.version = get_be64(r->id.p), .revision = r->revision};
+    v.created_ns = (int64_t)reader_u64(&in);
+    v.creator = reader_v16(&in);
+    v.ndocs = reader_u16(&in);
+    if (in.bad || v.ndocs > ADMIN_DOCS_MAX)
+        return malformed(e);
+    v.docs = arena_zalloc(a, (v.ndocs + 1) * sizeof *v.docs);
+    for (size_t i = 0; v.docs != NULL && i < v.ndocs; i++) {
+        v.docs[i].name = arena_strdup(a, reader_v16(&in));
+        v.docs[i].yaml = reader_v32(&in);
+    }
+    if (v.docs == NULL || !reader_done(&in))
+        return malformed(e);
+    *ret = v;
+    return ok();
+}
+
+static RESULT policy_latest(struct store *s, struct arena *a, struct admin_policy_version *ret, struct err *e)
+{
+    struct record *rows;
+    size_t n;
+    struct store_scan q = {.kind = REC_POLICY, .limit = 1, .descending = true};
+    TRY(store_scan(s, &q, a, &rows, &n, e));
+    if (n == 0)
+        FAIL(e, ERR_STATE, "NOT_INITIALISED", "the store has no policy: run kmsd init");
+    return policy_parse(&rows[0], a, ret, e);
+}
+
+RESULT admin_policy_check(const struct policy_doc *docs, size_t n, struct policy_set **ret, struct buf *ret_text, struct err *e)
+{
+    struct policy_action actions[RPC_ROWS_MAX + 1];
+    size_t rows_n, nactions = 0;
+    const struct rpc_row *const *rows = table_rows(&rows_n);
+    for (size_t i = 0; i < rows_n; i++) {
+        size_t j = 0;
+        while (rows[i]->action != NULL && j < nactions && strcmp(actions[j].name, rows[i]->action) != 0)
+            j++;
+        if (rows[i]->action != NULL && j == nactions)
+            actions[nactions++] = (struct policy_action){rows[i]->action, rows[i]->plane == PLANE_DATA};
+    }
+    return policy_compile(docs, n, actions, nactions, ret, e, ret_text);
+}
+
+RESULT admin_policy_get(struct admin *a, struct arena *ar, struct admin_policy_version *ret, struct err *e)
+{
+    TRY(policy_latest(a->store, ar, ret, e));
+    struct policy_set *set = admin_policy(a);
+    policy_digest(set, ret->digest);
+    policy_unref(set);
+    return ok();
+}
+
+static void put_policy(struct store_txn *txn, uint64_t version, const struct policy_doc *docs, size_t n, struct bytes creator,
+                       int64_t now_ns)
+{
+    CLEANUP(buf_release) struct buf body;
+    buf_init(&body, STORE_BODY_MAX);
+    policy_body(docs, n, creator, now_ns, &body);
+    uint8_t id[8];
+    put_be64(id, version);
+    struct record r = {.kind = REC_POLICY, .id = BYTES(id, sizeof id), .time_unix_ns = now_ns, .count = n, .body = buf_bytes(&body)};
+    store_txn_put(txn, &r, STORE_ABSENT); /* two at once: one version, the later commit fails */
+}
+
+RESULT admin_policy_put(struct admin *a, const struct policy_doc *docs, size_t n, uint64_t expected_version, struct bytes creator,
+                        struct store_txn *txn, struct arena *ar, struct admin_policy_version *ret, struct err *e)
+{
+    struct admin_policy_version now;
+    TRY(policy_latest(a->store, ar, &now, e));
+    if (expected_version != now.version)
+        FAIL(e, ERR_CONFLICT, "POLICY_CHANGED", "version %llu is current", (unsigned long long)now.version);
+    size_t total = 0;
+    for (size_t i = 0; i < n; i++)
+        total += docs[i].yaml.n + strlen(docs[i].name) + 8;
+    if (n == 0 || n > ADMIN_DOCS_MAX || total > STORE_BODY_MAX - 1024)
+        return err_field(e, "documents", "1 to 64 documents, 250 KiB in all");
+    *ret = (struct admin_policy_version){.version = now.version + 1, .created_ns = clock_wall_ns(a->clock), .creator = creator,
+                                         .docs = (struct policy_doc *)(uintptr_t)docs, .ndocs = n};
+    put_policy(txn, ret->version, docs, n, creator, ret->created_ns);
+    return ok();
+}
+
+void admin_policy_first(const struct policy_doc *docs, size_t n, struct bytes creator, int64_t now_ns, struct store_txn *txn)
+{
+    put_policy(txn, 1, docs, n, creator, now_ns);
+}
+
+static RESULT reload_policy(struct admin *a, struct err *e)
+{
+    CLEANUP(arena_release) struct arena ar;
+    arena_init(&ar, 4 << 20);
+    CLEANUP(buf_release) struct buf text;
+    buf_init(&text, 4096);
+    struct admin_policy_version v;
+    TRY(policy_latest(a->store, &ar, &v, e));
+    struct policy_set *set, *old;
+    TRY(admin_policy_check(v.docs, v.ndocs, &set, &text, e));
+    pthread_mutex_lock(&a->lock);
+    old = a->policy;
+    a->policy = set;
+    pthread_mutex_unlock(&a->lock);
+    policy_unref(old);
+    return ok();
+}
+
+RESULT admin_policy_reload(struct admin *a, struct err *e)
+{
+    pthread_mutex_lock(&a->reload);
+    struct result done = reload_policy(a, e);
+    pthread_mutex_unlock(&a->reload);
+    return done;
+}
+
+struct policy_set *admin_policy(struct admin *a)
+{
+    pthread_mutex_lock(&a->lock);
+    struct policy_set *s = policy_ref(a->policy);
+    pthread_mutex_unlock(&a->lock);
+    return s;
+}
+
+/* ---- principals --------------------------------------------------------------------------------------------------
+ * id: name; body: u8 1, i64 created, u8 state, v16 san, v16 tenant. A REC_SAN record claims its SAN. */
+static void principal_body(const struct admin_principal *p, struct buf *out)
+{
+    buf_put_u8(out, BODY_FORMAT);
+    buf_put_u64(out, (uint64_t)p->created_ns);
+    buf_put_u8(out, (uint8_t)p->p.state);
+    buf_put_v16(out, bytes_str(p->p.san));
+    buf_put_v16(out, bytes_str(p->p.tenant));
+}
+
+static bool take_text(struct bytes in, char *out, size_t cap)
+{
+    if (in.n >= cap)
+        return false;
+    memcpy(out, in.p, in.n);
+    out[in.n] = 0;
+    return true;
+}
+
+static RESULT principal_parse(const struct record *r, struct admin_principal *ret, struct err *e)
+{
+    struct reader in = reader_of(r->body);
+    struct admin_principal p = {0};
+    if (reader_u8(&in) != BODY_FORMAT)
+        return malformed(e);
+    p.created_ns = (int64_t)reader_u64(&in);
+    p.p.state = (enum principal_state)reader_u8(&in);
+    bool fits = take_text(reader_v16(&in), p.p.san, sizeof p.p.san) && take_text(reader_v16(&in), p.p.tenant, sizeof p.p.tenant) &&
+                take_text(r->id, p.p.name, sizeof p.p.name);
+    p.p.revision = r->revision;
+    if (!fits || !reader_done(&in) || (p.p.state != PRINCIPAL_ACTIVE && p.p.state != PRINCIPAL_DISABLED))
+        return malformed(e);
+    *ret = p;
+    return ok();
+}
+
+RESULT admin_principal_get(struct admin *a, struct bytes name, struct arena *ar, struct admin_principal *ret, struct err *e)
+{
+    struct record r;
+    TRY(store_get(a->store, REC_PRINCIPAL, no_tenant, name, ar, &r, e));
+    return principal_parse(&r, ret, e);
+}
+
+RESULT admin_principal_list(struct admin *a, struct bytes after, size_t limit, struct arena *ar, struct admin_principal **ret,
+                            size_t *ret_n, struct err *e)
+{
+    struct record *rows;
+    struct store_scan q = {.kind = REC_PRINCIPAL, .after = after, .limit = limit};
+    TRY(store_scan(a->store, &q, ar, &rows, ret_n, e));
+    *ret = arena_zalloc(ar, (*ret_n + 1) * sizeof **ret);
+    if (*ret == NULL)
+        FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "the list does not fit the call's memory");
+    for (size_t i = 0; i < *ret_n; i++)
+        TRY(principal_parse(&rows[i], &(*ret)[i], e));
+    return ok();
+}
+
+static void put_principal(struct store_txn *txn, const struct admin_principal *p, uint64_t expected)
+{
+    CLEANUP(buf_release) struct buf body;
+    buf_init(&body, 2048);
+    principal_body(p, &body);
+    struct record r = {.kind = REC_PRINCIPAL, .id = bytes_str(p->p.name), .name = bytes_str(p->p.name), .state = (uint32_t)p->p.state,
+                       .time_unix_ns = p->created_ns, .body = buf_bytes(&body)};
+    store_txn_put(txn, &r, expected);
+    if (expected == STORE_ABSENT) { /* one SAN, one principal: the claim is part of the same transaction */
+        uint8_t id[32];
+        struct bytes san = bytes_str(p->p.san);
+        sha256(&san, 1, id);
+        struct record claim = {.kind = REC_SAN, .id = BYTES(id, sizeof id), .body = bytes_str(p->p.name)};
+        store_txn_put(txn, &claim, STORE_ABSENT);
+    }
+}
+
+RESULT admin_principal_put(struct admin *a, const struct admin_principal *p, uint64_t expected, struct store_txn *txn,
+                           struct err *e)
+{
+    TRY(authn_principal_check(&p->p, a->trust_domain, e));
+    put_principal(txn, p, expected);
+    return ok();
+}
+
+void admin_principal_first(const struct admin_principal *p, struct store_txn *txn)
+{
+    put_principal(txn, p, STORE_ABSENT);
+}
+
+static RESULT collect_principals(struct admin *a, struct principal **ret, size_t *ret_n, struct err *e)
+{
+    struct principal *all = NULL;
+    size_t n = 0, got = LOAD_PAGE;
+    char after[AUTHN_PRINCIPAL_MAX + 1] = "";
+    while (got == LOAD_PAGE) {
+        CLEANUP(arena_release) struct arena ar;
+        arena_init(&ar, 4 << 20);
+        struct admin_principal *page;
+        if (admin_principal_list(a, bytes_str(after), LOAD_PAGE, &ar, &page, &got, e).failed) {
+            free(all);
+            return (struct result){1};
+        }
+        struct principal *grown = realloc(all, (n + got + 1) * sizeof *all);
+        INVARIANT(grown != NULL && n + got <= ADMIN_PRINCIPALS_MAX);
+        all = grown;
+        for (size_t i = 0; i < got; i++)
+            all[n++] = page[i].p;
+        if (got > 0)
+            memcpy(after, page[got - 1].p.name, sizeof after);
+    }
+    *ret = all;
+    *ret_n = n;
+    return ok();
+}
+
+static RESULT reload_principals(struct admin *a, struct err *e)
+{
+    struct principal *all;
+    size_t n;
+    TRY(collect_principals(a, &all, &n, e));
+    struct result done = authn_set_principals(a->authn, all, n, e);
+    free(all);
+    return done;
+}
+
+RESULT admin_principals_reload(struct admin *a, struct err *e)
+{
+    pthread_mutex_lock(&a->reload);
+    struct result done = reload_principals(a, e);
+    pthread_mutex_unlock(&a->reload);
+    return done;
+}
+
+/* ---- life -------------------------------------------------------------------------------------------------------- */
+RESULT admin_open(const struct admin_options *o, struct admin **ret, struct err *e)
+{
+    struct admin *a = calloc(1, sizeof *a);
+    INVARIANT(a != NULL);
+    *a = (struct admin){.store = o->store, .authn = o->authn, .clock = o->clock, .trust_domain = o->trust_domain};
+    pthread_mutex_init(&a->lock, NULL);
+    pthread_mutex_init(&a->reload, NULL);
+    if (admin_policy_reload(a, e).failed || admin_principals_reload(a, e).failed) {
+        admin_free(a);
+        return (struct result){1};
+    }
+    *ret = a;
+    return ok();
+}
+
+void admin_free(struct admin *a)
+{
+    if (a == NULL)
+        return;
+    policy_unref(a->policy);
+    pthread_mutex_destroy(&a->lock);
+    pthread_mutex_destroy(&a->reload);
+    free(a);
+}

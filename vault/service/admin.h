@@ -1,0 +1,63 @@
+/*
+ * Purpose: what decisions depend on, stored: policy documents (versions) and registered principals. Loads them at start,
+ *          applies changes atomically, hands out the compiled policy.
+ * Owns:    the current policy set (counted), the version number.
+ * Threads: admin_policy from any thread (fast lane); changes on the slow lane, one at a time inside.
+ * Errors:  ERR_INVALID with the document's line as text; ERR_CONFLICT "POLICY_CHANGED" when expected_version is not current;
+ *          ERR_NOT_FOUND, ERR_EXISTS for principals. Limits: ADMIN_DOCS_MAX documents; policy.h, authn.h.
+ * Secrets: none; records are sealed all the same.
+ */
+#ifndef VAULT_SERVICE_ADMIN_H
+#define VAULT_SERVICE_ADMIN_H
+
+#include "kms/authn/authn.h"
+#include "kms/policy/policy.h"
+#include "kms/store/store.h"
+
+enum { ADMIN_DOCS_MAX = 64, ADMIN_PRINCIPALS_MAX = 100000 };
+
+struct admin;
+struct admin_options {
+    struct store *store;
+    struct authn *authn;
+    const struct clock *clock;
+    const char *trust_domain;
+};
+RESULT admin_open(const struct admin_options *o, struct admin **ret, struct err *e);
+void admin_free(struct admin *a);
+
+struct policy_set *admin_policy(struct admin *a); /* counted: policy_unref */
+
+struct admin_policy_version {
+    uint64_t version, revision;
+    int64_t created_ns;
+    struct bytes creator;
+    struct policy_doc *docs; /* names are NUL-terminated */
+    size_t ndocs;
+    uint8_t digest[32];
+};
+RESULT admin_policy_get(struct admin *a, struct arena *ar, struct admin_policy_version *ret, struct err *e);
+/* Compiles against the table's actions; the explanation (public: the caller's own documents) goes to ret_text. */
+RESULT admin_policy_check(const struct policy_doc *docs, size_t n, struct policy_set **ret, struct buf *ret_text, struct err *e);
+/* Adds the new version to txn, guarded by the current one. After the commit call admin_policy_reload. */
+RESULT admin_policy_put(struct admin *a, const struct policy_doc *docs, size_t n, uint64_t expected_version, struct bytes creator,
+                        struct store_txn *txn, struct arena *ar, struct admin_policy_version *ret, struct err *e);
+RESULT admin_policy_reload(struct admin *a, struct err *e);
+/* kmsd init: version 1. */
+void admin_policy_first(const struct policy_doc *docs, size_t n, struct bytes creator, int64_t now_ns, struct store_txn *txn);
+
+struct admin_principal {
+    struct principal p;
+    int64_t created_ns;
+};
+RESULT admin_principal_get(struct admin *a, struct bytes name, struct arena *ar, struct admin_principal *ret, struct err *e);
+RESULT admin_principal_list(struct admin *a, struct bytes after, size_t limit, struct arena *ar, struct admin_principal **ret,
+                            size_t *ret_n, struct err *e);
+/* expected: STORE_ABSENT to create, or the revision read. After the commit call admin_principals_reload. A SAN that another
+ * principal has: ERR_EXISTS "SAN_TAKEN". */
+RESULT admin_principal_put(struct admin *a, const struct admin_principal *p, uint64_t expected, struct store_txn *txn,
+                           struct err *e);
+RESULT admin_principals_reload(struct admin *a, struct err *e);
+void admin_principal_first(const struct admin_principal *p, struct store_txn *txn); /* kmsd init */
+
+#endif

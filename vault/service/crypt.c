@@ -1,0 +1,78 @@
+#include "vault/service/crypt.h"
+
+#include <string.h>
+
+void crypt_key_release(struct crypt_key *k)
+{
+    key_handle_unref(k->handle);
+    *k = (struct crypt_key){0};
+}
+
+RESULT crypt_key_for_seal(struct call *c, const struct name *n, enum key_use use, struct crypt_key *k, struct err *e)
+{
+    if (k->handle != NULL && k->name == n)
+        return ok();
+    crypt_key_release(k);
+    TRY(keyring_use_encrypt(c->svc->keyring, n, use, c->may_block, &k->handle, &k->view, e));
+    k->name = n;
+    return ok();
+}
+
+static enum format_type type_of(enum key_use use)
+{
+    return use == KEY_USE_WRAP ? FORMAT_WRAPPED_KEY : FORMAT_ENCRYPTED;
+}
+
+static RESULT room(struct call *c, size_t n, uint8_t **ret, struct err *e)
+{
+    *ret = arena_alloc(&c->arena, n + 1);
+    if (*ret == NULL)
+        FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "the result does not fit the call's memory");
+    return ok();
+}
+
+RESULT crypt_seal(struct call *c, const struct crypt_key *k, enum key_use use, struct bytes aad, struct bytes plain,
+                  struct bytes *ret, struct err *e)
+{
+    uint8_t *out;
+    TRY(room(c, plain.n + FORMAT_OVERHEAD, &out, e));
+    envelope_seal(k->view.aead, type_of(use), k->view.kvid, NULL, aad, plain, out);
+    *ret = BYTES(out, plain.n + FORMAT_OVERHEAD);
+    return ok();
+}
+
+/* One text, whatever was wrong; the key must exist all the same. */
+static RESULT bad_ciphertext(struct call *c, const struct name *n, const char *why, struct err *e)
+{
+    TRY(keyring_key_exists(c->svc->keyring, n, c->may_block, e));
+    FAIL(e, ERR_CIPHERTEXT, NULL, "%s", why);
+}
+
+RESULT crypt_open(struct call *c, const struct name *n, enum key_use use, struct bytes aad, struct bytes sealed,
+                  struct crypt_key *k, struct bytes *ret, struct err *e)
+{
+    struct format_header h;
+    struct err why = {0};
+    if (format_header_parse(sealed, &h, &why).failed || sealed.n < FORMAT_OVERHEAD)
+        return bad_ciphertext(c, n, why.code != ERR_NONE ? why.detail : "shorter than a header", e);
+    if (h.type != type_of(use))
+        return bad_ciphertext(c, n, "another type of ciphertext", e);
+    if (k->handle == NULL || k->name != n || memcmp(k->view.kvid, h.kvid, sizeof h.kvid) != 0) {
+        crypt_key_release(k);
+        TRY(keyring_use_decrypt(c->svc->keyring, n, use, h.kvid, c->may_block, &k->handle, &k->view, e));
+        k->name = n;
+    }
+    uint8_t *out;
+    TRY(room(c, sealed.n - FORMAT_OVERHEAD, &out, e));
+    TRY(envelope_open(k->view.aead, h.type, h.kvid, aad, sealed, out, e));
+    *ret = BYTES(out, sealed.n - FORMAT_OVERHEAD);
+    return ok();
+}
+
+ProtobufCBinaryData crypt_version_name(struct call *c, const struct crypt_key *k)
+{
+    void *copy = arena_dup(&c->arena, k->view.version_name.p, k->view.version_name.n);
+    INVARIANT(copy != NULL);
+    c->ev.key_version = BYTES(copy, k->view.version_name.n);
+    return pb_view(c->ev.key_version);
+}

@@ -1,0 +1,106 @@
+#include "vault/service/instance.h"
+
+#include "base/rng.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { ID_TEXT = 32 };
+
+static void places(const struct config *c, struct hsm *h, struct instance *in)
+{
+    in->hsm = h;
+    if (c->journal_dir[0] != 0)
+        snprintf(in->journal_dir, sizeof in->journal_dir, "%s", c->journal_dir);
+    else
+        snprintf(in->journal_dir, sizeof in->journal_dir, "%s/journal", c->state_dir);
+    snprintf(in->origin, sizeof in->origin, "%s/%s", c->cluster_name, c->node_name);
+}
+
+static void id_path(const struct config *c, char out[4096])
+{
+    snprintf(out, 4096, "%s/instance", c->state_dir);
+}
+
+static RESULT read_id(const struct config *c, uint8_t id[16], struct err *e)
+{
+    char path[4096], text[ID_TEXT + 2];
+    id_path(c, path);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 && errno == ENOENT)
+        FAIL(e, ERR_STATE, "NOT_INITIALISED", "%s does not exist: run kmsd init first", path);
+    if (fd < 0)
+        FAIL_ERRNO(e, ERR_STATE, "INSTANCE_UNREADABLE", "%s", path);
+    ssize_t n = read(fd, text, sizeof text);
+    close(fd);
+    if (n < ID_TEXT || !hex_decode(BYTES(text, ID_TEXT), id, 16))
+        FAIL(e, ERR_DATA_LOSS, "INSTANCE_MALFORMED", "%s does not hold 32 hex digits", path);
+    return ok();
+}
+
+RESULT instance_load(const struct config *c, struct hsm *h, struct instance *ret, struct err *e)
+{
+    memset(ret, 0, sizeof *ret);
+    places(c, h, ret);
+    TRY(read_id(c, ret->id, e));
+    struct hsm_status st;
+    TRY(hsm_probe(h, &st, e));
+    if (st.master_newest == 0 || st.seal_newest == 0 || st.audit_newest == 0)
+        FAIL(e, ERR_STATE, "NOT_INITIALISED", "token \"%s\" lacks the %s: wrong token, or run kmsd init", st.token_label,
+             st.master_newest == 0 ? "master secret" : st.seal_newest == 0 ? "seal secret" : "audit key");
+    ret->master_version = st.master_newest;
+    ret->seal_epoch = st.seal_newest;
+    ret->audit_version = st.audit_newest;
+    return ok();
+}
+
+static RESULT write_durably(int fd, const char *text, size_t n, const char *path, struct err *e)
+{
+    if (write(fd, text, n) != (ssize_t)n || fsync(fd) != 0)
+        FAIL_ERRNO(e, ERR_UNAVAILABLE, "STORE_IO", "%s", path);
+    return ok();
+}
+
+RESULT instance_create(const struct config *c, struct hsm *h, struct instance *ret, struct err *e)
+{
+    memset(ret, 0, sizeof *ret);
+    places(c, h, ret);
+    rng_fill(&rng_system, ret->id, sizeof ret->id);
+    ret->master_version = ret->seal_epoch = ret->audit_version = 1;
+    char path[4096], text[ID_TEXT + 2];
+    id_path(c, path);
+    hex_encode(ret->id, sizeof ret->id, text);
+    text[ID_TEXT] = '\n';
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0 && errno == EEXIST)
+        FAIL(e, ERR_EXISTS, "ALREADY_INITIALISED", "%s exists: this folder already holds an instance", path);
+    if (fd < 0)
+        FAIL_ERRNO(e, ERR_STATE, "STORE_IO", "%s", path);
+    struct result done = write_durably(fd, text, ID_TEXT + 1, path, e);
+    close(fd);
+    return done;
+}
+
+static RESULT store_key(void *user, uint32_t epoch, struct secret **ret, struct err *e)
+{
+    const struct instance *in = user;
+    uint8_t be[4];
+    put_be32(be, epoch);
+    struct bytes fields[] = {BYTES(in->id, sizeof in->id), BYTES(be, sizeof be)};
+    CLEANUP(buf_release) struct buf input;
+    buf_init(&input, KDFENC_MAX_BYTES);
+    INVARIANT(kdfenc_build(KDF_STORE_KEY, fields, 2, &input));
+    return hsm_derive(in->hsm, HSM_SEAL, epoch, buf_bytes(&input), ret, e);
+}
+
+struct store_options instance_store_options(const struct instance *in, const struct config *c, const struct clock *clock)
+{
+    struct store_options o = {.dir = c->state_dir, .clock = clock, .store_key = store_key, .user = (void *)(uintptr_t)in,
+                              .epoch = in->seal_epoch, .readers = 1};
+    memcpy(o.instance, in->id, sizeof o.instance);
+    return o;
+}

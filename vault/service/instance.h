@@ -1,0 +1,26 @@
+/*
+ * Purpose: which instance this is: the random id in state_dir/instance, the newest master and seal on the token, where things
+ *          lie; and from these the way to the store key. Shared by service_start and service_init.
+ * Owns:    nothing but its own buffers; hsm and config are borrowed. Threads: read-only after load.
+ * Errors:  ERR_STATE "NOT_INITIALISED" with what to do; ERR_UNAVAILABLE when the HSM does not answer.
+ * Limits:  path lengths. Secrets: the store key passes through as struct secret.
+ */
+#ifndef VAULT_SERVICE_INSTANCE_H
+#define VAULT_SERVICE_INSTANCE_H
+
+#include "base/config.h"
+#include "hsm/hsm.h"
+#include "kms/store/store.h"
+
+struct instance {
+    uint8_t id[16];
+    uint32_t master_version, seal_epoch, audit_version;
+    char journal_dir[4096], origin[160];
+    struct hsm *hsm;
+};
+RESULT instance_load(const struct config *c, struct hsm *h, struct instance *ret, struct err *e);
+/* kmsd init: draws the id and writes the file durably; ERR_EXISTS when there is one. */
+RESULT instance_create(const struct config *c, struct hsm *h, struct instance *ret, struct err *e);
+struct store_options instance_store_options(const struct instance *in, const struct config *c, const struct clock *clock);
+
+#endif

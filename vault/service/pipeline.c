@@ -1,0 +1,235 @@
+/* Steps 1 to 7: from bytes to a handled request. */
+#include "vault/service/pipeline.h"
+
+#include "vault/service/admin.h"
+#include "vault/service/decode.h"
+
+#include <string.h>
+
+static RESULT step_decode(struct call *c, struct err *e)
+{
+    if (c->request != NULL)
+        return ok();
+    ProtobufCMessage *m;
+    TRY(decode_message(c->row->request, c->priv->raw, &c->arena, &m, e));
+    c->request = m;
+    return ok();
+}
+
+static RESULT step_authenticate(struct call *c, struct err *e)
+{
+    if (c->conn == NULL)
+        FAIL(e, ERR_UNAUTHENTICATED, "UNKNOWN_CONNECTION", "the connection was not announced by the front");
+    authn_identity_release(&c->id);
+    c->id = (struct identity){0};
+    return authn_call(c->svc->authn, c->conn, &c->id, e);
+}
+
+static struct bytes own_tenant(const struct call *c)
+{
+    return bytes_str(c->id.principal != NULL ? c->id.principal->tenant : "");
+}
+
+/* Another tenant's name is refused here, before anything is looked up: identical whether or not it exists. */
+static bool foreign(const struct call *c, const struct name *n)
+{
+    struct bytes own = own_tenant(c);
+    return own.n > 0 && n->kind != NAME_NONE && !bytes_equal(own, n->tenant);
+}
+
+/* The tenant acted in: the first resource's, else the caller's. Its audit key seals the event. An unknown tenant's events
+ * are the system's. */
+static RESULT hold_tenant(struct call *c, struct err *e)
+{
+    if (c->priv->tenant != NULL)
+        return ok();
+    struct bytes name = own_tenant(c);
+    if (name.n == 0 && c->nresources > 0 && c->resources[0].name.kind != NAME_NONE)
+        name = c->resources[0].name.tenant;
+    if (name.n == 0)
+        return ok();
+    struct err why = {0};
+    if (keyring_tenant_hold(c->svc->keyring, name, c->may_block, &c->priv->tenant, &why).failed && why.code != ERR_NOT_FOUND) {
+        *e = why;
+        return (struct result){1};
+    }
+    return ok();
+}
+
+static RESULT step_resolve(struct call *c, struct err *e)
+{
+    c->resources = NULL;
+    c->nresources = 0;
+    TRY(c->row->resources(c, c->request, e));
+    INVARIANT(c->nresources > 0);
+    if (c->resources[0].name.kind != NAME_NONE)
+        name_format(&c->resources[0].name, c->priv->resource_text);
+    return hold_tenant(c, e);
+}
+
+static RESULT step_limit(struct call *c, struct err *e)
+{
+    if (c->priv->limited)
+        return ok();
+    c->priv->limited = true;
+    return limiter_take(c->svc->limiter, bytes_str(c->id.principal->name), c->row->per_item ? c->nresources : 1, e);
+}
+
+static void decide(struct call *c, struct resource *r)
+{
+    if (foreign(c, &r->name)) {
+        r->denied = true;
+        r->rule = "tenant-boundary";
+        return;
+    }
+    struct policy_question q = {
+        .principal = bytes_str(c->id.principal->name),
+        .principal_tenant = own_tenant(c),
+        .action = r->action != NULL ? r->action : c->row->action,
+        .resource = &r->name,
+    };
+    struct policy_decision d = policy_decide(c->policy, &q);
+    r->denied = !d.allowed;
+    r->rule = d.rule;
+}
+
+static RESULT step_authorize(struct call *c, struct err *e)
+{
+    policy_unref((struct policy_set *)(uintptr_t)c->policy);
+    c->policy = admin_policy(c->svc->admin);
+    policy_digest(c->policy, c->priv->policy_digest);
+    size_t denied = 0;
+    for (size_t i = 0; i < c->nresources; i++) {
+        decide(c, &c->resources[i]);
+        denied += c->resources[i].denied;
+        /* the rule on record is the first refusal's, else the first permission's */
+        if (i == 0 || (c->resources[i].denied && denied == 1))
+            c->priv->rule = c->resources[i].rule;
+    }
+    if (denied == c->nresources || (denied > 0 && !c->row->per_item))
+        FAIL(e, ERR_DENIED, "PERMISSION_DENIED", "rule %s", c->priv->rule);
+    return ok();
+}
+
+RESULT pipeline_authorized(struct call *c, struct err *e)
+{
+    c->priv->phase = PHASE_AUTHENTICATE;
+    TRY(step_authenticate(c, e));
+    c->priv->phase = PHASE_RESOLVE;
+    TRY(step_resolve(c, e));
+    c->priv->phase = PHASE_LIMIT;
+    TRY(step_limit(c, e));
+    c->priv->phase = PHASE_AUTHORIZE;
+    return step_authorize(c, e);
+}
+
+static RESULT step_admit(struct call *c, struct err *e)
+{
+    if (call_is_cancelled(c)) {
+        if (atomic_load(&c->cancelled))
+            FAIL(e, ERR_CANCELLED, NULL, "the client went away");
+        FAIL(e, ERR_DEADLINE, NULL, "the deadline passed before the call was handled");
+    }
+    if (!journal_admits(c->svc->journal))
+        FAIL(e, ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE", "the audit journal takes no events");
+    return ok();
+}
+
+static RESULT step_handle(struct call *c, struct err *e)
+{
+    TRY(step_admit(c, e));
+    if (c->row->mutation && c->idempotency_key[0] != 0) {
+        TRY(idempotency_lookup(c, &c->priv->replayed, e));
+        if (c->priv->replayed)
+            return ok();
+    }
+    c->priv->response = NULL;
+    rpc_handle_fn *fn = c->row->kind == RPC_UNARY ? c->row->handle : c->row->stream->message;
+    struct err why = {0};
+    if (fn(c, c->request, &c->priv->response, &why).failed) {
+        /* Two calls with one idempotency key at once: the loser finds the winner's answer. */
+        if (c->row->mutation && c->idempotency_key[0] != 0 && (why.code == ERR_EXISTS || why.code == ERR_CONFLICT)) {
+            TRY(idempotency_lookup(c, &c->priv->replayed, e));
+            if (c->priv->replayed)
+                return ok();
+        }
+        *e = why;
+        return (struct result){1};
+    }
+    return c->priv->response != NULL ? pipeline_encode(c, c->priv->response, e) : ok();
+}
+
+static RESULT public_steps(struct call *c, struct err *e)
+{
+    c->priv->phase = PHASE_DECODE;
+    TRY(step_decode(c, e));
+    c->priv->phase = PHASE_LIMIT;
+    struct bytes peer = c->conn != NULL ? authn_conn_address(c->conn) : bytes_str("unknown");
+    TRY(limiter_take(c->svc->limiter, peer, 1, e));
+    c->priv->phase = PHASE_HANDLE;
+    if (c->row->kind == RPC_SERVER_STREAM)
+        return ok();
+    rpc_handle_fn *fn = c->row->kind == RPC_UNARY ? c->row->handle : c->row->stream->message;
+    TRY(fn(c, c->request, &c->priv->response, e));
+    return c->priv->response != NULL ? pipeline_encode(c, c->priv->response, e) : ok();
+}
+
+static RESULT steps(struct call *c, struct err *e)
+{
+    if (c->row->plane == PLANE_PUBLIC)
+        return public_steps(c, e);
+    c->priv->phase = PHASE_DECODE;
+    TRY(step_decode(c, e));
+    TRY(pipeline_authorized(c, e));
+    c->priv->phase = PHASE_HANDLE;
+    if (c->row->kind == RPC_SERVER_STREAM) /* its open has run; messages come from ready */
+        return step_admit(c, e);
+    return step_handle(c, e);
+}
+
+static void run_slow(struct lane_job *job)
+{
+    struct call_private *p = (struct call_private *)((char *)job - offsetof(struct call_private, job));
+    struct call *c = p->call;
+    c->may_block = true;
+    pipeline_run(c);
+}
+
+static void to_slow_lane(struct call *c)
+{
+    c->priv->job.run = run_slow;
+    if (lanes_submit(c->svc->lanes, &c->priv->job))
+        return;
+    (void)err_set(&c->err, ERR_EXHAUSTED, "OVERLOADED", __FILE__, __LINE__, "the slow lane's queue is full");
+    pipeline_conclude(c);
+}
+
+void pipeline_run(struct call *c)
+{
+    if (c->row->lane == LANE_SLOW && !c->may_block) {
+        to_slow_lane(c);
+        return;
+    }
+    struct err e = {0};
+    struct result done = steps(c, &e);
+    if (done.failed && e.code == ERR_WOULD_BLOCK && !c->may_block) {
+        to_slow_lane(c);
+        return;
+    }
+    if (done.failed)
+        c->err = e;
+    else
+        c->priv->phase = PHASE_DONE;
+    pipeline_conclude(c);
+}
+
+RESULT pipeline_encode(struct call *c, const ProtobufCMessage *m, struct err *e)
+{
+    size_t n = protobuf_c_message_get_packed_size(m);
+    uint8_t *p = arena_alloc(&c->arena, n + 1);
+    if (p == NULL)
+        FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "the answer does not fit the call's memory");
+    protobuf_c_message_pack(m, p);
+    c->priv->encoded = BYTES(p, n);
+    return ok();
+}

@@ -1,0 +1,160 @@
+#include "vault/service/service.h"
+
+#include "base/log.h"
+#include "vault/service/admin.h"
+#include "vault/service/instance.h"
+#include "vault/service/lanes.h"
+#include "vault/service/pipeline.h"
+#include "vault/service/sweep.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { STORE_READERS = 4, LIMITER_KEYS = 65536, REFUSAL_SOURCES = 4096, REFUSALS_FULL_PER_MINUTE = 10 };
+
+/* Relay thread only: the tenant of the event under way stays held until the next one. */
+static const struct audit_tenant *relay_tenant(void *user, const uint8_t tenant_id[16])
+{
+    struct service *s = user;
+    static const uint8_t none[16];
+    if (memcmp(tenant_id, none, sizeof none) == 0)
+        return keyring_system_audit(s->keyring);
+    struct tenant_ref *t = NULL;
+    struct err e = {0};
+    if (keyring_tenant_hold_by_id(s->keyring, tenant_id, &t, &e).failed) {
+        log_event(LOG_ERROR, "an outbox event names a tenant that cannot be read", LF_ERR(&e));
+        return NULL;
+    }
+    tenant_ref_drop(s->relay_tenant);
+    s->relay_tenant = t;
+    return tenant_ref_audit(t);
+}
+
+static RESULT start_storage(struct service *s, const struct instance *in, struct err *e)
+{
+    struct store_options so = instance_store_options(in, s->config, s->clock);
+    so.readers = STORE_READERS;
+    TRY(store_open(&so, &s->store, e));
+    struct journal_options jo = {
+        .dir = in->journal_dir,
+        .origin = in->origin,
+        .segment_bytes = s->config->journal_segment_bytes,
+        .reserve_bytes = s->config->journal_reserve_bytes,
+        .clock = s->clock,
+    };
+    memcpy(jo.instance, in->id, sizeof jo.instance);
+    TRY(journal_open(&jo, &s->journal, e));
+    struct keyring_options ko = {
+        .store = s->store,
+        .hsm = s->hsm,
+        .clock = s->clock,
+        .master_version = in->master_version,
+        .cache_max = s->config->key_cache_max,
+        .cache_ttl_ms = s->config->key_cache_ttl,
+        .locations = s->config->locations,
+    };
+    memcpy(ko.instance, in->id, sizeof ko.instance);
+    return keyring_new(&ko, &s->keyring, e);
+}
+
+static RESULT start_gates(struct service *s, const struct service_options *o, struct err *e)
+{
+    struct authn_options ao = {.clock = s->clock, .ca_pem = o->ca_pem, .crl_pem = o->crl_pem, .trust_domain = s->config->trust_domain};
+    TRY(authn_new(&ao, &s->authn, e));
+    struct admin_options mo = {.store = s->store, .authn = s->authn, .clock = s->clock, .trust_domain = s->config->trust_domain};
+    TRY(admin_open(&mo, &s->admin, e));
+    uint64_t rate = s->config->rate_per_principal;
+    TRY(limiter_new(s->clock, LIMITER_KEYS, rate, rate, &s->limiter, e));
+    return refusals_new(s->clock, REFUSAL_SOURCES, REFUSALS_FULL_PER_MINUTE, &s->refusals, e);
+}
+
+/* Page tokens outlive a restart: their key comes from the store key, which never leaves this function otherwise. */
+static RESULT token_key(struct service *s, struct err *e)
+{
+    struct store_options so = instance_store_options(&s->instance, s->config, s->clock);
+    CLEANUP(secret_freep) struct secret *store_key = NULL;
+    TRY(so.store_key(so.user, so.epoch, &store_key, e));
+    struct bytes fields[] = {BYTES_LIT("token"), {NULL, 0}};
+    return aead_key_derive(store_key, KDF_STORE, fields, 2, 1, &s->token_key, e);
+}
+
+static RESULT start_all(struct service *s, const struct service_options *o, struct err *e)
+{
+    TRY(table_check(e));
+    struct instance in;
+    TRY(instance_load(s->config, s->hsm, &in, e));
+    s->instance = in;
+    TRY(token_key(s, e));
+    TRY(start_storage(s, &s->instance, e));
+    TRY(start_gates(s, o, e));
+    s->waiters = waiters_new();
+    s->lanes = lanes_new((unsigned)s->config->slow_workers, s->config->slow_queue_max);
+    struct relay_hooks hooks = {.tenant = relay_tenant, .user = s};
+    TRY(relay_start(s->journal, s->store, &hooks, &s->relay, e));
+    s->sweep = sweep_start(s);
+    return ok();
+}
+
+RESULT service_start(const struct service_options *o, struct service **ret, struct err *e)
+{
+    struct service *s = calloc(1, sizeof *s);
+    INVARIANT(s != NULL);
+    s->config = o->config;
+    s->clock = o->clock;
+    s->hsm = o->hsm;
+    s->started_unix_ns = clock_wall_ns(o->clock);
+    if (start_all(s, o, e).failed) {
+        service_stop(s);
+        return (struct result){1};
+    }
+    *ret = s;
+    return ok();
+}
+
+/* In reverse: nothing that can still produce an event outlives what makes it durable. */
+void service_stop(struct service *s)
+{
+    if (s == NULL)
+        return;
+    sweep_stop(s->sweep);
+    lanes_free(s->lanes);
+    relay_stop(s->relay);
+    journal_close(s->journal);
+    admin_free(s->admin);
+    tenant_ref_drop(s->relay_tenant);
+    keyring_free(s->keyring);
+    store_close(s->store);
+    authn_free(s->authn);
+    limiter_free(s->limiter);
+    refusals_free(s->refusals);
+    waiters_free(s->waiters);
+    aead_key_free(s->token_key);
+    hsm_free(s->hsm);
+    free(s->sweep);
+    free(s);
+}
+
+void service_health(struct service *s, struct health *ret)
+{
+    *ret = (struct health){.serving = true};
+    size_t n = 0;
+    struct hsm_status hs;
+    char why[256];
+    if (!sweep_hsm_state(s->sweep, &hs, why, sizeof why)) {
+        ret->degraded = true;
+        n += (size_t)snprintf(ret->reasons + n, sizeof ret->reasons - n,
+                              "The HSM does not answer (%s): keys in the cache go on working, others fail; check the token and "
+                              "its PIN file, service returns by itself. ",
+                              why);
+    }
+    struct journal_status js;
+    journal_status(s->journal, &js);
+    if (!js.ok && n < sizeof ret->reasons) {
+        ret->serving = false;
+        ret->degraded = true;
+        snprintf(ret->reasons + n, sizeof ret->reasons - n,
+                 "The audit journal takes no events (%s): all work is refused; make room on its disk, service returns by itself.",
+                 js.reason);
+    }
+}

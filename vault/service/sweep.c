@@ -1,0 +1,225 @@
+#include "vault/service/sweep.h"
+
+#include "base/log.h"
+#include "vault/service/lanes.h"
+#include "vault/service/pipeline.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { DRAIN_BATCH = 64, EXPIRE_PAGE = 256 };
+
+struct sweep {
+    struct service *s;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool stop, probe_pending, hsm_ok;
+    struct hsm_status status;
+    char why[256];
+    struct lane_job probe; /* the probe may take as long as an HSM call may: not on this thread */
+};
+
+/* ---- HSM probe ---- */
+static void run_probe(struct lane_job *j)
+{
+    struct sweep *w = (struct sweep *)((char *)j - offsetof(struct sweep, probe));
+    struct hsm_status st;
+    struct err e = {0};
+    bool good = !hsm_probe(w->s->hsm, &st, &e).failed;
+    pthread_mutex_lock(&w->lock);
+    if (good != w->hsm_ok)
+        log_event(good ? LOG_INFO : LOG_ERROR, "hsm state changed", LF_STR("state", good ? "up" : "down"), LF_ERR(&e));
+    w->hsm_ok = good;
+    w->probe_pending = false;
+    if (good)
+        w->status = st;
+    else
+        err_log_text(&e, w->why, sizeof w->why);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void start_probe(struct sweep *w)
+{
+    pthread_mutex_lock(&w->lock);
+    bool go = !w->probe_pending;
+    w->probe_pending = true;
+    pthread_mutex_unlock(&w->lock);
+    if (go && !lanes_submit(w->s->lanes, &w->probe)) {
+        pthread_mutex_lock(&w->lock);
+        w->probe_pending = false;
+        pthread_mutex_unlock(&w->lock);
+    }
+}
+
+bool sweep_hsm_state(struct sweep *w, struct hsm_status *ret, char *why, size_t n)
+{
+    pthread_mutex_lock(&w->lock);
+    bool good = w->hsm_ok;
+    *ret = w->status;
+    if (n > 0) {
+        strncpy(why, good ? "" : w->why, n - 1);
+        why[n - 1] = 0;
+    }
+    pthread_mutex_unlock(&w->lock);
+    return good;
+}
+
+/* ---- counted refusals ---- */
+struct counting {
+    struct journal_entry entry;
+};
+
+static void counting_done(struct journal_entry *en, const struct err *failed)
+{
+    (void)failed;
+    free(en);
+}
+
+static void record_count(struct service *s, const struct refusal_count *r)
+{
+    struct audit_event ev = {.time_unix_ns = clock_wall_ns(s->clock), .repeats = r->repeats};
+    size_t prefix = strlen(SOURCE_ADDRESS);
+    if (strncmp(r->source, SOURCE_ADDRESS, prefix) == 0)
+        ev.address = bytes_str(r->source + prefix);
+    else
+        ev.principal = bytes_str(r->source);
+    ev.action = bytes_str(r->action);
+    ev.outcome = bytes_str("refused");
+    ev.code = bytes_str(r->code);
+    ev.reason = bytes_str(r->reason);
+    journal_next_event_id(s->journal, ev.id);
+    CLEANUP(buf_release) struct buf out;
+    buf_init(&out, EVENT_MAX_BYTES);
+    event_encode(&ev, &out);
+    struct counting *c = calloc(1, sizeof *c);
+    INVARIANT(c != NULL);
+    c->entry.done = counting_done;
+    struct err e = {0};
+    if (journal_submit(s->journal, &c->entry, keyring_system_audit(s->keyring), ev.id, ev.time_unix_ns, buf_bytes(&out), &e).failed) {
+        log_event(LOG_WARN, "a count of refusals could not be journalled", LF_INT("repeats", r->repeats), LF_ERR(&e));
+        free(c);
+    }
+}
+
+static void drain_refusals(struct service *s, bool all)
+{
+    struct refusal_count counts[DRAIN_BATCH];
+    size_t n;
+    do {
+        n = refusals_drain(s->refusals, all, counts, DRAIN_BATCH);
+        for (size_t i = 0; i < n; i++)
+            record_count(s, &counts[i]);
+    } while (n == DRAIN_BATCH);
+}
+
+/* ---- idempotency records ---- */
+static RESULT expire_page(struct service *s, struct store_scan *q, struct arena *a, bool *ret_more, struct err *e)
+{
+    struct record *rows;
+    size_t n;
+    TRY(store_scan(s->store, q, a, &rows, &n, e));
+    int64_t limit = clock_wall_ns(s->clock) - (int64_t)IDEMPOTENCY_KEEP_S * 1000000000;
+    CLEANUP(store_txn_freep) struct store_txn *t = store_txn_new(s->store);
+    size_t gone = 0;
+    for (size_t i = 0; i < n; i++)
+        if (rows[i].time_unix_ns < limit) {
+            store_txn_delete(t, REC_IDEMPOTENCY, rows[i].tenant, rows[i].id, STORE_ANY);
+            gone++;
+        }
+    uint64_t seq;
+    if (gone > 0)
+        TRY(store_txn_commit(t, &seq, e));
+    *ret_more = n == EXPIRE_PAGE;
+    if (n > 0) {
+        q->after = rows[n - 1].id;
+        memcpy(q->after_tenant, rows[n - 1].tenant, sizeof q->after_tenant);
+    }
+    return ok();
+}
+
+static void expire_idempotency(struct service *s)
+{
+    struct store_scan q = {.kind = REC_IDEMPOTENCY, .limit = EXPIRE_PAGE, .all_tenants = true};
+    uint8_t after[STORE_ID_MAX];
+    bool more = true;
+    while (more) {
+        CLEANUP(arena_release) struct arena a;
+        arena_init(&a, 256u << 20);
+        struct err e = {0};
+        if (expire_page(s, &q, &a, &more, &e).failed) {
+            log_event(LOG_WARN, "old idempotency records could not be removed", LF_ERR(&e));
+            return;
+        }
+        memcpy(after, q.after.p, q.after.n); /* outlives the page */
+        q.after.p = after;
+    }
+}
+
+/* ---- the thread ---- */
+static bool pause_ms(struct sweep *w, unsigned ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += (long)ms * 1000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&w->lock);
+    while (!w->stop && pthread_cond_timedwait(&w->cond, &w->lock, &until) != ETIMEDOUT)
+        continue;
+    bool go = !w->stop;
+    pthread_mutex_unlock(&w->lock);
+    return go;
+}
+
+static void *sweep_thread(void *arg)
+{
+    struct sweep *w = arg;
+    int64_t probed = 0, expired = clock_boot_ms(w->s->clock);
+    do {
+        int64_t now = clock_boot_ms(w->s->clock);
+        waiters_wake(w->s, false);
+        if (now - probed >= SWEEP_PROBE_MS) {
+            probed = now;
+            start_probe(w);
+            drain_refusals(w->s, false);
+        }
+        if (now - expired >= SWEEP_EXPIRE_MS) {
+            expired = now;
+            expire_idempotency(w->s);
+        }
+    } while (pause_ms(w, SWEEP_WAKE_MS));
+    return NULL;
+}
+
+struct sweep *sweep_start(struct service *s)
+{
+    struct sweep *w = calloc(1, sizeof *w);
+    INVARIANT(w != NULL);
+    w->s = s;
+    w->hsm_ok = true; /* start-up has just used it */
+    w->probe.run = run_probe;
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&w->cond, &attr);
+    INVARIANT(pthread_create(&w->thread, NULL, sweep_thread, w) == 0);
+    return w;
+}
+
+void sweep_stop(struct sweep *w)
+{
+    if (w == NULL)
+        return;
+    pthread_mutex_lock(&w->lock);
+    w->stop = true;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+    pthread_join(w->thread, NULL);
+    waiters_wake(w->s, true);
+    drain_refusals(w->s, true);
+}

@@ -1,0 +1,114 @@
+/* claviger.system.v1: how the instance is, in words. */
+#include "vault/service/admin.h"
+#include "vault/service/fields.h"
+#include "vault/service/rows.h"
+#include "vault/service/sweep.h"
+
+#include "claviger/system/v1/system.pb-c.h"
+
+#include <string.h>
+
+typedef Claviger__System__V1__Status Status;
+
+static struct result resources(struct call *c, const ProtobufCMessage *req, struct err *e)
+{
+    (void)req;
+    return field_instance(c, e);
+}
+
+#define PART(type, d) part(c, &claviger__system__v1__##d##__descriptor)
+static void *part(struct call *c, const ProtobufCMessageDescriptor *d)
+{
+    void *m = call_new_message(c, d);
+    INVARIANT(m != NULL);
+    return m;
+}
+
+static Claviger__System__V1__Hsm *view_hsm(struct call *c)
+{
+    Claviger__System__V1__Hsm *r = PART(Hsm, hsm);
+    struct hsm_status st;
+    bool up = sweep_hsm_state(c->svc->sweep, &st, NULL, 0);
+    r->token_label = call_text(c, st.token_label);
+    r->manufacturer = call_text(c, st.manufacturer);
+    r->model = call_text(c, st.model);
+    r->logged_in = up && st.logged_in;
+    r->master_version = c->svc->instance.master_version;
+    r->seal_epoch = c->svc->instance.seal_epoch;
+    r->audit_key_version = c->svc->instance.audit_version;
+    r->missing = call_text(c, st.missing);
+    r->weaknesses = call_text(c, st.weaknesses);
+    r->calls = st.calls;
+    r->failures = st.failures;
+    return r;
+}
+
+static void view_locations(struct call *c, Status *r)
+{
+    const char *p = c->svc->config->locations;
+    r->locations = arena_alloc(&c->arena, (strlen(p) + 1) * sizeof *r->locations);
+    INVARIANT(r->locations != NULL);
+    while (*p != 0) {
+        size_t n = strcspn(p, ",");
+        r->locations[r->n_locations++] = pb_view(BYTES(p, n));
+        p += n + (p[n] == ',');
+    }
+}
+
+static void view_parts(struct call *c, Status *r)
+{
+    r->hsm = view_hsm(c);
+    struct journal_status js;
+    journal_status(c->svc->journal, &js);
+    Claviger__System__V1__Journal *j = r->journal = PART(Journal, journal);
+    j->origin = call_text(c, c->svc->instance.origin);
+    j->entries = js.next_index;
+    j->admits = journal_admits(c->svc->journal);
+    struct keyring_stats ks;
+    keyring_stats(c->svc->keyring, &ks);
+    Claviger__System__V1__Cache *k = r->cache = PART(Cache, cache);
+    k->entries = ks.entries;
+    k->capacity = c->svc->config->key_cache_max;
+    k->hits = ks.hits;
+    k->misses = ks.misses;
+    k->hsm_calls = ks.hsm_calls;
+    Claviger__System__V1__Store *s = r->store = PART(Store, store);
+    s->backend = call_text(c, "sqlite");
+    s->epoch = c->svc->instance.seal_epoch;
+    r->traffic = PART(Traffic, traffic);
+    r->traffic->calls_in_flight = atomic_load(&c->svc->calls_in_flight);
+}
+
+static struct result get(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)
+{
+    (void)req;
+    static const uint8_t no_tenant[16];
+    Status *r = call_response(c);
+    struct health h;
+    service_health(c->svc, &h);
+    r->health = call_text(c, !h.serving ? "not serving" : h.degraded ? "degraded" : "healthy");
+    if (h.reasons[0] != 0) {
+        r->reasons = arena_alloc(&c->arena, sizeof *r->reasons);
+        INVARIANT(r->reasons != NULL);
+        r->reasons[r->n_reasons++] = call_text(c, h.reasons);
+    }
+    r->version = call_text(c, CLV_VERSION);
+    view_parts(c, r);
+    view_locations(c, r);
+    struct admin_policy_version v;
+    TRY(admin_policy_get(c->svc->admin, &c->arena, &v, e));
+    r->policy_version = v.version;
+    TRY(store_count(c->svc->store, REC_TENANT, no_tenant, (struct bytes){0}, &r->tenants, e));
+    TRY(store_count(c->svc->store, REC_PRINCIPAL, no_tenant, (struct bytes){0}, &r->principals, e));
+    r->uptime = field_duration(c, (clock_wall_ns(call_clock(c)) - c->svc->started_unix_ns) / 1000000000);
+    r->trust_domain = call_text(c, c->svc->config->trust_domain);
+    *resp = &r->base;
+    return ok();
+}
+
+static const struct rpc_row rows[] = {
+    {.kind = RPC_UNARY, .path = "/claviger.system.v1.System/GetStatus", .request = &claviger__system__v1__get_status_request__descriptor,
+     .response = &claviger__system__v1__status__descriptor, .action = "system.status", .plane = PLANE_CONTROL, .resources = resources,
+     .audit = AUDIT_READ, .limit = LIMIT_CONTROL, .lane = LANE_SLOW, .handle = get},
+};
+const struct row_list rows_system = {rows, 1};
