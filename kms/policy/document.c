@@ -43,6 +43,30 @@ static const cyaml_schema_field_t DOCUMENT_FIELDS[] = {
 };
 static const cyaml_schema_value_t DOCUMENT = {CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct document, DOCUMENT_FIELDS)};
 
+/* The same tables by path, so that an unknown key is named with its own line. */
+static const struct {
+    const char *path;
+    const cyaml_schema_field_t *fields;
+} SHAPES[] = {{"", DOCUMENT_FIELDS}, {"roles[]", ROLE_FIELDS}, {"roles[].rules[]", RULE_FIELDS}, {"bindings[]", BINDING_FIELDS}};
+
+static bool same_shape(const char *path, const char *shape)
+{
+    for (; *path && *path == *shape; path++, shape++)
+        if (*path == '[')
+            path += strspn(path + 1, "0123456789");
+    return *path == *shape;
+}
+
+static bool is_known_key(const char *path, const char *key)
+{
+    for (size_t i = 0; i < sizeof SHAPES / sizeof SHAPES[0]; i++)
+        if (same_shape(path, SHAPES[i].path))
+            for (const cyaml_schema_field_t *f = SHAPES[i].fields; f->key; f++)
+                if (strcmp(f->key, key) == 0)
+                    return true;
+    return false;
+}
+
 /* libcyaml tells what and where in its log alone: first the complaint, then a backtrace, innermost place first. */
 static void listen(cyaml_log_t level, void *context, const char *fmt, va_list args)
 {
@@ -69,7 +93,7 @@ static cyaml_config_t config_for(struct yaml_fault *fault)
 
 bool document_load(struct bytes untrusted, struct document **ret, struct yaml_fault *fault)
 {
-    if (!yaml_check(untrusted, fault))
+    if (!yaml_check(untrusted, is_known_key, fault))
         return false;
     *fault = (struct yaml_fault){0};
     cyaml_config_t config = config_for(fault);

@@ -17,6 +17,7 @@ struct frame {
 };
 struct walk {
     struct yaml_fault *fault;
+    yaml_key_known *known;
     const char *want; /* path whose line is looked for, or NULL */
     unsigned want_line;
     unsigned documents, depth;
@@ -76,6 +77,9 @@ static bool take_key(struct walk *w, struct bytes key, size_t line0)
             return fault(w, line0, "key \"%s\" appears twice", copy);
     f->keys++;
     f->key_next = false;
+    w->path[f->path_n] = '\0';
+    if (w->known && !w->known(w->path, copy))
+        return fault(w, line0, "unknown key \"%s\"", copy);
     snprintf(w->path + f->path_n, sizeof w->path - f->path_n, "%s%s", f->path_n ? "." : "", copy);
     return true;
 }
@@ -182,9 +186,9 @@ static bool walk(struct walk *w, struct bytes text)
     return good && (w->documents == 1 || fault(w, 0, "the document is empty"));
 }
 
-bool yaml_check(struct bytes untrusted, struct yaml_fault *ret)
+bool yaml_check(struct bytes untrusted, yaml_key_known *known, struct yaml_fault *ret)
 {
-    struct walk w = {.fault = ret};
+    struct walk w = {.fault = ret, .known = known};
     return check_bytes(&w, untrusted) && walk(&w, untrusted);
 }
 

@@ -19,7 +19,9 @@ struct yaml_fault {
     unsigned line; /* from 1 */
     char text[YAML_FAULT_BYTES];
 };
-bool yaml_check(struct bytes untrusted, struct yaml_fault *ret);
+/* Whether a mapping at this path may have this key; libcyaml refuses others too, but names the line before. */
+typedef bool yaml_key_known(const char *path /* e.g. "roles[2]" */, const char *key);
+bool yaml_check(struct bytes untrusted, yaml_key_known *known, struct yaml_fault *ret);
 /* Line of the node at this path, e.g. "roles[2].rules[0].actions[1]", of a text that yaml_check has passed; 1 if there is none. */
 unsigned yaml_line(struct bytes checked, const char *path);
 

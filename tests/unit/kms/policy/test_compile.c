@@ -95,6 +95,7 @@ static void yaml_itself_is_kept_plain(void **state)
     expect_refused("version: !!int 1\n", "p.yaml:1: a tag");
     expect_refused("version: 1\nroles: !x []\n", "p.yaml:2: a tag");
     expect_refused("version: 1\nversion: 1\n", "p.yaml:2: key \"version\" appears twice");
+    expect_refused("version: 1\nroles: {a: 1}\n", "p.yaml:2: unknown key \"a\"");
     expect_refused("? [a, b]\n: 1\n", "p.yaml:1: a key must be a word");
     expect_refused("version: 1\nroles: [[[[[[[[[[1]]]]]]]]]]\n", "p.yaml:2: nested deeper");
     expect_refused("version: 1\nroles: [\n", "p.yaml:3: ");
@@ -117,10 +118,10 @@ static void the_schema_is_strict(void **state)
     expect_refused("version: one\n" BIND("r1", "acme", "a"), "p.yaml:1: Invalid uint64_t value");
     expect_refused("version: 1\nroles: []\n", "p.yaml:2: ");
     expect_refused("version: 1\nroles:\n", "p.yaml:2: ");
-    expect_refused(GOOD "extra: 1\n", "p.yaml:13: Unexpected key: extra");
-    expect_refused(GOOD_ROLE "        conditions: []\n", "p.yaml:9: Unexpected key: conditions");
-    expect_refused(GOOD_ROLE "    Rules: []\n", "p.yaml:9: Unexpected key: Rules");
-    expect_refused(GOOD "    until: never\n", "p.yaml:13: Unexpected key: until");
+    expect_refused(GOOD "extra: 1\n", "p.yaml:13: unknown key \"extra\"");
+    expect_refused(GOOD_ROLE "        conditions: []\n", "p.yaml:9: unknown key \"conditions\"");
+    expect_refused(GOOD_ROLE "    Rules: []\n", "p.yaml:9: unknown key \"Rules\"");
+    expect_refused(GOOD "    until: never\n", "p.yaml:13: unknown key \"until\"");
     expect_refused("version: 1\nroles:\n  - name: r1\n", "p.yaml:3: Missing required mapping field: rules");
     expect_refused("version: 1\nroles:\n  - name: r1\n    rules:\n      - id: x\n        effect: permit\n", "p.yaml:6: ");
     expect_refused("version: 1\nroles:\n  - name: r1\n    rules:\n      - id: x\n        effect: Allow\n", "p.yaml:6: ");
