@@ -1,0 +1,216 @@
+/* Changes to rings, keys and versions: checks and puts into the caller's transaction; nothing happens before its commit. */
+#include "kms/keyring/internal.h"
+
+#include "base/rng.h"
+#include "kms/crypto/nonce.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+bool version_state_can(enum version_state from, enum version_state to)
+{
+    static const uint32_t next[] = {
+        [VERSION_ENABLED] = 1u << VERSION_DISABLED | 1u << VERSION_DESTROY_SCHEDULED,
+        [VERSION_DISABLED] = 1u << VERSION_ENABLED | 1u << VERSION_DESTROY_SCHEDULED,
+        [VERSION_DESTROY_SCHEDULED] = 1u << VERSION_DISABLED | 1u << VERSION_DESTROYED,
+        [VERSION_DESTROYED] = 0,
+    };
+    return from >= VERSION_ENABLED && from <= VERSION_DESTROY_SCHEDULED && to >= VERSION_ENABLED &&
+           to <= VERSION_DESTROY_SCHEDULED && (next[from] >> to & 1) != 0;
+}
+
+const char *version_state_name(enum version_state s)
+{
+    switch (s) {
+    case VERSION_ENABLED: return "ENABLED";
+    case VERSION_DISABLED: return "DISABLED";
+    case VERSION_DESTROYED: return "DESTROYED";
+    case VERSION_DESTROY_SCHEDULED: return "DESTROY_SCHEDULED";
+    }
+    return "?";
+}
+
+static RESULT copy_name(const struct name *n, struct arena *a, struct bytes *ret, struct err *e)
+{
+    char text[NAME_MAX_BYTES];
+    size_t len = name_format(n, text);
+    char *copy = arena_dup(a, text, len + 1);
+    if (copy == NULL)
+        FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "a name does not fit the call's memory");
+    *ret = BYTES(copy, len);
+    return ok();
+}
+
+static void put_row(struct store_txn *txn, const struct tenant_ref *t, enum rec_kind kind, const struct name *n,
+                    struct bytes full_name, uint32_t state, int64_t time_ns, uint64_t count, const struct buf *body,
+                    uint64_t expected)
+{
+    struct model_id id = model_id_of(n);
+    struct record r = {.kind = kind, .id = model_id_bytes(&id), .name = full_name, .state = state, .time_unix_ns = time_ns,
+                       .count = count, .body = buf_bytes(body)};
+    INVARIANT(!body->overflow);
+    memcpy(r.tenant, t->t.id, sizeof r.tenant);
+    store_txn_put(txn, &r, expected);
+}
+
+RESULT keyring_ring_create(struct keyring *k, const struct name *n, struct store_txn *txn, struct arena *a,
+                           struct keyring_ring *ret, struct err *e)
+{
+    CLEANUP(tenant_ref_dropp) struct tenant_ref *t = NULL;
+    TRY(tenant_of_name(k, n, true, &t, e));
+    struct keyring_ring m = {.created_ns = clock_wall_ns(k->clock), .revision = 1};
+    TRY(copy_name(n, a, &m.name, e));
+    CLEANUP(buf_release) struct buf body;
+    buf_init(&body, 64);
+    model_ring_put(&m, &body);
+    put_row(txn, t, REC_KEYRING, n, m.name, 0, m.created_ns, 0, &body, STORE_ABSENT);
+    *ret = m;
+    return ok();
+}
+
+/* 256 bits from the HSM's generator, mixed with the kernel's: neither alone decides the key. */
+static RESULT new_l2(struct keyring *k, struct secret **ret, struct err *e)
+{
+    CLEANUP(secret_freep) struct secret *l2 = NULL;
+    TRY(secret_new(HIERARCHY_L2_BYTES, &l2, e));
+    uint8_t *p = secret_borrow_mut(l2), ours[HIERARCHY_L2_BYTES];
+    atomic_fetch_add_explicit(&k->hsm_calls, 1, memory_order_relaxed);
+    TRY(hsm_random(k->hsm, p, HIERARCHY_L2_BYTES, e));
+    rng_fill(&rng_system, ours, sizeof ours);
+    for (size_t i = 0; i < sizeof ours; i++)
+        p[i] ^= ours[i];
+    wipe(ours, sizeof ours);
+    *ret = l2;
+    l2 = NULL;
+    return ok();
+}
+
+/* A fresh, enabled version `number` of `key`, wrapped and put. */
+static RESULT put_new_version(struct keyring *k, struct tenant_ref *t, const struct name *key, uint32_t number,
+                              struct store_txn *txn, struct arena *a, struct keyring_version *ret, struct err *e)
+{
+    struct name n = *key;
+    n.kind = NAME_VERSION;
+    n.version = number;
+    struct keyring_version m = {.n = number, .state = VERSION_ENABLED, .master_version = t->t.master_version, .revision = 1};
+    struct bytes key_name;
+    TRY(copy_name(&n, a, &m.name, e));
+    TRY(copy_name(key, a, &key_name, e));
+    m.created_ns = m.generated_ns = clock_wall_ns(k->clock);
+    nonce_fill(m.kvid, sizeof m.kvid);
+
+    const struct aead_key *kek;
+    CLEANUP(secret_freep) struct secret *l2 = NULL;
+    TRY(tenant_kek(k, t, &kek, e));
+    TRY(new_l2(k, &l2, e));
+    struct hierarchy_tenant h;
+    hierarchy_of(k, t, m.master_version, &h);
+    struct hierarchy_ctx c = {.location = h.location, .key = key_name, .version = number};
+    memcpy(c.tenant, t->t.id, sizeof c.tenant);
+    memcpy(c.kvid, m.kvid, sizeof c.kvid);
+    uint8_t *wrapped = arena_alloc(a, HIERARCHY_L2_WRAPPED_BYTES);
+    if (wrapped == NULL)
+        FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "a key does not fit the call's memory");
+    hierarchy_l2_wrap(kek, &h, &c, l2, wrapped);
+    m.wrapped = BYTES(wrapped, HIERARCHY_L2_WRAPPED_BYTES);
+
+    CLEANUP(buf_release) struct buf body;
+    buf_init(&body, 1024);
+    model_version_put(&m, &body);
+    put_row(txn, t, REC_VERSION, &n, m.name, m.state, m.created_ns, number, &body, STORE_ABSENT);
+    *ret = m;
+    return ok();
+}
+
+static void put_key(struct store_txn *txn, const struct tenant_ref *t, const struct name *n, const struct keyring_key *m,
+                    uint64_t expected)
+{
+    CLEANUP(buf_release) struct buf body;
+    buf_init(&body, STORE_BODY_MAX);
+    model_key_put(m, &body);
+    put_row(txn, t, REC_CRYPTOKEY, n, m->name, 0, m->created_ns, m->newest, &body, expected);
+}
+
+static int by_label_key(const void *x, const void *y)
+{
+    return bytes_compare(((const struct label *)x)->key, ((const struct label *)y)->key);
+}
+
+RESULT keyring_key_create(struct keyring *k, const struct name *n, const struct keyring_key *want, bool first_version,
+                          struct store_txn *txn, struct arena *a, struct keyring_key *ret, struct keyring_version *ret_v1,
+                          struct err *e)
+{
+    CLEANUP(tenant_ref_dropp) struct tenant_ref *t = NULL;
+    TRY(tenant_of_name(k, n, true, &t, e));
+    struct name ring = name_truncate(n, NAME_KEYRING);
+    struct model_id ring_id = model_id_of(&ring);
+    struct record ring_row;
+    TRY(store_get(k->store, REC_KEYRING, t->t.id, model_id_bytes(&ring_id), a, &ring_row, e));
+    store_txn_check(txn, REC_KEYRING, t->t.id, model_id_bytes(&ring_id), ring_row.revision);
+
+    struct keyring_key m = *want;
+    TRY(copy_name(n, a, &m.name, e));
+    m.created_ns = clock_wall_ns(k->clock);
+    m.primary = m.newest = first_version ? 1 : 0;
+    m.revision = 1;
+    if (m.nlabels > 0)
+        qsort(m.labels, m.nlabels, sizeof *m.labels, by_label_key);
+    if (first_version)
+        TRY(put_new_version(k, t, n, 1, txn, a, ret_v1, e));
+    put_key(txn, t, n, &m, STORE_ABSENT);
+    *ret = m;
+    return ok();
+}
+
+RESULT keyring_key_put(struct keyring *k, const struct name *n, const struct keyring_key *changed, struct store_txn *txn,
+                       struct err *e)
+{
+    CLEANUP(tenant_ref_dropp) struct tenant_ref *t = NULL;
+    TRY(tenant_of_name(k, n, true, &t, e));
+    if (changed->nlabels > 0)
+        qsort(changed->labels, changed->nlabels, sizeof *changed->labels, by_label_key);
+    put_key(txn, t, n, changed, changed->revision);
+    return ok();
+}
+
+RESULT keyring_version_create(struct keyring *k, const struct name *key, struct store_txn *txn, struct arena *a,
+                              struct keyring_version *ret, struct err *e)
+{
+    CLEANUP(tenant_ref_dropp) struct tenant_ref *t = NULL;
+    TRY(tenant_of_name(k, key, true, &t, e));
+    struct keyring_key m;
+    TRY(keyring_key_get(k, key, a, &m, e));
+    if (m.newest >= KEYRING_VERSIONS_MAX)
+        FAIL(e, ERR_EXHAUSTED, "TOO_MANY_VERSIONS", "the key has %u versions", m.newest);
+    m.newest++;
+    TRY(put_new_version(k, t, key, m.newest, txn, a, ret, e));
+    put_key(txn, t, key, &m, m.revision);
+    return ok();
+}
+
+RESULT keyring_version_put(struct keyring *k, const struct name *n, const struct keyring_version *changed,
+                           enum version_state from, struct store_txn *txn, struct err *e)
+{
+    if (!version_state_can(from, changed->state))
+        FAIL(e, ERR_STATE, "KEY_VERSION_STATE", "a version cannot go from %s to %s", version_state_name(from),
+             version_state_name(changed->state));
+    CLEANUP(tenant_ref_dropp) struct tenant_ref *t = NULL;
+    TRY(tenant_of_name(k, n, true, &t, e));
+    struct keyring_version m = *changed;
+    if (m.state == VERSION_DESTROYED)
+        m.wrapped = BYTES(NULL, 0);
+    CLEANUP(buf_release) struct buf body;
+    buf_init(&body, 1024);
+    model_version_put(&m, &body);
+    put_row(txn, t, REC_VERSION, n, m.name, m.state, m.created_ns, m.n, &body, m.revision);
+    return ok();
+}
+
+RESULT keyring_version_check(struct keyring *k, const struct name *n, uint64_t revision, struct store_txn *txn, struct err *e)
+{
+    CLEANUP(tenant_ref_dropp) struct tenant_ref *t = NULL;
+    TRY(tenant_of_name(k, n, true, &t, e));
+    struct model_id id = model_id_of(n);
+    store_txn_check(txn, REC_VERSION, t->t.id, model_id_bytes(&id), revision);
+    return ok();
+}

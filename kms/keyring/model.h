@@ -1,0 +1,46 @@
+/*
+ * Purpose: the record bodies of tenants, key rings, crypto keys and versions, to the byte, and their store ids.
+ * Owns: nothing (decoded views live in the record's arena). Threads: pure.
+ * Errors: ERR_DATA_LOSS "RECORD_MALFORMED": the seal was right but the content is not ours. Limits: as keyring.h.
+ * Secrets: a tenant body holds its audit key: bodies live in an arena that is wiped.
+ *
+ * Every body starts with u8 format = 1; integers big endian; v16 = u16 length and bytes; times are i64 Unix ns.
+ *   tenant:  id[16] v16 location, v16 display name, salt[32], audit key[32], u32 master version, kcv[16], created
+ *   ring:    created
+ *   key:     created, u32 primary, u32 newest, i64 rotation period s, i64 next rotation, i64 destroy delay s, u8 import only,
+ *            u16 n, n x { v16 key, v16 value } sorted by key
+ *   version: u32 n, u8 state, created, generated, destroy, destroyed, kvid[16], u32 master version, v16 wrapped
+ */
+#ifndef KMS_KEYRING_MODEL_H
+#define KMS_KEYRING_MODEL_H
+
+#include "kms/keyring/keyring.h"
+
+enum { MODEL_AUDIT_KEY_BYTES = 32 };
+
+struct model_tenant {
+    struct tenant t;
+    uint8_t salt[HIERARCHY_SALT_BYTES], audit_key[MODEL_AUDIT_KEY_BYTES], kcv[HIERARCHY_KCV_BYTES];
+};
+void model_tenant_put(const struct model_tenant *m, struct buf *out);
+RESULT model_tenant_get(const struct record *r, struct model_tenant *ret, struct err *e);
+void model_ring_put(const struct keyring_ring *m, struct buf *out);
+RESULT model_ring_get(const struct record *r, struct keyring_ring *ret, struct err *e);
+void model_key_put(const struct keyring_key *m, struct buf *out);
+RESULT model_key_get(const struct record *r, struct arena *a, struct keyring_key *ret, struct err *e);
+void model_version_put(const struct keyring_version *m, struct buf *out);
+RESULT model_version_get(const struct record *r, struct keyring_version *ret, struct err *e);
+
+/* The store id of what a name names (ring, key or version), and the id prefix of its children. */
+struct model_id {
+    uint8_t b[STORE_ID_MAX];
+    size_t n;
+};
+struct model_id model_id_of(const struct name *n);
+struct model_id model_child_prefix(const struct name *n); /* location, ring or key */
+static inline struct bytes model_id_bytes(const struct model_id *id)
+{
+    return (struct bytes){id->b, id->n};
+}
+
+#endif
