@@ -224,7 +224,7 @@ static int verb_check(const struct arguments *a, const struct config *c)
 {
     struct listen_address address;
     char libexec[PATH_MAX];
-    struct err e;
+    struct err e = {0};
     bool good = check_one(a->config_file, ok(), &e);
     struct result found = proc_find_libexec(libexec, sizeof(libexec), &e);
 
