@@ -260,7 +260,7 @@ static void conf_outbox(void **state)
     size_t n;
     assert_int_equal(store_outbox_last(f->s), 0);
     for (int i = 0; i < 5; i++) {
-        char text[16];
+        char text[24];
         snprintf(text, sizeof text, "event %d", i + 1);
         assert_ok(fx_put(f, &r, (uint64_t)i, text));
         assert_fails(fx_put(f, &r, 99, "refused"), ERR_CONFLICT, NULL); /* takes no sequence */

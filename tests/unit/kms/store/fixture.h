@@ -113,6 +113,11 @@ static inline struct result fx_get(struct fx *f, enum rec_kind kind, const uint8
 {
     return store_get(f->s, kind, tenant, bytes_str(id), &f->a, ret, &f->e);
 }
+static inline void fx_same_reason(const char *got, const char *want /* NULL: any */)
+{
+    if (want)
+        assert_string_equal(got ? got : "(none)", want);
+}
 #define assert_ok(expr)                                                                            \
     do {                                                                                           \
         if ((expr).failed) {                                                                       \
@@ -125,8 +130,7 @@ static inline struct result fx_get(struct fx *f, enum rec_kind kind, const uint8
         f->e = (struct err){0};                                                                    \
         assert_true((expr).failed);                                                                \
         assert_string_equal(err_name(f->e.code), err_name(code_));                                 \
-        if (reason_)                                                                               \
-            assert_string_equal(f->e.reason ? f->e.reason : "(none)", (const char *)(reason_));    \
+        fx_same_reason(f->e.reason, (reason_));                                                    \
     } while (0)
 #define assert_bytes(b, text) assert_true(bytes_equal((b), bytes_str(text)))
 
