@@ -250,8 +250,7 @@ void conn_step(struct conn *c)
         loop_requeue(c->loop, c);
     else if (c->state == CONN_LINGER)
         step_linger(c);
-    if (c->state == CONN_OPEN)
-        drain_step(c);
+    drain_step(c);
     conn_rearm(c);
 }
 

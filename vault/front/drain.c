@@ -6,10 +6,10 @@ void drain_begin(struct conn *c, int64_t due_ms)
         c->drain_due = due_ms;
     if (c->drain == DRAIN_NO)
         c->drain = DRAIN_WARN_DUE;
-    /* Whoever is not through the door yet has no call to lose. */
-    if (c->state < CONN_OPEN)
+    /* Before the end of the handshake nothing can be lost; after it the client may have sent a call already. */
+    if (c->state == CONN_HANDSHAKE)
         conn_finish(c, NULL);
-    else if (c->state == CONN_OPEN)
+    else if (c->state < CONN_LINGER)
         loop_requeue(c->loop, c);
 }
 
@@ -35,12 +35,14 @@ void drain_put_frame(struct conn *c)
 
 void drain_step(struct conn *c)
 {
-    if (c->state != CONN_OPEN || c->drain == DRAIN_NO)
+    if (c->state >= CONN_LINGER || c->drain == DRAIN_NO)
         return;
     if (c->loop->now_ms >= c->drain_due) {
         conn_finish(c, policer_open_streams(&c->policer) > 0 ? "calls were still open when the drain ended" : NULL);
         return;
     }
+    if (c->state != CONN_OPEN)
+        return;
     if (c->drain == DRAIN_WARNED && c->loop->now_ms >= c->drain_at)
         c->drain = DRAIN_LAST_DUE;
     if (drain_wants_frame(c) && policer_at_boundary(&c->policer))

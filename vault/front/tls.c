@@ -12,6 +12,7 @@
  * leftover of another connection's failure would end this one (MEASURED 10). */
 
 struct tls_ctx {
+    _Atomic unsigned refs; /* each connection's: its BIO goes on using the method when the certificate is replaced */
     SSL_CTX *ssl;
     BIO_METHOD *bio;
 };
@@ -228,6 +229,7 @@ RESULT tls_ctx_new(int cert_fd, int key_fd, struct tls_ctx **ret, struct err *e)
     struct tls_ctx *c = calloc(1, sizeof *c);
     INVARIANT(c != NULL);
     ERR_clear_error();
+    c->refs = 1;
     c->ssl = SSL_CTX_new(TLS_server_method());
     INVARIANT(c->ssl != NULL);
     c->bio = bio_method();
@@ -242,7 +244,7 @@ RESULT tls_ctx_new(int cert_fd, int key_fd, struct tls_ctx **ret, struct err *e)
 
 void tls_ctx_free(struct tls_ctx *c)
 {
-    if (c == NULL)
+    if (c == NULL || --c->refs > 0)
         return;
     SSL_CTX_free(c->ssl);
     BIO_meth_free(c->bio);
@@ -251,7 +253,7 @@ void tls_ctx_free(struct tls_ctx *c)
 
 /* ---- a connection ------------------------------------------------------------------------------------------------ */
 
-RESULT tls_open(struct tls *t, const struct tls_ctx *c, int fd, struct err *e)
+RESULT tls_open(struct tls *t, struct tls_ctx *c, int fd, struct err *e)
 {
     *t = (struct tls){.fd = fd, .readable = true, .writable = true};
     ERR_clear_error();
@@ -263,6 +265,8 @@ RESULT tls_open(struct tls *t, const struct tls_ctx *c, int fd, struct err *e)
         t->ssl = NULL;
         FAIL(e, ERR_EXHAUSTED, NULL, "no memory for a connection");
     }
+    c->refs++;
+    t->ctx = c;
     BIO_set_data(b, t);
     BIO_set_init(b, 1);
     SSL_set_app_data(t->ssl, t);
@@ -276,6 +280,8 @@ void tls_close(struct tls *t)
     ERR_clear_error();
     SSL_free(t->ssl);
     t->ssl = NULL;
+    tls_ctx_free(t->ctx);
+    t->ctx = NULL;
     ERR_clear_error();
 }
 

@@ -30,6 +30,7 @@ enum tls_io { TLS_OK, TLS_AGAIN, TLS_EOF, TLS_BROKEN };
 
 struct tls {
     struct ssl_st *ssl;
+    struct tls_ctx *ctx;
     int fd;
     bool readable, writable; /* set by the loop's events, cleared when the socket says no */
     bool hup;                /* the peer has closed its side: read until the end */
@@ -37,7 +38,7 @@ struct tls {
     unsigned post_messages;
     const char *why; /* literal: what failed */
 };
-RESULT tls_open(struct tls *t, const struct tls_ctx *c, int fd, struct err *e); /* t stays where it is until tls_close */
+RESULT tls_open(struct tls *t, struct tls_ctx *c, int fd, struct err *e); /* t stays where it is until tls_close */
 void tls_close(struct tls *t);                                                  /* frees the SSL; {0} accepted */
 enum tls_io tls_handshake(struct tls *t); /* TLS_OK: established, with ALPN h2 and a certificate */
 enum tls_io tls_read(struct tls *t, void *out, size_t n, size_t *ret_n);

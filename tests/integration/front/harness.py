@@ -76,6 +76,11 @@ def make_cert(folder, name, key=None, serial=None):
     return c, k
 
 
+def send_body(conn, sid, body, end=False):
+    for i in range(0, len(body), 16384):
+        conn.send_data(sid, body[i:i + 16384], end_stream=end and i + 16384 >= len(body))
+
+
 class Core:
     """Acks every connection and echoes each request's body, by python3-h2."""
 
@@ -181,7 +186,7 @@ class Core:
                         sock.sendall(conn.data_to_send())
                         self.hold.wait(10)
                     conn.send_headers(ev.stream_id, [(":status", "200")])
-                    conn.send_data(ev.stream_id, bodies.pop(ev.stream_id))
+                    send_body(conn, ev.stream_id, bodies.pop(ev.stream_id))
                     conn.send_headers(ev.stream_id, [("grpc-status", "0")], end_stream=True)
             out = conn.data_to_send()
             if out:
@@ -367,7 +372,7 @@ class Client:
     def begin(self, body=b"hello", end=True):
         sid = self.conn.get_next_available_stream_id()
         self.conn.send_headers(sid, [(":method", "POST"), (":scheme", "http"), (":path", "/x"), (":authority", "a")])
-        self.conn.send_data(sid, b"\0" + struct.pack(">I", len(body)) + body, end_stream=end)
+        send_body(self.conn, sid, b"\0" + struct.pack(">I", len(body)) + body, end)
         self.bodies[sid] = b""
         self.flush()
         return sid
@@ -390,6 +395,12 @@ class Client:
                     self.done[ev.stream_id] = self.bodies[ev.stream_id][5:]
         with contextlib.suppress(OSError):
             self.flush()
+
+    def pump_until(self, fn, timeout=5):
+        end = time.monotonic() + timeout
+        while not fn():
+            assert not self.ended and time.monotonic() < end, "it did not come true"
+            self.pump(max(0.01, end - time.monotonic()))
 
     def finish(self, sid, timeout=5):
         end = time.monotonic() + timeout

@@ -1,0 +1,567 @@
+"""kmsd-front as a black box, between a stand-in monitor and core: /usr/bin/python3 -m pytest tests/integration/front"""
+import os
+import pathlib
+import socket
+import ssl
+import struct
+import time
+
+import harness as h
+import pytest
+from harness import Front, Frames, frame, goaways, until, wait_for
+
+CALM, PROTOCOL, SETTINGS_TIMEOUT = 0xB, 0x1, 0x4
+TLS_ALERT_CERTIFICATE_REQUIRED, TLS_ALERT_PROTOCOL_VERSION, TLS_ALERT_NO_ALPN = 116, 70, 120
+
+
+@pytest.fixture
+def front():
+    with Front(handshake_timeout="500ms", max_connections_per_peer="64") as f:
+        yield f
+
+
+def ends_in(sock, seconds):
+    """How long until the other side ends the connection; fails when it does not."""
+    sock.settimeout(seconds)
+    start = time.monotonic()
+    while True:
+        try:
+            if not sock.recv(65536):
+                break
+        except (ConnectionError, ssl.SSLError) as e:
+            assert not isinstance(e, TimeoutError)
+            break
+    return time.monotonic() - start
+
+
+# ---- TLS
+
+def test_a_call_passes_and_the_core_learns_who_it_is(front):
+    c = front.client()
+    body = os.urandom(60_000)
+    assert c.call(body) == body
+    (ident, info), = front.core.new.items()
+    assert info["listener"] == "main" and info["address"] == "127.0.0.1"
+    sent = ssl.PEM_cert_to_DER_cert(front.client_cert[0].read_text())
+    assert info["certs"] == [sent]
+    assert front.core.names == [b"\0clv-" + ident.hex().encode()]
+    c.close()
+    until(lambda: front.core.closed == [ident], what="CONN_CLOSED")
+
+
+def test_a_chain_is_passed_on_leaf_first(front):
+    other = h.make_cert(front.dir, "issuer")
+    chain = front.dir / "chain.pem"
+    chain.write_text(front.client_cert[0].read_text() + other[0].read_text())
+    ctx = front.context(cert=False)
+    ctx.load_cert_chain(chain, front.client_cert[1])
+    assert h.Client(front.tls(ctx)).call(b"x") == b"x"
+    info, = front.core.new.values()
+    assert info["certs"] == [ssl.PEM_cert_to_DER_cert(p.read_text()) for p in (front.client_cert[0], other[0])]
+
+
+def test_tls_1_3_and_modern_ciphers_only(front):
+    s = front.tls()
+    assert s.version() == "TLSv1.3" and s.cipher()[0] == "TLS_AES_128_GCM_SHA256"
+    old = front.context()
+    old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError, match="(?i)protocol.version"):
+        front.tls(old)
+    assert front.client().call() == b"hello"
+
+
+def test_a_client_certificate_is_required(front):
+    with pytest.raises(ssl.SSLError, match="(?i)certificate.required"):
+        s = front.tls(front.context(cert=False))
+        s.sendall(h.PREFACE)
+        s.recv(1)  # TLS 1.3: the refusal comes after the client's Finished
+    assert front.core.new == {}
+
+
+def test_too_long_a_chain_is_refused(front):
+    chain = front.dir / "long.pem"
+    chain.write_text(front.client_cert[0].read_text() + h.make_cert(front.dir, "i")[0].read_text() * 11)
+    ctx = front.context(cert=False)
+    ctx.load_cert_chain(chain, front.client_cert[1])
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        s = front.tls(ctx)
+        s.sendall(h.PREFACE)
+        assert s.recv(1) == b"never"
+    assert front.core.new == {}
+
+
+@pytest.mark.parametrize("alpn", [(), ("http/1.1",)])
+def test_alpn_h2_is_required(front, alpn):
+    with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
+        s = front.tls(front.context(alpn=alpn))
+        s.sendall(h.PREFACE + frame(h.SETTINGS))
+        assert s.recv(1) != b""
+    assert front.core.new == {}
+
+
+def test_no_tickets(front):
+    s = front.raw()
+    assert s.session is None or not s.session.has_ticket
+
+
+def test_plaintext_is_closed(front):
+    s = front.tcp()
+    s.sendall(h.PREFACE + frame(h.SETTINGS))
+    assert ends_in(s, 2) < 1
+    assert front.client().call() == b"hello"
+
+
+# ---- deadlines
+
+def test_half_a_handshake_is_closed_in_time(front):
+    silent, half = front.tcp(), front.tcp()
+    out = ssl.MemoryBIO()
+    o = front.context().wrap_bio(ssl.MemoryBIO(), out)
+    with pytest.raises(ssl.SSLWantReadError):
+        o.do_handshake()
+    half.sendall(out.read()[:50])
+    assert 0.3 < ends_in(silent, 2) < 1
+    assert ends_in(half, 2) < 1
+
+
+def test_no_preface_is_closed_in_time(front):
+    s, partial = front.tls(), front.tls()
+    partial.sendall(h.PREFACE[:10])
+    assert 0.3 < ends_in(s, 2) < 1
+    assert ends_in(partial, 2) < 1
+    assert "no HTTP/2 preface in time" in front.logged()
+
+
+def test_idle_after_settings_is_not_closed(front):
+    c = front.client()
+    assert c.call() == b"hello"
+    time.sleep(0.8)  # more than the handshake's deadline
+    assert c.call() == b"hello"
+
+
+def test_settings_must_be_acknowledged(front):
+    s = front.raw(ack=False)
+    start = time.monotonic()
+    got = Frames(s).rest()
+    assert 0.9 < time.monotonic() - start < 2
+    assert goaways(got) == [(0, SETTINGS_TIMEOUT)]
+
+
+def test_a_wrong_preface_is_cut(front):
+    s = front.tls()
+    s.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert ends_in(s, 2) < 1
+    assert "not HTTP/2" in front.logged()
+
+
+# ---- floods
+
+def blast(sock, chunk, seconds):
+    """Sends chunk over and over; returns what came back once the other side gives up."""
+    end = time.monotonic() + seconds
+    sock.settimeout(0.2)
+    view = memoryview(chunk)
+    while time.monotonic() < end:
+        try:
+            sock.send(view)
+        except TimeoutError:
+            pass  # paced: that is the point
+        except (ConnectionError, ssl.SSLError, OSError):
+            break
+    else:
+        raise AssertionError(f"not cut within {seconds} s")
+    try:
+        return Frames(sock).rest(1)
+    except (ssl.SSLError, OSError):
+        return []
+
+
+def test_rapid_reset_is_paced_then_cut_while_others_are_served(front):
+    seen = []
+    front.core.raw = lambda sock: sink(sock, seen)
+    attacker = front.raw(source="127.0.0.2")
+    front.core.raw = None
+    victim = front.client()
+    assert victim.call() == b"hello"
+    import threading
+    result = {}
+
+    def attack():
+        chunk = b"".join(frame(h.HEADERS, 5, 1 + 2 * i, h.REQUEST) + frame(h.RST, 0, 1 + 2 * i, b"\0\0\0\x08")
+                         for i in range(200_000))
+        start = time.monotonic()
+        attacker.settimeout(0.2)
+        sent = 0
+        while time.monotonic() - start < 15:
+            try:
+                sent += attacker.send(chunk[sent:sent + 65536])
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        result["seconds"] = time.monotonic() - start
+    t = threading.Thread(target=attack)
+    t.start()
+    worst = 0
+    while t.is_alive():
+        start = time.monotonic()
+        assert victim.call(timeout=2) == b"hello"
+        worst = max(worst, time.monotonic() - start)
+    t.join()
+    assert 4 < result["seconds"] < 9
+    assert worst < 0.5, worst
+    # 400 at once, then 200 a second for 5 s: 1,400, and not 200,000
+    assert 400 <= seen.count(h.RST) < 2200, seen.count(h.RST)
+    assert "too many streams reset" in front.logged()
+    # the penalty box: refused at first, served again after it
+    with pytest.raises((OSError, EOFError)):
+        front.raw(source="127.0.0.2")
+    until(lambda: tries(lambda: front.raw(source="127.0.0.2")), what="the end of the penalty")
+    assert victim.call() == b"hello"
+
+
+def tries(fn):
+    try:
+        return fn()
+    except (OSError, EOFError):
+        return None
+
+
+def sink(sock, kinds):
+    """A core that only reads: SETTINGS, then nothing; notes the kinds of frames."""
+    sock.sendall(frame(h.SETTINGS))
+    frames = Frames(sock)
+    frames.sock.recv(24)
+    while (f := frames.next(20)) is not None:
+        kinds.append(f[0])
+
+
+@pytest.mark.parametrize("name,flood", [
+    ("SETTINGS", frame(h.SETTINGS, 0, 0, b"\0\x03\0\0\0\x64") * 1000),
+    ("PING", frame(h.PING, 0, 0, b"12345678") * 1000),
+    ("control", frame(h.WINDOW_UPDATE, 0, 0, b"\0\0\0\x01") * 5000),
+], ids=lambda v: v if isinstance(v, str) else "")
+def test_control_floods_are_paced_then_cut(front, name, flood):
+    front.core.raw = lambda sock: sink(sock, [])
+    s = front.raw()
+    start = time.monotonic()
+    got = blast(s, flood, 12)
+    assert 4 < time.monotonic() - start < 10
+    assert f"too many {name}" in front.logged()
+    assert all(code == CALM for _, code in goaways(got))
+    assert front.alive() and front.cpu_seconds() < 2
+
+
+def test_control_within_budget_is_not_cut(front):
+    front.core.raw = lambda sock: sink(sock, [])
+    s = front.raw()
+    s.sendall(frame(h.SETTINGS, 0, 0, b"\0\x03\0\0\0\x64") * 15 + frame(h.PING, 0, 0, b"12345678") * 90)
+    time.sleep(0.2)
+    s.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        Frames(s).rest(0.1)
+
+
+@pytest.mark.parametrize("payload,end", [
+    (frame(h.HEADERS, 0, 1, h.REQUEST) + frame(h.CONTINUATION, 0, 1, b"") * 9, "too many CONTINUATIONs"),
+    (frame(h.HEADERS, 0, 1, b"a" * 16384) + frame(h.CONTINUATION, 0, 1, b"a" * 16384) + frame(h.CONTINUATION, 4, 1, b"a"),
+     "header block too large"),
+    (frame(h.HEADERS, 5, 1, b"a" * 16385), "frame too large"),
+    (frame(h.HEADERS, 4, 1, h.REQUEST) + frame(h.DATA, 0, 1, b"\x01\0\0\0\x05hello"), "a compressed message"),
+    (frame(h.HEADERS, 4, 1, h.REQUEST) + frame(h.DATA, 0, 1, b"\0\x7f\xff\xff\xff"), "message too large"),
+    (frame(h.CONTINUATION, 4, 1, b""), "CONTINUATION outside its header block"),
+    (frame(h.PUSH, 4, 1, b"\0\0\0\x02"), "PUSH_PROMISE from a client"),
+], ids=["continuations", "block", "frame", "compressed", "message", "continuation", "push"])
+def test_breaches_are_cut_at_once_with_goaway(front, payload, end):
+    front.core.raw = lambda sock: sink(sock, [])
+    s = front.raw()
+    s.sendall(payload)
+    start = time.monotonic()
+    got = Frames(s).rest()
+    assert time.monotonic() - start < 1
+    assert len(goaways(got)) == 1
+    assert end in front.logged()
+    until(lambda: len(front.core.closed) == 1, what="CONN_CLOSED")
+
+
+def test_streams_before_the_ack(front):
+    s = front.raw(ack=False)
+    wait_for(s, h.SETTINGS)
+    ids = iter(range(1, 99, 2))
+    s.sendall(b"".join(frame(h.HEADERS, 5, next(ids), h.REQUEST) for _ in range(9)))
+    s.sendall(h.SETTINGS_ACK)
+    s.sendall(b"".join(frame(h.HEADERS, 5, next(ids), h.REQUEST) for _ in range(20)))
+    frames, ended = Frames(s), 0
+    while ended < 29:
+        kind, flags, _, _ = frames.next()
+        assert kind != h.GOAWAY
+        ended += kind == h.HEADERS and flags & 1
+    bad = front.raw(ack=False)
+    bad.sendall(b"".join(frame(h.HEADERS, 5, i, h.REQUEST) for i in range(1, 21, 2)))
+    assert [code for _, code in goaways(Frames(bad).rest())] in ([CALM], [])
+    assert "streams opened without acknowledging SETTINGS" in front.logged()
+
+
+# ---- caps
+
+def test_the_cap_of_one_address():
+    with Front(max_connections_per_peer="5") as f:
+        held = [f.client() for _ in range(5)]
+        assert all(c.call() == b"hello" for c in held)
+        with pytest.raises((OSError, EOFError)):
+            f.client().call()
+        assert f.client(source="127.0.0.9").call() == b"hello"
+        held.pop().close()
+        until(lambda: tries(lambda: f.client().call()) == b"hello", what="a free place")
+        assert "too many connections of this address" in f.logged()
+
+
+def test_the_cap_in_total():
+    with Front(max_connections="3", max_connections_per_peer="100") as f:
+        held = [f.client() for _ in range(3)]
+        assert all(c.call() == b"hello" for c in held)
+        with pytest.raises((OSError, EOFError)):
+            f.client(source="127.0.0.7").call()
+        assert "too many connections" in f.logged()
+
+
+def test_few_descriptors_neither_spin_nor_lose_the_listener():
+    with Front(nofile=64) as f:
+        assert "descriptor limit is too low" in f.logged()
+        idle = [f.tcp() for _ in range(250)]
+        time.sleep(0.3)
+        before = f.cpu_seconds()
+        time.sleep(1)
+        assert f.cpu_seconds() - before < 0.2
+        for s in idle:
+            s.close()
+        start = time.monotonic()
+        until(lambda: tries(lambda: f.client().call()) == b"hello", what="service")
+        assert time.monotonic() - start < 1
+
+
+def test_out_of_descriptors_while_admitted():
+    """The cap would have allowed them: the descriptors are gone for another reason, and come back."""
+    with Front(nofile=64, max_connections="10") as f:
+        import resource
+        used = len(os.listdir(f"/proc/{f.proc.pid}/fd"))
+        resource.prlimit(f.proc.pid, resource.RLIMIT_NOFILE, (used + 2, 64))
+        waiting = [f.tcp() for _ in range(20)]
+        until(lambda: "out of descriptors" in f.logged(), what="EMFILE")
+        before = f.cpu_seconds()
+        time.sleep(0.5)
+        assert f.cpu_seconds() - before < 0.2
+        resource.prlimit(f.proc.pid, resource.RLIMIT_NOFILE, (64, 64))
+        for s in waiting:
+            s.close()
+        until(lambda: tries(lambda: f.client().call()) == b"hello", timeout=1, what="service")
+
+
+# ---- certificates, core, ends
+
+def test_new_certificates_are_for_new_connections(front):
+    old = front.client()
+    assert old.call() == b"hello"
+    before = old.sock.getpeercert(binary_form=True)
+    fresh = h.make_cert(front.dir, "fresh")
+    front.send_tls(*fresh)
+    until(lambda: front.logged().count("certificate loaded") == 2, what="the reload")
+    new = front.client()
+    assert new.call() == b"hello"
+    assert new.sock.getpeercert(binary_form=True) == ssl.PEM_cert_to_DER_cert(fresh[0].read_text()) != before
+    assert old.call() == b"hello" and old.goaways == []
+
+
+def test_a_bad_new_certificate_leaves_the_old_one(front):
+    front.send_tls(front.server_cert[0], front.client_cert[1])  # not its key
+    until(lambda: "the old one stays" in front.logged(), what="the refusal")
+    c = front.client()
+    assert c.call() == b"hello"
+    assert c.sock.getpeercert(binary_form=True) == ssl.PEM_cert_to_DER_cert(front.server_cert[0].read_text())
+
+
+def test_a_bad_first_certificate_is_fatal():
+    with Front(start=False) as f:
+        f.send_tls(f.server_cert[0], f.client_cert[1])
+        kind, _, body = h.recv_packet(f.control)
+        assert kind == h.FATAL and b"private key" in body
+        assert f.proc.wait(5) == 1
+
+
+def test_the_core_may_refuse_and_kill(front):
+    c = front.client()
+    assert c.call() == b"hello"
+    ident, = front.core.new
+    front.core.kill(ident)
+    c.pump()
+    assert c.ended
+    until(lambda: front.core.closed == [ident], what="CONN_CLOSED")
+    front.core.answer = 0
+    refused = front.tls()
+    assert ends_in(refused, 2) < 1
+    assert "refused by core" in front.logged()
+
+
+def test_a_silent_core_costs_two_seconds(front):
+    front.core.answer = None
+    s = front.tls()
+    assert 1.8 < ends_in(s, 5) < 3
+    assert "no answer from core in time" in front.logged()
+
+
+def test_the_core_restarts(front):
+    c = front.client()
+    assert c.call() == b"hello"
+    front.core.close()
+    c.pump()
+    assert c.ended
+    waiting = front.tls()  # arrives while there is no core
+    waiting.sendall(h.PREFACE + frame(h.SETTINGS))
+    front.restart_core()
+    front.attach_core()
+    assert wait_for(waiting, h.SETTINGS)
+    assert front.client().call() == b"hello"
+    assert len(front.core.new) == 2
+
+
+def test_the_control_channel_ends_the_front(front):
+    front.control.close()
+    assert front.proc.wait(2) == 1
+
+
+def test_unclean_ends_do_not_hurt_others(front):
+    """An error queue left by one connection's failure must not end another one (OpenSSL keeps it for the thread)."""
+    good = [front.client() for _ in range(4)]
+    for i in range(40):
+        bad = front.raw()
+        bad.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", i % 2, 0))
+        socket.socket.close(bad)  # RST, or FIN without close_notify
+        junk = front.tcp()
+        junk.sendall(b"\x16\x03\x01\x00\x05hello")
+        assert all(c.call() == b"hello" for c in good)
+        junk.close()
+    assert all(c.call() == b"hello" for c in good)
+
+
+def test_half_closed_clients_get_their_answer(front):
+    s = front.tls()
+    s.sendall(h.PREFACE + frame(h.SETTINGS))
+    wait_for(s, h.SETTINGS)
+    body = b"\0\0\0\0\x05hello"
+    s.sendall(h.SETTINGS_ACK + frame(h.HEADERS, 4, 1, h.REQUEST) + frame(h.DATA, 1, 1, body))
+    front.core.hold.clear()
+    with pytest.raises((TimeoutError, ssl.SSLError)):
+        s.settimeout(0.2)
+        s.unwrap()
+    front.core.hold.set()
+    until(lambda: len(front.core.closed) == 1, what="CONN_CLOSED")
+
+
+# ---- drain
+
+def test_drain_waits_for_the_last_call_and_says_goaway_twice(front):
+    front.core.hold.clear()
+    c, idle = front.client(), front.client()
+    idle.pump()
+    sid = c.begin(b"slow")
+    until(lambda: len(front.core.new) == 2, what="both connections")
+    front.drain()
+    c.pump_until(lambda: len(c.goaways) == 2)
+    assert c.goaways == [(2**31 - 1, 0), (sid, 0)] and sid not in c.done
+    idle.pump_until(lambda: idle.ended)
+    assert idle.goaways == [(2**31 - 1, 0), (0, 0)]
+    front.core.hold.set()
+    assert c.finish(sid) == b"slow"
+    c.pump_until(lambda: c.ended)
+    assert front.proc.wait(3) == 0
+
+
+def test_calls_between_the_goaways_are_served_and_later_ones_dropped(front):
+    front.core.hold.clear()
+    c = front.client()
+    first = c.begin(b"1")
+    front.drain()
+    c.pump_until(lambda: c.goaways)
+    second = c.begin(b"2")
+    c.pump_until(lambda: len(c.goaways) == 2)
+    assert c.goaways[1] == (second, 0)
+    late = c.begin(b"3")
+    time.sleep(0.1)
+    front.core.hold.set()
+    assert c.finish(first) == b"1" and c.finish(second) == b"2"
+    c.pump_until(lambda: c.ended)
+    assert late not in c.done
+    assert front.proc.wait(3) == 0
+
+
+def test_drain_ends_at_its_deadline():
+    with Front(drain_timeout="600ms") as f:
+        f.core.hold.clear()
+        c = f.client()
+        c.begin(b"never")
+        until(lambda: len(f.core.new) == 1, what="the connection")
+        start = time.monotonic()
+        f.drain()
+        assert f.proc.wait(3) == 0
+        assert 0.5 < time.monotonic() - start < 1.5
+        assert "calls were still open" in f.logged()
+
+
+def test_old_connections_are_drained():
+    with Front(max_connection_age="1s") as f:
+        c = f.client()
+        start = time.monotonic()
+        while len(c.goaways) < 2:
+            assert c.call() == b"hello" or len(c.goaways) == 2
+        assert 0.8 < time.monotonic() - start < 2
+        c.pump_until(lambda: c.ended)
+        assert f.client().call() == b"hello" and f.alive()
+
+
+# ---- load, backpressure, statistics
+
+def test_slow_reader_is_bounded_and_then_cut_off(front):
+    """A core that pours, a client that does not read: the front holds little, the core is held up."""
+    poured = []
+
+    def pour(sock):
+        sock.sendall(frame(h.SETTINGS))
+        sock.settimeout(1)
+        block = frame(h.DATA, 0, 1, b"x" * 16384)
+        try:
+            while len(poured) < 4000:
+                sock.sendall(block)
+                poured.append(1)
+        except OSError:
+            pass
+    front.core.raw = pour
+    s = front.raw()
+    s.sendall(frame(h.HEADERS, 5, 1, h.REQUEST))
+    time.sleep(1.5)
+    assert 10 < len(poured) < 4000
+    rss = int(next(line for line in pathlib.Path(f"/proc/{front.proc.pid}/status").read_text().splitlines()
+                   if line.startswith("VmRSS")).split()[1])
+    assert rss < 40_000
+
+
+def test_statistics_are_sent(front):
+    c = front.client()
+    assert c.call() == b"hello"
+    bad = front.tcp()
+    bad.sendall(b"x" * 100)
+    until(lambda: any(s[0] == 1 and s[1] == 2 and s[2] == 1 for s in front.core.stats), what="open 1, accepted 2, refused 1")
+
+
+def test_splitting_does_not_matter(front):
+    s = front.tls()
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    body = b"\0\0\0\0\x40" + b"y" * 64
+    for b in h.PREFACE + frame(h.SETTINGS) + h.SETTINGS_ACK[:0]:
+        s.send(bytes([b]))
+    wait_for(s, h.SETTINGS)
+    for b in h.SETTINGS_ACK + frame(h.HEADERS, 4, 1, h.REQUEST) + frame(h.DATA, 1, 1, body):
+        s.send(bytes([b]))
+    frames = Frames(s)
+    while (f := frames.next()) is not None and f[0] != h.DATA:
+        pass
+    assert f is not None and f[3] == body

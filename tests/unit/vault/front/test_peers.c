@@ -1,0 +1,130 @@
+#include "tests/unit/vault/front/testing.h"
+#include "vault/front/peers.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+
+enum { CAP = 5 };
+
+static struct sockaddr_storage addr(const char *text)
+{
+    struct sockaddr_storage a = {0};
+    struct sockaddr_in *in = (struct sockaddr_in *)&a;
+    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&a;
+    if (strchr(text, ':') != NULL) {
+        a.ss_family = AF_INET6;
+        assert_int_equal(inet_pton(AF_INET6, text, &in6->sin6_addr), 1);
+    } else {
+        a.ss_family = AF_INET;
+        assert_int_equal(inet_pton(AF_INET, text, &in->sin_addr), 1);
+    }
+    return a;
+}
+
+static enum peers_verdict join(struct peers *ps, const char *text, int64_t now_ms, struct peer **ret)
+{
+    struct sockaddr_storage a = addr(text);
+    return peers_join(ps, &a, now_ms, ret);
+}
+
+static void test_cap(void **state)
+{
+    (void)state;
+    struct peers *ps = peers_new(CAP);
+    struct peer *p = NULL, *q = NULL;
+    for (int i = 0; i < CAP; i++)
+        assert_int_equal(join(ps, "192.0.2.1", 1000, &p), PEERS_OK);
+    assert_int_equal(join(ps, "192.0.2.1", 1000, &q), PEERS_TOO_MANY);
+    assert_null(q);
+    assert_int_equal(join(ps, "::ffff:192.0.2.1", 1000, &q), PEERS_TOO_MANY); /* the same address, written differently */
+    assert_int_equal(join(ps, "192.0.2.2", 1000, &q), PEERS_OK);
+    peers_leave(ps, p, 1000);
+    assert_int_equal(join(ps, "192.0.2.1", 1000, &p), PEERS_OK);
+    peers_free(ps);
+}
+
+static void test_v6_counts_by_64(void **state)
+{
+    (void)state;
+    struct peers *ps = peers_new(1);
+    struct peer *p;
+    assert_int_equal(join(ps, "2001:db8::1", 1000, &p), PEERS_OK);
+    assert_int_equal(join(ps, "2001:db8::ffff:2", 1000, &p), PEERS_TOO_MANY);
+    assert_int_equal(join(ps, "2001:db8:0:1::1", 1000, &p), PEERS_OK);
+    peers_free(ps);
+}
+
+static void test_rate(void **state)
+{
+    (void)state;
+    struct peers *ps = peers_new(10);
+    struct peer *p;
+    for (int i = 0; i < PEERS_NEW_BURST; i++) {
+        assert_int_equal(join(ps, "192.0.2.1", 1000, &p), PEERS_OK);
+        peers_leave(ps, p, 1000); /* leaving does not make it new */
+    }
+    assert_int_equal(join(ps, "192.0.2.1", 1000, &p), PEERS_TOO_FAST);
+    assert_int_equal(join(ps, "192.0.2.1", 1000 + 1000 / PEERS_NEW_PER_S, &p), PEERS_OK);
+    peers_free(ps);
+}
+
+static void test_penalty_doubles_and_is_forgotten(void **state)
+{
+    (void)state;
+    struct peers *ps = peers_new(10);
+    struct peer *p, *q;
+    int64_t now_ms = 1000, ms = PEERS_PENALTY_FIRST_MS;
+    assert_int_equal(join(ps, "192.0.2.1", now_ms, &p), PEERS_OK);
+    for (int i = 0; i < 10; i++) {
+        peers_penalise(p, now_ms);
+        assert_int_equal(join(ps, "192.0.2.1", now_ms + ms - 1, &q), PEERS_PENALISED);
+        assert_int_equal(join(ps, "192.0.2.2", now_ms, &q), PEERS_OK);
+        peers_leave(ps, q, now_ms);
+        assert_int_equal(join(ps, "192.0.2.1", now_ms + ms, &q), PEERS_OK);
+        peers_leave(ps, q, now_ms);
+        now_ms += ms;
+        ms = ms * 2 < PEERS_PENALTY_MAX_MS ? ms * 2 : PEERS_PENALTY_MAX_MS;
+    }
+    peers_leave(ps, p, now_ms); /* going away does not help */
+    peers_free(ps);
+    ps = peers_new(10);
+    assert_int_equal(join(ps, "192.0.2.1", 1000, &p), PEERS_OK);
+    peers_penalise(p, 1000);
+    peers_leave(ps, p, 1001);
+    assert_int_equal(join(ps, "192.0.2.1", 1002, &p), PEERS_PENALISED);
+    now_ms = 1000 + PEERS_FORGET_MS;
+    assert_int_equal(join(ps, "192.0.2.1", now_ms, &p), PEERS_OK);
+    peers_penalise(p, now_ms);
+    assert_int_equal(join(ps, "192.0.2.1", now_ms + PEERS_PENALTY_FIRST_MS, &q), PEERS_OK); /* a first time again */
+    peers_free(ps);
+}
+
+static void test_the_table_is_bounded(void **state)
+{
+    (void)state;
+    struct peers *ps = peers_new(10);
+    struct peer *p, *last = NULL;
+    struct sockaddr_storage a = addr("10.0.0.0");
+    struct sockaddr_in *in = (struct sockaddr_in *)&a;
+    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+        in->sin_addr.s_addr = htonl(0x0a000000 + i);
+        assert_int_equal(peers_join(ps, &a, 1000, &last), PEERS_OK);
+    }
+    assert_int_equal(join(ps, "192.0.2.1", 1000, &p), PEERS_TABLE_FULL);
+    assert_int_equal(join(ps, "10.0.0.7", 1000, &p), PEERS_OK); /* who is known goes on */
+    peers_leave(ps, last, 1100);
+    assert_int_equal(join(ps, "192.0.2.1", 1100, &p), PEERS_OK);
+    peers_free(ps);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cap),
+        cmocka_unit_test(test_v6_counts_by_64),
+        cmocka_unit_test(test_rate),
+        cmocka_unit_test(test_penalty_doubles_and_is_forgotten),
+        cmocka_unit_test(test_the_table_is_bounded),
+    };
+    return cmocka_run_group_tests_name("peers", tests, NULL, NULL);
+}
