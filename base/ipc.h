@@ -9,6 +9,7 @@
  *   core:  HSM_CHANNEL (1 fd), FRONT_CHANNEL (1 fd)                               -> core answers READY
  *   core --init: HSM_CHANNEL (1 fd), INIT                                         -> core answers READY, then DRAIN, exits
  *   hsm:   CORE_CHANNEL (1 fd); on WANT_PIN the monitor answers PIN_FILE (1 fd, opened anew)  -> hsm answers READY
+ * kmsd init: both children get the argument --init: hsm then accepts a token without our objects.
  * When one of front, core, hsm dies the monitor makes new socketpairs and sends both sides the new channel of that edge.
  */
 #ifndef BASE_IPC_H

@@ -433,8 +433,9 @@ RESULT monitor_run(const struct monitor_options *o, int *ret_exit, struct err *e
     m.buf = malloc(CHAN_MAX_BYTES + 16);
     INVARIANT(m.buf != NULL);
     m.nchildren = is_init(&m) ? FRONT : CHILDREN;
-    proc_init(&m.child[HSM], "hsm", NULL);
-    proc_init(&m.child[CORE], "core", is_init(&m) ? "--init" : NULL);
+    const char *argument = is_init(&m) ? "--init" : NULL;
+    proc_init(&m.child[HSM], "hsm", argument);
+    proc_init(&m.child[CORE], "core", argument);
     proc_init(&m.child[FRONT], "front", NULL);
     edge_init(&m.edge[0], &m.child[HSM], IPC_CORE_CHANNEL, &m.child[CORE], IPC_HSM_CHANNEL);
     edge_init(&m.edge[1], &m.child[CORE], IPC_FRONT_CHANNEL, &m.child[FRONT], IPC_CORE_CHANNEL);

@@ -1,7 +1,7 @@
 /*
  * Purpose: the monitor: starts hsm, then core, then front; gives each what base/ipc.h says; starts what dies again; reloads
- *          on SIGHUP; drains front, core, hsm in that order on SIGTERM or SIGINT. With `init` it starts hsm and
- *          `kmsd-core --init` instead, and ends when core has answered.
+ *          on SIGHUP; drains front, core, hsm in that order on SIGTERM or SIGINT. With `init` it starts
+ *          `kmsd-hsm --init` and `kmsd-core --init` instead, and ends when core has answered.
  * Owns:    the listening socket, the control channels, the lock on state_dir, run_dir/endpoint.
  * Threads: one, and it must stay the only one of the process: the monitor forks.
  * Errors:  start-up errors before anything was started; later ones are logged and mended, or end in exit code 1.

@@ -181,7 +181,7 @@ static void standin_channel_message(struct standin *s, size_t i)
     standin_report(s, "hears %.*s", (int)m.body.n, (const char *)m.body.p);
 }
 
-static int standin_main(const char *role)
+static int standin_main(const char *role, const char *argument)
 {
     static struct standin s = {.report = -1, .channel = {-1, -1}};
     struct err e = {0};
@@ -189,7 +189,7 @@ static int standin_main(const char *role)
     if (child_start(role, &s.child, &e).failed)
         return child_start_failed(role, &e);
     standin_connect_report(&s);
-    standin_report(&s, "started %d", (int)getpid());
+    standin_report(&s, "started %d%s%s", (int)getpid(), argument ? " with " : "", argument ? argument : "");
     if (standin_is(&s, "fatal")) {
         (void)err_set(&e, ERR_INVALID, "TEST_FATAL", __FILE__, __LINE__, "the token is not there");
         child_fatal(&s.child, &e);

@@ -120,12 +120,12 @@ static int teardown(void **state)
 
 static int monitor_process(const struct bench *b)
 {
+    CLEANUP(config_freep) struct config *c = NULL;
+    CLEANUP(buf_release) struct buf message;
     char text[2048];
-    struct config *c = NULL;
     struct err e;
-    struct buf message;
     int code = 99;
-
+    buf_init(&message, 65536);
     (void)snprintf(text, sizeof(text),
                    "listen = 127.0.0.1:0\nstate_dir = state\nrun_dir = run\nlocations = eu\ntrust_domain = example.org\n"
                    "tls_cert_file = cert\ntls_key_file = key\nclient_ca_file = cert\nhsm_token = pkcs11:token=t\n"
@@ -133,7 +133,6 @@ static int monitor_process(const struct bench *b)
                    b->drain_timeout, b->behaviour);
     if (config_parse(bytes_str(text), b->dir, "test", &c, &e).failed)
         return 98;
-    buf_init(&message, 65536);
     if (b->init) {
         const struct init_request r = {"alice", "spiffe://example.org/alice", b->dir};
         if (init_message(&r, &message, &e).failed)
@@ -144,8 +143,6 @@ static int monitor_process(const struct bench *b)
         (void)fprintf(stderr, "%s\n", e.detail);
         return 96;
     }
-    buf_release(&message);
-    config_free(c);
     return code;
 }
 
@@ -488,6 +485,8 @@ static void test_init(void **state)
     write_file(b, "a.yaml", "first", 0644);
     b->init = true;
     start(b);
+    assert_non_null(strstr(b->log + expect(b, "hsm started"), "with --init"));
+    assert_non_null(strstr(b->log + expect(b, "core started"), "with --init"));
     (void)expect(b, "core init alice spiffe://example.org/alice 2");
     assert_true(expect(b, "core document a.yaml first") < expect(b, "core document b.yaml second"));
     (void)expect(b, "hsm drain");
@@ -535,9 +534,8 @@ int main(int argc, char **argv)
 #undef T
     };
 
-    (void)argc;
     for (const char *const *role = (const char *const[]){"hsm", "core", "front", NULL}; *role != NULL; role++)
         if (strncmp(name, "kmsd-", 5) == 0 && strcmp(name + 5, *role) == 0)
-            return standin_main(*role);
+            return standin_main(*role, argc > 1 ? argv[1] : NULL);
     return cmocka_run_group_tests_name("monitor", tests, NULL, NULL);
 }
