@@ -153,16 +153,19 @@ static int compare_subject(const struct member *a, const struct member *b)
     return order ? order : bytes_compare(a->principal, b->principal);
 }
 
+static int compare_numbers(unsigned a, unsigned b)
+{
+    return (a > b) - (a < b);
+}
+
 static int compare_members(const void *a, const void *b)
 {
     const struct member *x = a, *y = b;
     int order = compare_subject(x, y);
-    if (order == 0)
-        order = (x->role->first_rule > y->role->first_rule) - (x->role->first_rule < y->role->first_rule);
-    if (order == 0)
-        order = x->doc != y->doc ? (x->doc > y->doc) - (x->doc < y->doc)
-                                 : (x->binding != y->binding ? (x->binding > y->binding) - (x->binding < y->binding) : (x->place > y->place) - (x->place < y->place));
-    return order;
+    order = order ? order : compare_numbers(x->role->first_rule, y->role->first_rule);
+    order = order ? order : compare_numbers(x->doc, y->doc);
+    order = order ? order : compare_numbers(x->binding, y->binding);
+    return order ? order : compare_numbers(x->place, y->place);
 }
 
 static RESULT check_members(struct compiler *c, const struct member *m, size_t n)

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -180,6 +181,31 @@ static void threads_share_one_budget(void **state)
     limiter_free(l);
 }
 
+/* Full, crowded and empty tables cost alike: the work is one set of slots, whatever the table holds. */
+static void a_take_costs_little(void **state)
+{
+    (void)state;
+    struct fake_clock c;
+    struct limiter *l = make(&c, 1024, 1, 1000000);
+    struct timespec t0, t1;
+    enum { N = 100000 };
+    for (int crowded = 0; crowded < 2; crowded++) {
+        clock_gettime(CLOCK_MONOTONIC, &t0);
+        for (int i = 0; i < N; i++)
+            assert_true(take(l, crowded ? "late-comer" : "acme-orders", 1));
+        clock_gettime(CLOCK_MONOTONIC, &t1);
+        int64_t ns = ((t1.tv_sec - t0.tv_sec) * SECOND + (t1.tv_nsec - t0.tv_nsec)) / N;
+        printf("limiter_take, %s: %lld ns\n", crowded ? "crowded table" : "empty table", (long long)ns);
+        assert_in_range(ns, 0, 20000);
+        for (int i = 0; i < 20000 && !crowded; i++) {
+            char key[32];
+            snprintf(key, sizeof key, "flood-%d", i);
+            (void)take(l, key, 1);
+        }
+    }
+    limiter_free(l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -190,6 +216,7 @@ int main(void)
         cmocka_unit_test(a_flood_of_keys_does_not_forgive_debt),
         cmocka_unit_test(nonsense_limits_are_refused),
         cmocka_unit_test(threads_share_one_budget),
+        cmocka_unit_test(a_take_costs_little),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
