@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { ZERO_CHUNK = 1 << 18 };
+enum { ZERO_CHUNK = 1 << 18, PREALLOC_STEP = 1 << 21 };
 static const uint8_t zeros[ZERO_CHUNK];
 
 void journal_segment_path(const struct journal *j, uint64_t first, char out[JOURNAL_PATH_MAX])
@@ -78,8 +78,13 @@ static RESULT fill_part(struct journal *j, int fd, struct err *e)
      * in any case: fdatasync of merely allocated extents is slower, and a file system may not know fallocate. */
     if (fallocate(fd, 0, 0, (off_t)j->segment_bytes) != 0 && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
         FAIL_ERRNO(e, ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE", "no room for the next journal file");
-    TRY(disk_zero(j, fd, 0, j->segment_bytes, e));
-    return disk_sync(j, fd, e);
+    /* In steps, each synced: a whole file of dirty pages at once would stand before the active file's next fdatasync. */
+    for (uint64_t at = 0; at < j->segment_bytes; at += PREALLOC_STEP) {
+        uint64_t left = j->segment_bytes - at;
+        TRY(disk_zero(j, fd, at, left < PREALLOC_STEP ? left : PREALLOC_STEP, e));
+        TRY(disk_sync(j, fd, e));
+    }
+    return ok();
 }
 
 RESULT disk_prealloc(struct journal *j, int *ret_fd, struct err *e)
