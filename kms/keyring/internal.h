@@ -1,7 +1,8 @@
 /*
  * Purpose: what the keyring's own files share: struct keyring and the cached forms. Not for other folders.
  * Owns: see keyring.h. Threads: caches synchronise; an entry is read-only once it is in a cache, but for the KEK, which is
- *       made at most once under kek_lock. Errors, limits: keyring.h. Secrets: KEKs, audit keys and purpose keys (aead_key).
+ *       made at most once under kek_lock.
+ * Errors: keyring.h. Limits: keyring.h. Secrets: KEKs, audit keys and purpose keys (aead_key).
  */
 #ifndef KMS_KEYRING_INTERNAL_H
 #define KMS_KEYRING_INTERNAL_H

@@ -83,6 +83,8 @@ struct keyring_options {
     uint64_t cache_ttl_ms;
     const char *locations;        /* comma separated: tenants elsewhere are refused */
 };
+/* Secret slots that full caches of that size occupy; calls in flight come on top. */
+size_t keyring_secrets_max(size_t cache_max);
 RESULT keyring_new(const struct keyring_options *o, struct keyring **ret, struct err *e);
 void keyring_free(struct keyring *k);
 

@@ -137,7 +137,7 @@ static RESULT find_tag(struct keyring *k, const uint8_t tag[32], char name[NAME_
         for (size_t i = 0; i < n; i++) {
             uint8_t t[32];
             tag_of(k, page[i].id, t);
-            if (memcmp(t, tag, sizeof t) == 0) { /* a tag is public */
+            if (bytes_ct_equal(t, tag, sizeof t)) {
                 memcpy(name, page[i].name, NAME_SEGMENT_MAX + 1);
                 return ok();
             }
@@ -364,6 +364,17 @@ const struct audit_tenant *keyring_system_audit(struct keyring *k)
     return &k->system;
 }
 
+/* A tenant entry holds two secrets, and one tenant usually has several keys in use. */
+static size_t keyring_tenants_max(size_t cache_max)
+{
+    return cache_max / 4 + 64;
+}
+
+size_t keyring_secrets_max(size_t cache_max)
+{
+    return cache_max + 2 * keyring_tenants_max(cache_max) + 64;
+}
+
 RESULT keyring_new(const struct keyring_options *o, struct keyring **ret, struct err *e)
 {
     struct keyring *k = calloc(1, sizeof *k);
@@ -374,7 +385,7 @@ RESULT keyring_new(const struct keyring_options *o, struct keyring **ret, struct
     memcpy(k->instance, o->instance, sizeof k->instance);
     k->master_version = o->master_version;
     k->locations = o->locations;
-    k->tenants = cache_new(o->cache_max, o->cache_ttl_ms, o->clock);
+    k->tenants = cache_new(keyring_tenants_max(o->cache_max), o->cache_ttl_ms, o->clock);
     k->keys = cache_new(o->cache_max, o->cache_ttl_ms, o->clock);
     k->tags = cache_new(o->cache_max, o->cache_ttl_ms, o->clock);
     k->handles = cache_new(o->cache_max, o->cache_ttl_ms, o->clock);

@@ -56,7 +56,7 @@ static RESULT owner_of(struct call *c, const uint8_t *leaf, struct tenant_ref **
     const struct audit_tenant *system = keyring_system_audit(c->svc->keyring);
     *ret_hold = NULL;
     *ret = system;
-    if (memcmp(leaf + LEAF_TAG_AT, system->tag, sizeof system->tag) == 0)
+    if (bytes_ct_equal(leaf + LEAF_TAG_AT, system->tag, sizeof system->tag))
         return ok();
     TRY(keyring_tenant_hold_by_tag(c->svc->keyring, leaf + LEAF_TAG_AT, ret_hold, e));
     *ret = tenant_ref_audit(*ret_hold);
