@@ -110,7 +110,8 @@ static void lost(struct server *s, const struct err *why)
 /* An absent token is waited for; a module that cannot begin again wants a fresh process, and so does a new directory. */
 static RESULT give_up(struct server *s, const struct err *why, int64_t now, struct err *e)
 {
-    bool absent = s->token.m.last_rv == CKR_TOKEN_NOT_PRESENT;
+    /* SoftHSM does not even initialise without its directory. */
+    bool absent = s->token.m.last_rv == CKR_TOKEN_NOT_PRESENT || storage_absent(&s->token.storage);
     if (absent || why->code != ERR_UNAVAILABLE)
         s->broken_ms = 0;
     else if (s->broken_ms == 0)

@@ -78,6 +78,12 @@ void storage_close(struct storage *s)
     s->fd = -1;
 }
 
+bool storage_absent(const struct storage *s)
+{
+    struct stat st;
+    return s->path[0] != '\0' && stat(s->path, &st) != 0;
+}
+
 bool storage_replaced(const struct storage *s)
 {
     struct stat st;

@@ -21,6 +21,7 @@ struct storage {
 RESULT storage_path(const char *vendor_config, char *ret, size_t n, struct err *e);
 RESULT storage_open(struct storage *s, const char *vendor_config, struct err *e); /* an absent directory is no error */
 void storage_close(struct storage *s);
+bool storage_absent(const struct storage *s); /* nothing stands at the path */
 /* Another directory stands at the path than the one that was opened. A confined process cannot enter it: a new one can. */
 bool storage_replaced(const struct storage *s);
 /* Returns when everything written so far is durable: syncfs of that file system, or of all when it is not known. */

@@ -53,8 +53,11 @@ static RESULT verify_fresh(struct request *r, const struct confine *confine, str
     static struct watchdog watchdog; /* its thread lives as long as this short process */
     struct token *t = calloc(1, sizeof *t);
     INVARIANT(t != NULL);
-    if (confine != NULL)
+    /* Landlock here and not in the helper: its rule for /proc/self would name the helper. */
+    if (confine != NULL) {
+        TRY(confine_landlock(confine->paths, confine->npaths, confine->role, e));
         TRY(confine_seccomp(confine->role, e));
+    }
     TRY(secret_slab_init(CHILD_SLOTS, e));
     TRY(watchdog_start(&watchdog, r->timeout_ms, &clock_system, e));
     const struct token_setup setup = {.module_path = r->module,
@@ -143,8 +146,7 @@ __attribute__((noreturn)) static void helper(int fd, const struct confine *confi
     /* The monitor's channel must not live on in here: its closing is how the monitor sees hsm end. */
     if (dup2(fd, HELPER_FD) < 0 || close_range(HELPER_FD + 1, ~0u, 0) != 0 || prctl(PR_SET_PDEATHSIG, SIGKILL, 0L, 0L, 0L) != 0)
         _exit(1);
-    if (confine != NULL && (confine_user(confine->user, &e).failed || confine_limits(&e).failed ||
-                            confine_landlock(confine->paths, confine->npaths, confine->role, &e).failed)) {
+    if (confine != NULL && (confine_user(confine->user, &e).failed || confine_limits(&e).failed)) {
         log_event(LOG_ERROR, "the helper cannot confine itself", LF_ERR(&e));
         _exit(1);
     }

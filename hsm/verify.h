@@ -23,7 +23,7 @@ struct verifier {
     int fd;
     pid_t pid;
 };
-/* confine: how the helper (user, limits, Landlock) and its children (seccomp too) lock themselves in; NULL: not at all. */
+/* confine: how the helper (user, limits) and its children (Landlock and seccomp too) lock themselves in; NULL: not at all. */
 RESULT verifier_start(struct verifier *v, const struct confine *confine, struct err *e);
 void verifier_stop(struct verifier *v); /* closes the channel and waits */
 

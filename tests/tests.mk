@@ -16,3 +16,10 @@ formats: $(MAKE_RECORDS)
 	$(PY) tests/conformance/update_formats.py $(MAKE_RECORDS)
 bench-aead: $(BENCH_AEAD)
 	$(BENCH_AEAD)
+
+# hsm shim: a PKCS#11 module that fails on demand; test_server runs the real kmsd-hsm, also on it
+HSM_SHIM := $(BUILD)/unit/hsm/shim.so
+$(HSM_SHIM): tests/unit/hsm/shim/shim.c
+	@mkdir -p $(@D)
+	$(CC) -std=gnu17 -g -D_GNU_SOURCE $(WARN) -Wno-missing-prototypes -O2 -fPIC -shared $(PKG_CFLAGS) -o $@ $< -ldl
+$(BUILD)/unit/hsm/test_server: | $(HSM_SHIM) $(BUILD)/bin/kmsd-hsm

@@ -53,6 +53,15 @@ static RESULT run(struct child *c, bool init, bool *ret_serving, struct err *e)
     return server_run(&options, ret_serving, e);
 }
 
+/* The monitor prints the detail alone: an operator needs the remedy beside it. */
+static void add_remedy(struct err *e)
+{
+    size_t n = strlen(e->detail);
+    if (e->hint != NULL)
+        (void)snprintf(e->detail + n, sizeof e->detail - n, "; %s", e->hint);
+    e->hint = NULL;
+}
+
 int main(int argc, char **argv)
 {
     struct child c;
@@ -67,8 +76,10 @@ int main(int argc, char **argv)
     /* What can be mended by waiting or by a new process is no reason for the monitor to stop everything. */
     bool serving = false;
     struct result r = run(&c, init, &serving, &e);
-    if (r.failed && !serving)
+    if (r.failed && !serving) {
+        add_remedy(&e);
         child_fatal(&c, &e);
+    }
     if (r.failed)
         log_event(LOG_ERROR, "leaving", LF_ERR(&e));
     /* Modules crash in their exit handlers when OpenSSL cleaned up first. */

@@ -1,0 +1,381 @@
+/* The real kmsd-hsm, confined, over its real channels. Needs bin/kmsd-hsm and shim.so beside (tests/tests.mk). */
+#include "tests/unit/hsm/monitor.h"
+
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+
+struct world {
+    struct fixture f;
+    struct monitor m;
+    struct hsm *hsm;
+    char shim[256], fault[160];
+};
+
+static void connect_core(struct world *w, struct monitor *m, const char *module, bool init)
+{
+    int fds[2];
+    OK(chan_pair(fds, &e));
+    monitor_start(m, &w->f, module, NULL, init, fds[1]);
+    (void)close(fds[1]);
+    if (w->hsm == NULL)
+        OK(hsm_client_new(fds[0], TIMEOUT_MS, &w->hsm, &e));
+    else
+        hsm_client_set_channel(w->hsm, fds[0]);
+}
+
+static int setup_empty(void **state)
+{
+    struct world *w = calloc(1, sizeof *w);
+    assert_non_null(w);
+    fixture_make(&w->f);
+    binary_path("shim.so", w->shim);
+    (void)snprintf(w->fault, sizeof w->fault, "%s/fault", w->f.state);
+    assert_int_equal(setenv("HSM_SHIM_FAULT", w->fault, 1), 0);
+    *state = w;
+    return 0;
+}
+
+/* A token as kmsd init leaves it, made by kmsd-hsm --init itself. */
+static int setup(void **state)
+{
+    (void)setup_empty(state);
+    struct world *w = *state;
+    connect_core(w, &w->m, NULL, true);
+    assert_true(monitor_ready(&w->m));
+    OK(hsm_generate(w->hsm, HSM_MASTER, 1, &e));
+    OK(hsm_generate(w->hsm, HSM_SEAL, 1, &e));
+    OK(hsm_generate(w->hsm, HSM_AUDIT, 1, &e));
+    assert_int_equal(monitor_drain(&w->m), 0);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct world *w = *state;
+    hsm_free(w->hsm);
+    fixture_remove(&w->f);
+    free(w);
+    return 0;
+}
+
+static RESULT derive(struct world *w, struct secret **ret, struct err *e)
+{
+    CLEANUP(buf_release) struct buf in = {0};
+    tenant_kek_input(&in);
+    return hsm_derive(w->hsm, HSM_MASTER, 1, buf_bytes(&in), ret, e);
+}
+
+static RESULT derive_only(struct world *w, struct err *e)
+{
+    CLEANUP(secret_freep) struct secret *key = NULL;
+    return derive(w, &key, e);
+}
+
+/* How long until it answers again; fails the test after the promise. */
+static int64_t wait_for_service(struct world *w, int64_t promise_ms)
+{
+    const int64_t begin = now_ms();
+    struct err e = {0};
+    while (derive_only(w, &e).failed) {
+        assert_int_equal(e.code, ERR_UNAVAILABLE);
+        if (now_ms() - begin > promise_ms)
+            fail_msg("no service for %d ms: %s", (int)(now_ms() - begin), e.detail);
+        const struct timespec nap = {.tv_nsec = 10000000};
+        (void)nanosleep(&nap, NULL);
+    }
+    return now_ms() - begin;
+}
+
+/* Calls until one is refused in these words. */
+static void await_detail(struct world *w, const char *says)
+{
+    const int64_t begin = now_ms();
+    for (;;) {
+        struct err e = {0};
+        bool refused = derive_only(w, &e).failed;
+        assert_true(!refused || e.code == ERR_UNAVAILABLE);
+        if (refused && strstr(e.detail, says) != NULL)
+            return;
+        if (now_ms() - begin > 5000)
+            fail_msg("not refused with \"%s\" but \"%s\"", says, e.detail);
+    }
+}
+
+static void test_serves(void **state)
+{
+    struct world *w = *state;
+    struct hsm_status st;
+    uint8_t random[2][64], sig[HSM_SIG_MAX], pub[HSM_PUBKEY_MAX], anchor[HSM_ANCHOR_MAX];
+    size_t n;
+    bool ed;
+    CLEANUP(secret_freep) struct secret *a = NULL, *b = NULL;
+    connect_core(w, &w->m, NULL, false);
+    assert_true(monitor_ready(&w->m));
+    OK(hsm_probe(w->hsm, &st, &e));
+    assert_true(st.logged_in);
+    assert_string_equal(st.token_label, "claviger-test");
+    assert_string_equal(st.weaknesses, "");
+    assert_int_equal(st.master_newest + st.seal_newest + st.audit_newest, 3);
+    OK(derive(w, &a, &e));
+    OK(derive(w, &b, &e));
+    assert_true(secret_equal(a, b));
+    OK(hsm_random(w->hsm, random[0], 64, &e));
+    OK(hsm_random(w->hsm, random[1], 64, &e));
+    assert_memory_not_equal(random[0], random[1], 64);
+    OK(hsm_sign_checkpoint(w->hsm, 1, BYTES_LIT(ORIGIN "\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"), sig, &n, &e));
+    assert_int_equal(n, 64);
+    OK(hsm_audit_pubkey(w->hsm, 1, pub, &n, &ed, &e));
+    assert_true(ed && n == 32);
+    REFUSED(ERR_NOT_FOUND, "HSM_OBJECT_ABSENT", hsm_anchor_get(w->hsm, anchor, &n, &e));
+    OK(hsm_anchor_put(w->hsm, BYTES_LIT("floor 7"), &e));
+    OK(hsm_anchor_get(w->hsm, anchor, &n, &e));
+    assert_int_equal(n, 7);
+    REFUSED(ERR_DENIED, "HSM_REFUSED", hsm_sign_checkpoint(w->hsm, 1, BYTES_LIT("elsewhere\n0\nAAAA\n"), sig, &n, &e));
+    REFUSED(ERR_EXISTS, "HSM_OBJECT_EXISTS", hsm_generate(w->hsm, HSM_MASTER, 1, &e));
+    OK(hsm_generate(w->hsm, HSM_MASTER, 2, &e)); /* rotation, in a confined process */
+    OK(hsm_destroy(w->hsm, HSM_MASTER, 2, &e));
+    secret_free(a);
+    a = NULL;
+    REFUSED(ERR_DENIED, "HSM_REFUSED", hsm_derive(w->hsm, HSM_MASTER, 1, BYTES_LIT("free"), &a, &e));
+    assert_int_equal(monitor_drain(&w->m), 0);
+    REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", derive(w, &a, &e));
+}
+
+static void fatal_start(struct world *w, const char *module, const char *uri, const char *says)
+{
+    struct monitor m;
+    monitor_start(&m, &w->f, module, uri, false, -1);
+    assert_false(monitor_ready(&m));
+    assert_int_equal(WEXITSTATUS(monitor_join(&m)), 1);
+    if (strstr(m.fatal, says) == NULL)
+        fail_msg("FATAL says: %s", m.fatal);
+}
+
+static void test_start_errors(void **state)
+{
+    struct world *w = *state;
+    fatal_start(w, NULL, NULL, "kmsd init");
+    fatal_start(w, NULL, "pkcs11:token=elsewhere", "no token matches hsm_token");
+    fatal_start(w, NULL, "pkcs11:token=claviger-test?pin-value=1", "hsm_pin_file");
+    fatal_start(w, "/usr/lib/none.so", NULL, "/usr/lib/none.so");
+    write_file(w->f.pin, "000000\n");
+    fatal_start(w, NULL, NULL, "CKR_PIN_INCORRECT");
+    fatal_start(w, NULL, NULL, "one try a minute");
+    assert_int_equal(unlink(w->f.pin), 0);
+}
+
+static void *hammer(void *arg)
+{
+    struct world *w = arg;
+    uintptr_t strange = 0;
+    for (int i = 0; i < 2000; i++) {
+        struct err e = {0};
+        if (derive_only(w, &e).failed && e.code != ERR_UNAVAILABLE)
+            strange++;
+    }
+    return (void *)strange;
+}
+
+/* kill -9 under load: every call ends, with a key or UNAVAILABLE, and the next process serves the same client. */
+static void test_killed_and_replaced(void **state)
+{
+    struct world *w = *state;
+    pthread_t t[4];
+    CLEANUP(secret_freep) struct secret *before = NULL, *after = NULL;
+    connect_core(w, &w->m, NULL, false);
+    assert_true(monitor_ready(&w->m));
+    OK(derive(w, &before, &e));
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&t[i], NULL, hammer, w), 0);
+    assert_int_equal(kill(w->m.pid, SIGKILL), 0);
+    assert_true(WIFSIGNALED(monitor_join(&w->m)));
+    connect_core(w, &w->m, NULL, false);
+    assert_true(monitor_ready(&w->m));
+    for (int i = 0; i < 4; i++) {
+        void *strange;
+        assert_int_equal(pthread_join(t[i], &strange), 0);
+        assert_null(strange);
+    }
+    OK(derive(w, &after, &e));
+    assert_true(secret_equal(before, after));
+    assert_int_equal(monitor_drain(&w->m), 0);
+}
+
+/* Core was restarted: hsm gets a new channel and goes on without a new login. */
+static void test_new_core_channel(void **state)
+{
+    struct world *w = *state;
+    int fds[2];
+    connect_core(w, &w->m, NULL, false);
+    assert_true(monitor_ready(&w->m));
+    OK(derive_only(w, &e));
+    OK(chan_pair(fds, &e));
+    const struct chan_msg channel = {.type = IPC_CORE_CHANNEL, .nfds = 1, .fds = {fds[1]}};
+    OK(chan_send(w->m.control, &channel, &e));
+    (void)close(fds[1]);
+    hsm_client_set_channel(w->hsm, fds[0]);
+    OK(derive_only(w, &e));
+    assert_int_equal(w->m.pins, 1);
+    assert_int_equal(monitor_drain(&w->m), 0);
+}
+
+static void test_hung_module(void **state)
+{
+    struct world *w = *state;
+    connect_core(w, &w->m, w->shim, false);
+    assert_true(monitor_ready(&w->m));
+    OK(derive_only(w, &e));
+    write_file(w->fault, "C_Sign hang\n");
+    const int64_t begin = now_ms();
+    REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", derive_only(w, &e));
+    assert_in_range(now_ms() - begin, TIMEOUT_MS / 2, TIMEOUT_MS + 300);
+    assert_int_not_equal(access(w->fault, F_OK), 0); /* the fault did happen */
+    assert_int_equal(WEXITSTATUS(monitor_join(&w->m)), WATCHDOG_EXIT);
+    connect_core(w, &w->m, w->shim, false);
+    (void)wait_for_service(w, 2000);
+    assert_int_equal(monitor_drain(&w->m), 0);
+}
+
+/* One error of each class under a call: core never sees it. */
+static void test_errors_are_mended(void **state)
+{
+    struct world *w = *state;
+    static const char *const faults[] = {"C_SignInit 0x60\n", "C_SignInit 0x82\n", "C_SignInit 0xb3\n", "C_SignInit 0x101\n",
+                                         "C_Sign 0x30\n",     "C_Sign 0x32\n",     "C_Sign 0x5\n",      "C_Sign 0x90\n"};
+    connect_core(w, &w->m, w->shim, false);
+    assert_true(monitor_ready(&w->m));
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        write_file(w->fault, faults[i]);
+        OK(derive_only(w, &e));
+        assert_int_not_equal(access(w->fault, F_OK), 0);
+    }
+    write_file(w->fault, "C_Sign 0x70\n"); /* CKR_MECHANISM_INVALID: no recovery helps */
+    REFUSED(ERR_INTERNAL, "HSM_ERROR", derive_only(w, &e));
+    OK(derive_only(w, &e));
+    write_file(w->fault, "C_GenerateKey 0x30\n"); /* not tried twice */
+    REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", hsm_generate(w->hsm, HSM_MASTER, 2, &e));
+    OK(hsm_generate(w->hsm, HSM_MASTER, 2, &e));
+    assert_int_equal(monitor_drain(&w->m), 0);
+}
+
+/* A wrong bit from the token at the moment of birth: the fresh process does not agree, and no key is left. */
+static void test_flipped_bit_at_birth(void **state)
+{
+    struct world *w = *state;
+    connect_core(w, &w->m, w->shim, false);
+    assert_true(monitor_ready(&w->m));
+    uint8_t sig[HSM_SIG_MAX];
+    size_t n;
+    write_file(w->fault, "C_Sign flip\n");
+    REFUSED(ERR_INTERNAL, "HSM_ERROR",
+            hsm_sign_checkpoint(w->hsm, 1, BYTES_LIT(ORIGIN "\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"), sig, &n, &e));
+    write_file(w->fault, "C_Sign flip\n");
+    REFUSED(ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", hsm_generate(w->hsm, HSM_MASTER, 2, &e));
+    assert_int_not_equal(access(w->fault, F_OK), 0);
+    assert_int_equal(monitor_drain(&w->m), 0);
+}
+
+static void test_token_comes_back(void **state)
+{
+    struct world *w = *state;
+    char away[160];
+    (void)snprintf(away, sizeof away, "%s/away", w->f.dir);
+    connect_core(w, &w->m, NULL, false);
+    assert_true(monitor_ready(&w->m));
+    for (int round = 0; round < 2; round++) {
+        struct hsm_status st;
+        assert_int_equal(rename(w->f.tokens, away), 0);
+        await_detail(w, "the token is not available");
+        OK(hsm_probe(w->hsm, &st, &e));
+        assert_false(st.logged_in);
+        assert_int_equal(rename(away, w->f.tokens), 0);
+        print_message("service returned %d ms after the token\n", (int)wait_for_service(w, 2000));
+    }
+    assert_int_equal(monitor_drain(&w->m), 0); /* the same process all the time */
+}
+
+/* Restored from a backup: another directory, which only a new process may enter. It finds the token absent first. */
+static void test_token_replaced(void **state)
+{
+    struct world *w = *state;
+    char away[160];
+    (void)snprintf(away, sizeof away, "%s/away", w->f.dir);
+    connect_core(w, &w->m, NULL, false);
+    assert_true(monitor_ready(&w->m));
+    assert_int_equal(rename(w->f.tokens, away), 0);
+    await_detail(w, "the token is not available");
+    assert_int_equal(kill(w->m.pid, SIGKILL), 0);
+    (void)monitor_join(&w->m);
+    connect_core(w, &w->m, NULL, false); /* no FATAL: it served before under this monitor */
+    await_detail(w, "the token is not available");
+    char *cp[] = {(char *)"cp", (char *)"-a", away, w->f.tokens, NULL};
+    run_tool(cp);
+    assert_int_equal(WEXITSTATUS(monitor_join(&w->m)), 1);
+    assert_string_equal(w->m.fatal, "");
+    connect_core(w, &w->m, NULL, false);
+    (void)wait_for_service(w, 2000);
+    assert_int_equal(monitor_drain(&w->m), 0);
+}
+
+static void test_wrong_pin_while_serving(void **state)
+{
+    struct world *w = *state;
+    connect_core(w, &w->m, w->shim, false);
+    assert_true(monitor_ready(&w->m));
+    write_file(w->f.pin, "000000\n");
+    write_file(w->fault, "C_Sign 0x101\n");
+    REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", derive_only(w, &e));
+    struct err e = {0};
+    assert_true(derive_only(w, &e).failed);
+    assert_int_equal(e.code, ERR_UNAVAILABLE);
+    assert_int_equal(w->m.pins, 2); /* one login, one wrong try, and no more */
+    assert_int_equal(monitor_drain(&w->m), 0);
+}
+
+static void test_derive_rate(void **state)
+{
+    struct world *w = *state;
+    enum { N = 5000 };
+    connect_core(w, &w->m, NULL, false);
+    assert_true(monitor_ready(&w->m));
+    OK(derive_only(w, &e));
+    int64_t begin = clock_boot_ns(&clock_system);
+    for (int i = 0; i < N; i++)
+        OK(derive_only(w, &e));
+    int64_t one = clock_boot_ns(&clock_system) - begin;
+    pthread_t t[4];
+    begin = clock_boot_ns(&clock_system);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&t[i], NULL, hammer, w), 0);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_join(t[i], NULL), 0);
+    int64_t four = clock_boot_ns(&clock_system) - begin;
+    print_message("derive: %lld/s from 1 thread, %lld/s from 4\n", (long long)N * 1000000000 / one,
+                  (long long)4 * 2000 * 1000000000 / four);
+    assert_int_equal(monitor_drain(&w->m), 0);
+}
+
+#define FRESH(name) cmocka_unit_test_setup_teardown(name, setup_empty, teardown)
+#define MADE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        FRESH(test_start_errors),
+        MADE(test_serves),
+        MADE(test_killed_and_replaced),
+        MADE(test_new_core_channel),
+        MADE(test_hung_module),
+        MADE(test_errors_are_mended),
+        MADE(test_flipped_bit_at_birth),
+        MADE(test_token_comes_back),
+        MADE(test_token_replaced),
+        MADE(test_wrong_pin_while_serving),
+        MADE(test_derive_rate),
+    };
+    struct err e = {0};
+    if (secret_slab_init(64, &e).failed)
+        return 2;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
