@@ -16,7 +16,7 @@ static struct rcall *rcall_new(struct rpc_server *s, const struct hot_method *ho
     grpc_call_details_init(&rc->details);
     INVARIANT(pthread_mutex_init(&rc->lock, NULL) == 0);
     for (int op = 0; op < OP_COUNT; op++)
-        rc->tags[op] = (struct rpc_tag){rc, (enum rpc_op)op};
+        rc->tags[op] = (struct rpc_tag){.rc = rc, .op = (enum rpc_op)op};
     return rc;
 }
 
@@ -27,8 +27,9 @@ void rcall_arm(struct rpc_server *s, const struct hot_method *hot)
 
     if (hot != NULL)
         failed = grpc_server_request_registered_call(s->grpc, hot->registered, &rc->gc, &rc->deadline, &rc->metadata,
-                                                     &rc->received, s->fast, s->fast, &rc->tags[OP_NEW]);
+                                                     &rc->received, s->fast, s->fast, tag_give(&rc->tags[OP_NEW]));
     else
-        failed = grpc_server_request_call(s->grpc, &rc->gc, &rc->details, &rc->metadata, s->slow, s->slow, &rc->tags[OP_NEW]);
+        failed = grpc_server_request_call(s->grpc, &rc->gc, &rc->details, &rc->metadata, s->slow, s->slow,
+                                          tag_give(&rc->tags[OP_NEW]));
     INVARIANT(failed == GRPC_CALL_OK);
 }

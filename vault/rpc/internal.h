@@ -44,7 +44,18 @@ struct rcall;
 struct rpc_tag { /* what a completion queue hands back */
     struct rcall *rc;
     enum rpc_op op;
+    atomic_uint handed; /* what a queue orders anyway, where a sanitizer can see it */
 };
+/* Before each hand-over to gRPC, and first thing when the tag comes back. */
+static inline void *tag_give(struct rpc_tag *t)
+{
+    atomic_store_explicit(&t->handed, 1, memory_order_release);
+    return t;
+}
+static inline void tag_take(struct rpc_tag *t)
+{
+    (void)atomic_load_explicit(&t->handed, memory_order_acquire);
+}
 
 struct hot_method {
     const struct rpc_row *row;

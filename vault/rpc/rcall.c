@@ -191,8 +191,10 @@ static void rcall_begin(struct rcall *rc)
 
 void rcall_event(struct rpc_tag *tag, bool ok)
 {
-    struct rcall *rc = tag->rc;
+    struct rcall *rc;
 
+    tag_take(tag);
+    rc = tag->rc;
     switch (tag->op) {
     case OP_NEW:
         if (!ok) { /* the server is shutting down */

@@ -74,7 +74,7 @@ void rcall_send(struct rcall *rc, const struct call_out *out)
         atomic_store_explicit(&rc->final_boot_ms, clock_boot_ms(rc->srv->clock), memory_order_relaxed);
     }
     /* the batch may be complete, and rc gone, before this call returns */
-    INVARIANT(grpc_call_start_batch(rc->gc, ops, (size_t)(op - ops), &rc->tags[OP_SEND], NULL) == GRPC_CALL_OK);
+    INVARIANT(grpc_call_start_batch(rc->gc, ops, (size_t)(op - ops), tag_give(&rc->tags[OP_SEND]), NULL) == GRPC_CALL_OK);
     grpc_slice_unref(words);
 }
 

@@ -196,7 +196,7 @@ RESULT rpc_server_start(const struct rpc_options *o, struct rpc_server **ret, st
         done = start_threads(s, o->fast_workers, e);
     }
     if (done.failed) {
-        rpc_server_stop(s, 0);
+        (void)rpc_server_stop(s, 0);
         return done;
     }
     *ret = s;
@@ -243,12 +243,12 @@ static void join_all(struct rpc_server *s)
     }
 }
 
-void rpc_server_stop(struct rpc_server *s, uint64_t timeout_ms)
+bool rpc_server_stop(struct rpc_server *s, uint64_t timeout_ms)
 {
     enum { CANCELLED_MS = 2000 };
 
     if (s == NULL)
-        return;
+        return true;
     front_channel_stop(s->front);
     s->front = NULL;
     atomic_store(&s->closed, true);
@@ -258,7 +258,7 @@ void rpc_server_stop(struct rpc_server *s, uint64_t timeout_ms)
     if (!wait_idle(s, CANCELLED_MS)) {
         /* a step that never answers: its memory must stay, and the process is about to end */
         log_event(LOG_ERROR, "calls did not end at shutdown", LF_INT("calls", atomic_load(&s->in_flight)));
-        return;
+        return false;
     }
     join_all(s);
     grpc_server_destroy(s->grpc);
@@ -272,6 +272,7 @@ void rpc_server_stop(struct rpc_server *s, uint64_t timeout_ms)
     pthread_cond_destroy(&s->stop);
     free(s->workers);
     free(s);
+    return true;
 }
 
 RESULT rpc_server_front_channel(struct rpc_server *s, int fd, struct err *e)

@@ -12,7 +12,7 @@
 static void start(struct rcall *rc, const grpc_op *op, enum rpc_op tag)
 {
     rcall_ref(rc);
-    INVARIANT(grpc_call_start_batch(rc->gc, op, 1, &rc->tags[tag], NULL) == GRPC_CALL_OK);
+    INVARIANT(grpc_call_start_batch(rc->gc, op, 1, tag_give(&rc->tags[tag]), NULL) == GRPC_CALL_OK);
 }
 
 static void receive(struct rcall *rc)

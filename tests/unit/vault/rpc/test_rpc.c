@@ -54,7 +54,7 @@ static int teardown(void **state)
     struct fixture *f = *state;
 
     client_close(&f->cl);
-    rpc_server_stop(f->server, 2000);
+    assert_true(rpc_server_stop(f->server, 2000));
     fake_stop();
     assert_int_equal(atomic_load(&fake.live_calls), 0);
     assert_int_equal(atomic_load(&fake.conns_held), 0);
@@ -573,7 +573,7 @@ static void stopping_waits_then_cancels(void **state)
     client_call_begin(&cl, &c, "/test.Echo/Hang", 8000);
     client_unary_start(&c, BYTES_LIT("x"), NULL, 0);
     wait_for(&fake.live_calls, 1);
-    rpc_server_stop(server, 20);
+    assert_true(rpc_server_stop(server, 20));
     client_wait(&cl);
     assert_int_not_equal(c.status, GRPC_STATUS_OK);
     client_call_end(&c);
