@@ -14,6 +14,7 @@
 
 enum {
     DRAIN_WARN_MS = 200,         /* between the two GOAWAYs */
+    DRAIN_HANDSHAKE_MS = 500,    /* for a handshake that is under way */
     DRAIN_AGE_GRACE_MS = 60000,  /* for calls in flight when a connection has reached its age */
 };
 
