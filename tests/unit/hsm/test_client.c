@@ -1,0 +1,195 @@
+/* The client against a scripted hsm process: order, lateness, silence, replacement. */
+#include "tests/unit/hsm/fixture.h"
+
+#include "base/chan.h"
+#include "hsm/wire.h"
+
+#include <pthread.h>
+
+enum { PATIENCE_MS = 200, CALLERS = 24, CALLS = 50 };
+
+struct peer {
+    int fd;
+    pthread_t thread;
+    bool late, backwards;
+};
+
+/* "Random" bytes of the length asked for, all of that value: a caller sees whether the answer is its own. */
+static void reply_to(int fd, const struct chan_msg *m, uint32_t seq)
+{
+    CLEANUP(buf_release) struct buf b = {0};
+    struct err e = {0};
+    buf_init(&b, WIRE_MAX);
+    wire_put_result(&b, ok(), NULL);
+    if (m->type == WIRE_RANDOM)
+        for (int i = 0; i < get_be16(m->body.p); i++)
+            buf_put_u8(&b, m->body.p[1]);
+    const struct chan_msg out = {.type = m->type | WIRE_REPLY, .seq = seq, .body = buf_bytes(&b)};
+    (void)chan_send(fd, &out, &e).failed;
+}
+
+static void *peer_run(void *arg)
+{
+    struct peer *p = arg;
+    uint8_t buf[2][WIRE_MAX];
+    struct chan_msg m[2];
+    struct err e = {0};
+    while (!chan_recv(p->fd, -1, buf[0], WIRE_MAX, &m[0], &e).failed) {
+        bool two = p->backwards && !chan_recv(p->fd, 5, buf[1], WIRE_MAX, &m[1], &e).failed;
+        if (two)
+            reply_to(p->fd, &m[1], m[1].seq);
+        if (p->late)
+            reply_to(p->fd, &m[0], m[0].seq ^ 0x40000000); /* the answer to a call that gave up */
+        reply_to(p->fd, &m[0], m[0].seq);
+    }
+    (void)close(p->fd);
+    return NULL;
+}
+
+static int peer_start(struct peer *p)
+{
+    int fds[2];
+    OK(chan_pair(fds, &e));
+    p->fd = fds[1];
+    assert_int_equal(pthread_create(&p->thread, NULL, peer_run, p), 0);
+    return fds[0];
+}
+
+static void *caller(void *arg)
+{
+    struct hsm *h = arg;
+    uintptr_t wrong = 0;
+    for (size_t n = 1; n <= CALLS; n++) {
+        uint8_t out[CALLS];
+        struct err e = {0};
+        size_t want = 1 + (n * 7) % CALLS;
+        if (hsm_random(h, out, want, &e).failed)
+            wrong++;
+        else if (out[0] != want || out[want - 1] != want)
+            wrong += 1000;
+    }
+    return (void *)wrong;
+}
+
+static uintptr_t many_callers(struct hsm *h)
+{
+    pthread_t t[CALLERS];
+    uintptr_t wrong = 0;
+    for (int i = 0; i < CALLERS; i++)
+        assert_int_equal(pthread_create(&t[i], NULL, caller, h), 0);
+    for (int i = 0; i < CALLERS; i++) {
+        void *w;
+        assert_int_equal(pthread_join(t[i], &w), 0);
+        wrong += (uintptr_t)w;
+    }
+    return wrong;
+}
+
+static void test_each_gets_its_own(void **state)
+{
+    (void)state;
+    for (int variant = 0; variant < 3; variant++) {
+        struct peer p = {.late = variant == 1, .backwards = variant == 2};
+        struct hsm *h = NULL;
+        int fd = peer_start(&p);
+        OK(hsm_client_new(fd, 20000, &h, &e));
+        assert_int_equal(many_callers(h), 0);
+        hsm_free(h);
+        assert_int_equal(pthread_join(p.thread, NULL), 0);
+    }
+}
+
+static void test_no_channel(void **state)
+{
+    (void)state;
+    struct hsm *h = NULL;
+    struct hsm_status st;
+    uint8_t out[4];
+    OK(hsm_client_new(-1, PATIENCE_MS, &h, &e));
+    REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", hsm_probe(h, &st, &e));
+    REFUSED(ERR_INVALID, "HSM_BAD_REQUEST", hsm_random(h, out, 0, &e));
+    REFUSED(ERR_INVALID, "HSM_BAD_REQUEST", hsm_random(h, out, HSM_RANDOM_MAX + 1, &e));
+    struct peer p = {0};
+    hsm_client_set_channel(h, peer_start(&p));
+    OK(hsm_random(h, out, 4, &e));
+    hsm_free(h);
+    hsm_free(NULL);
+    assert_int_equal(pthread_join(p.thread, NULL), 0);
+}
+
+/* A silent peer: each call ends in time; the answer that comes late is not the next call's. */
+static void test_silence(void **state)
+{
+    (void)state;
+    struct hsm *h = NULL;
+    int fds[2];
+    uint8_t out[8], buf[WIRE_MAX];
+    struct chan_msg m;
+    OK(chan_pair(fds, &e));
+    OK(hsm_client_new(fds[0], PATIENCE_MS, &h, &e));
+    const int64_t begin = clock_boot_ms(&clock_system);
+    REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", hsm_random(h, out, 8, &e));
+    assert_in_range(clock_boot_ms(&clock_system) - begin, PATIENCE_MS - 1, PATIENCE_MS * 5);
+    OK(chan_recv(fds[1], 0, buf, sizeof buf, &m, &e));
+    reply_to(fds[1], &m, m.seq);
+    REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", hsm_random(h, out, 4, &e));
+    (void)close(fds[1]);
+    REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", hsm_random(h, out, 4, &e));
+    hsm_free(h);
+}
+
+/* More callers than places in flight wait on a peer that never answers; a new channel frees them all at once. */
+static void test_replacement(void **state)
+{
+    (void)state;
+    struct hsm *h = NULL;
+    int silent[2];
+    pthread_t t[CALLERS];
+    struct peer p = {0};
+    OK(chan_pair(silent, &e));
+    OK(hsm_client_new(silent[0], 20000, &h, &e));
+    for (int i = 0; i < CALLERS; i++)
+        assert_int_equal(pthread_create(&t[i], NULL, caller, h), 0);
+    uint8_t buf[WIRE_MAX];
+    struct chan_msg m;
+    for (int i = 0; i < 16; i++)
+        OK(chan_recv(silent[1], 5000, buf, sizeof buf, &m, &e));
+    hsm_client_set_channel(h, peer_start(&p));
+    uintptr_t failed = 0;
+    for (int i = 0; i < CALLERS; i++) {
+        void *w;
+        assert_int_equal(pthread_join(t[i], &w), 0);
+        failed += (uintptr_t)w;
+    }
+    assert_int_equal(failed, 16); /* those that were in flight, and nobody else */
+    (void)close(silent[1]);
+    hsm_free(h);
+    assert_int_equal(pthread_join(p.thread, NULL), 0);
+}
+
+/* Rubbish from the other side is an outage, never a key. */
+static void test_bad_replies(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *body;
+        size_t n;
+    } bad[] = {{"", 0}, {"\0", 1}, {"\0abc", 4}, {"\xff", 1}, {"\1\xff\0\0", 4}, {"\1\1\0\5ab", 6}};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        struct reader r = reader_of(BYTES(bad[i].body, bad[i].n));
+        struct err e = {0};
+        if (i == 1 || i == 2)
+            assert_false(wire_get_result(&r, &e).failed);
+        else
+            assert_true(wire_get_result(&r, &e).failed && e.code == ERR_UNAVAILABLE);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_each_gets_its_own), cmocka_unit_test(test_no_channel),  cmocka_unit_test(test_silence),
+        cmocka_unit_test(test_replacement),       cmocka_unit_test(test_bad_replies),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
