@@ -17,8 +17,6 @@ static const struct policy_action ACTIONS[] = {
     {"policy.test", false},
     {"audit.tail", false},
     {"system.status", false},
-    {"kms.locations.get", false},
-    {"kms.locations.list", false},
     {"kms.keyRings.create", false},
     {"kms.keyRings.get", false},
     {"kms.keyRings.list", false},
