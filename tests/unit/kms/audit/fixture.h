@@ -22,6 +22,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +42,8 @@ struct jx {
     /* the disk: errno to fail with, 0: works; counted, so that a test can assert that its fault happened */
     atomic_int open_fault, write_fault, sync_fault, short_writes;
     atomic_uint faults, syncs;
-    atomic_bool hold_sync; /* fdatasync waits while set */
+    atomic_bool hold_sync;   /* fdatasync waits while set */
+    atomic_bool hold_create; /* so does making a file */
 };
 enum { JX_SEGMENT = 1 << 18, JX_RESERVE = 1 << 16 };
 
@@ -57,6 +59,8 @@ static int jx_fault(struct jx *f, atomic_int *which)
 static int jx_io_open(void *user, const char *path, int flags, mode_t mode)
 {
     struct jx *f = user;
+    while ((flags & O_CREAT) && atomic_load(&f->hold_create))
+        sched_yield();
     return jx_fault(f, &f->open_fault) ? -1 : open(path, flags, mode);
 }
 static ssize_t jx_io_pwrite(void *user, int fd, const void *p, size_t n, off_t at)

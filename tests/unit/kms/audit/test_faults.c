@@ -143,6 +143,43 @@ static void test_disk_full_everywhere(void **state)
     disk_full(*state, &((struct jx *)*state)->write_fault);
 }
 
+/* Entries taken in while the next file was being made: when that fails in the end, they do not get the reserve. */
+static void test_reserve_is_kept_from_those_who_waited(void **state)
+{
+    struct jx *f = *state;
+    enum { MANY = 1500 };
+    struct jx_entry *x = calloc(MANY, sizeof *x);
+    struct journal_status st;
+    size_t durable = 0, refused = 0;
+    char text[64];
+    jx_close(f);
+    atomic_store(&f->hold_create, true);
+    jx_open(f);
+    for (size_t i = 0; i < MANY; i++) {
+        jx_entry_init(&x[i]);
+        jx_assert_ok(jx_submit(f, &x[i], "ordinary"));
+    }
+    atomic_store(&f->open_fault, ENOSPC);
+    atomic_store(&f->hold_create, false);
+    for (size_t i = 0; i < MANY; i++) {
+        jx_await(&x[i]);
+        durable += !x[i].failed;
+        refused += x[i].failed;
+    }
+    assert_true(atomic_load(&f->faults) > 0);
+    assert_true(durable > 100 && refused > 100);
+    journal_status(f->j, &st);
+    assert_int_equal(st.next_index, durable);
+    assert_true(st.free_bytes >= JX_RESERVE);
+    assert_false(journal_admits(f->j));
+    snprintf(text, sizeof text, "n%llu", (unsigned long long)durable);
+    jx_assert_ok(jx_write(f, text, true, NULL));
+    jx_expect(f, durable, 1, "n");
+    atomic_store(&f->open_fault, 0);
+    await_admits(f);
+    free(x);
+}
+
 static void test_disk_that_hangs(void **state)
 {
     struct jx *f = *state;
@@ -213,6 +250,7 @@ int main(void)
         T(test_short_writes),
         T(test_disk_full_for_the_next_file),
         T(test_disk_full_everywhere),
+        T(test_reserve_is_kept_from_those_who_waited),
         T(test_disk_that_hangs),
         T(test_queue_is_bounded),
     };

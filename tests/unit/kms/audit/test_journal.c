@@ -1,5 +1,8 @@
 #include "tests/unit/kms/audit/fixture.h"
 
+#include <signal.h>
+#include <sys/wait.h>
+
 static int setup(void **state)
 {
     static struct jx f;
@@ -337,6 +340,67 @@ static void test_many_writers_one_tail(void **state)
     jx_open(f);
 }
 
+/* A child writes, several entries in flight, and reports each done on a pipe; it is killed. What it reported is there. */
+static int told_fd;
+static void tell(struct journal_entry *en, const struct err *failed)
+{
+    uint64_t index = en->receipt.index;
+    if (failed || write(told_fd, &index, sizeof index) != (ssize_t)sizeof index)
+        _exit(8);
+    free(en);
+}
+static void child_writes(struct jx *f, int out)
+{
+    struct err e = {0};
+    told_fd = out;
+    if (journal_open(&f->o, &f->j, &e).failed)
+        _exit(9);
+    for (;;) {
+        struct journal_entry *en = calloc(1, sizeof *en);
+        uint8_t id[16];
+        en->done = tell;
+        journal_next_event_id(f->j, id);
+        if (journal_submit(f->j, en, &f->tenant, id, 1, BYTES(id, 16), &e).failed)
+            sched_yield(); /* the queue is full: the disk is behind */
+    }
+}
+static void test_killed_while_writing(void **state)
+{
+    struct jx *f = *state;
+    uint64_t next = 0;
+    jx_close(f);
+    for (int round = 0; round < 12; round++) {
+        int p[2], status;
+        uint64_t told = 0;
+        assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+            close(p[0]);
+            child_writes(f, p[1]);
+        }
+        close(p[1]);
+        for (int i = 0; i < 1 + round * 150; i++) {
+            assert_int_equal(read(p[0], &told, sizeof told), sizeof told);
+            assert_int_equal(told, next++); /* in index order, without holes */
+        }
+        kill(pid, SIGKILL);
+        while (read(p[0], &told, sizeof told) == (ssize_t)sizeof told)
+            assert_int_equal(told, next++);
+        close(p[0]);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+        jx_open(f);
+        assert_true(jx_next(f) >= next);
+        next = jx_next(f);
+        struct journal_record *rec;
+        size_t n;
+        jx_assert_ok(journal_read(f->j, 0, SIZE_MAX, &f->a, &rec, &n, &f->e));
+        assert_int_equal(n, next);
+        jx_close(f);
+    }
+    jx_open(f);
+}
+
 static void test_options(void **state)
 {
     struct jx *f = *state;
@@ -360,6 +424,7 @@ int main(void)
         T(test_leaf_and_receipt), T(test_refuses_bad_events), T(test_reopen_goes_on),          T(test_files_change),
         T(test_damaged_middle),   T(test_damaged_last_record), T(test_torn_tail),              T(test_files_must_fit_together),
         T(test_many_writers_one_tail), T(test_options),
+        T(test_killed_while_writing),
     };
     return cmocka_run_group_tests(tests, jx_slab, NULL);
 }

@@ -1,3 +1,4 @@
+#include "kms/audit/internal.h"
 #include "kms/store/store.h"
 #include "tests/unit/kms/audit/fixture.h"
 
@@ -207,6 +208,33 @@ static void test_journal_trouble(void **state)
     expect_all(x, 8); /* all of them, once, in order */
 }
 
+/* What keeps "exactly once" when a group fails and the next one would not: the journal takes only the successor. */
+static void test_journal_takes_only_the_successor(void **state)
+{
+    struct rx *x = *state;
+    static const struct {
+        uint64_t seq;
+        bool taken;
+    } steps[] = {{2, false}, {1, true}, {1, false}, {3, false}, {2, true}, {3, true}};
+    const uint8_t id[16] = {0x80};
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        struct jx_entry w;
+        jx_entry_init(&w);
+        assert_false(
+            journal_submit_outbox(x->jx.j, &w.en, &x->jx.tenant, id, 1, BYTES_LIT("e"), steps[i].seq, &x->jx.e).failed);
+        jx_await(&w);
+        assert_int_equal(w.failed, !steps[i].taken);
+        if (w.failed)
+            assert_string_equal(w.err.reason, "AUDIT_UNAVAILABLE");
+        if (i == 3) { /* the rule outlives a restart */
+            jx_close(&x->jx);
+            jx_open(&x->jx);
+        }
+    }
+    assert_int_equal(journal_outbox_seq(x->jx.j), 3);
+    assert_int_equal(jx_next(&x->jx), 3);
+}
+
 static void test_no_audit_key(void **state)
 {
     struct rx *x = *state;
@@ -271,6 +299,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_copies_and_answers), T(test_resumes_exactly_once), T(test_trims_what_is_durable), T(test_journal_trouble),
         T(test_no_audit_key),       T(test_they_must_fit),        T(test_stop_answers_waiters),
+        T(test_journal_takes_only_the_successor),
     };
     return cmocka_run_group_tests(tests, jx_slab, NULL);
 }
