@@ -6,6 +6,9 @@ KMSCTL_OBJ := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard vault/cmd/kmsctl/*.c))
 KMSCTL_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/vault/client/test_kmsctl_*.c))
 $(KMSCTL_TESTS): $(filter-out %/main.o,$(KMSCTL_OBJ)) $(call lib_of,kms/name)
 
+# Their stand-in for the daemon speaks through the generated Python stubs.
+$(BUILD)/unit/vault/client/test_client $(KMSCTL_TESTS): | $(PYGEN)/.stamp
+
 # ---- packages -----------------------------------------------------------------------------------------------------------
 .PHONY: deps
 deps:
