@@ -99,5 +99,30 @@ unit: $(UNIT_BIN)
 one: $(BUILD)/unit/$(T)
 	VECTORS_DIR=$(abspath $(VECTORS_DIR)) $<
 
+# ---- everything that must hold ---------------------------------------------------------------------------------------
+# The packages must be there before the build is planned, so the rest runs in a make of its own.
+JOBS := $(shell nproc)
+TEST_PROGRAMS = all pygen $(UNIT_BIN) $(MAKE_RECORDS) $(HSM_SHIM)
+.PHONY: test test-built layers headers banned
+test:
+	@tools/deps test
+	@$(MAKE) -j$(JOBS) test-built
+test-built: test-programs
+	@tools/run-tests $(BUILD)
+layers:
+	@tools/check-layers
+banned:
+	@tools/check-banned
+headers: $(PROTO_GEN)
+	@tools/check-headers $(BUILD)
+
 include tests/tests.mk
 include tools/tools.mk
+
+.PHONY: test-programs asan tsan
+test-programs: $(TEST_PROGRAMS)
+# The same suites under the sanitizers, each in its own build tree.
+asan tsan:
+	@tools/deps test
+	@$(MAKE) -j$(JOBS) FLAVOUR=$@ BUILD=build/$@ test-programs
+	@tools/run-tests build/$@
