@@ -55,7 +55,7 @@ static const int calls_write_files[] = {C(fsync), C(fdatasync), C(sync_file_rang
                                         C(rename), C(renameat), C(renameat2), C(unlink), C(unlinkat), C(mkdir), C(mkdirat),
                                         C(rmdir), C(chmod), C(fchmod), C(fchmodat), C(fchown), C(flock), C(utimensat),
                                         C(link), C(linkat)};
-static const int calls_token[] = {C(syncfs), C(sync), C(timer_create), C(timer_settime), C(timer_gettime), C(timer_delete),
+static const int calls_token[] = {C(wait4), C(waitid), C(syncfs), C(sync), C(timer_create), C(timer_settime), C(timer_gettime), C(timer_delete),
                                   C(shmget), C(shmat), C(shmctl), C(shmdt), C(semget), C(semop), C(semctl), C(semtimedop)};
 
 #define GROUP(roles, list) {roles, list, sizeof(list) / sizeof(*(list))}

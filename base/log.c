@@ -79,6 +79,17 @@ static void line_hex(struct line *l, struct bytes s)
     }
 }
 
+/* Always three digits of the second, so that columns line up. */
+static void line_time(struct line *l, int64_t unix_ms)
+{
+    char when[TEXT_RFC3339_BYTES], fraction[8];
+
+    text_format_rfc3339(unix_ms / 1000 * 1000000000, when);
+    (void)snprintf(fraction, sizeof(fraction), ".%03uZ", (unsigned)(unix_ms % 1000) % 1000);
+    line_put(l, when, strlen(when) - 1); /* without its Z */
+    line_str(l, fraction);
+}
+
 static void line_field(struct line *l, const struct log_field *f)
 {
     char text[ERR_DETAIL_BYTES + 512];
@@ -130,14 +141,12 @@ bool log_level_from_text(struct bytes text, enum log_level *ret)
 void log_write(enum log_level level, const char *msg, const struct log_field *fields)
 {
     struct line l = {.n = 0};
-    char when[TEXT_RFC3339_BYTES];
     int saved = errno;
 
     if ((int)level > atomic_load_explicit(&log_max_level, memory_order_relaxed))
         return;
-    text_format_rfc3339(clock_wall_ns(&clock_system) / 1000000 * 1000000, when);
     line_str(&l, "time=");
-    line_str(&l, when);
+    line_time(&l, clock_wall_ns(&clock_system) / 1000000);
     line_str(&l, " level=");
     line_str(&l, level_names[level]);
     line_str(&l, " process=");

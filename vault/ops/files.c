@@ -123,16 +123,22 @@ void files_journal_dir(const struct config *c, struct buf *out)
 static RESULT each_folder(const struct config *c, bool dry, struct err *e)
 {
     CLEANUP(buf_release) struct buf journal;
-    uid_t core_uid, front_uid;
-    gid_t core_gid, front_gid;
+    CLEANUP(buf_release) struct buf hsm;
+    uid_t core_uid, front_uid, hsm_uid;
+    gid_t core_gid, front_gid, hsm_gid;
 
     buf_init(&journal, 8192);
     files_journal_dir(c, &journal);
+    buf_init(&hsm, 8192);
+    buf_putf(&hsm, "%s/hsm", c->state_dir);
     TRY(find_user("user_core", c->user_core, &core_uid, &core_gid, e));
     TRY(find_user("user_front", c->user_front, &front_uid, &front_gid, e));
+    TRY(find_user("user_hsm", c->user_hsm, &hsm_uid, &hsm_gid, e));
     bool apart = core_uid != front_uid && front_uid != 0;
     const struct folder folders[] = {
-        {"state_dir", c->state_dir, core_uid, core_gid, 0700},
+        /* hsm passes through it to its own folder; what lies in it is 0600 or 0700 */
+        {"state_dir", c->state_dir, core_uid, core_gid, core_uid != hsm_uid && hsm_uid != 0 ? 0711 : 0700},
+        {"state_dir/hsm", buf_cstr(&hsm), hsm_uid, hsm_gid, 0700},
         {"journal_dir", buf_cstr(&journal), core_uid, core_gid, 0700},
         /* the front connects to the core's socket in it: it may pass, not list */
         {"run_dir", c->run_dir, core_uid, apart ? front_gid : core_gid, apart ? 0710 : 0700},

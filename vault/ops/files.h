@@ -19,7 +19,7 @@ RESULT files_open(const char *what, const char *path, bool private, int *ret_fd,
 /* Certificate chain and key, both opened anew. */
 RESULT files_open_tls(const struct config *c, int *ret_cert, int *ret_key, struct err *e);
 
-/* Makes state_dir, journal_dir and run_dir where they are missing, with the owner and mode that their users need; refuses
+/* Makes state_dir, state_dir/hsm (for user_hsm), journal_dir and run_dir where they are missing, with the owner and mode that their users need; refuses
  * folders that others may write. */
 RESULT files_prepare_dirs(const struct config *c, struct err *e);
 /* The same without changing anything; a folder that is missing is fine when it can be made. */

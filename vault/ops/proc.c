@@ -150,7 +150,8 @@ void proc_drain(struct proc *p)
         return;
     }
     move(p, PROC_DRAINING);
-    if (proc_send(p, IPC_DRAIN, BYTES(NULL, 0), NULL, 0, &e).failed)
+    /* gone already, after FATAL for one: nothing to report but its end */
+    if (proc_send(p, IPC_DRAIN, BYTES(NULL, 0), NULL, 0, &e).failed && e.code != ERR_UNAVAILABLE)
         log_event(LOG_WARN, "cannot ask a child to drain", LF_STR("role", p->role), LF_ERR(&e));
 }
 

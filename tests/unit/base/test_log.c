@@ -43,6 +43,8 @@ static void test_line(void **state)
               LF_ERR(&e));
     char *line = captured();
     assert_memory_equal(line, "time=20", 7);
+    assert_memory_equal(line + 24, ".", 1); /* time=2026-11-20T15:26:19.660Z: the same width always */
+    assert_memory_equal(line + 28, "Z level=", 8);
     assert_string_equal(strstr(line, " level="), " level=info process=core msg=listening address=127.0.0.1:1 port=-5 "
                                                   "id=01ff error=\"ERR_STATE/R (d) at f.c:3\"\n");
 }

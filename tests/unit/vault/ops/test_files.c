@@ -38,7 +38,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    static const char *const left[] = {"secret", "link", "fifo", "s/kmsd.lock", "s/journal", "s", "r", "j", "p/a.yaml",
+    static const char *const left[] = {"secret", "link", "fifo", "s/kmsd.lock", "s/journal", "s/hsm", "s", "r", "j", "p/a.yaml",
                                        "p/b.yaml", "p/.hidden.yaml", "p/notes.txt", "p/tables", "p"};
     for (size_t i = 0; i < sizeof(left) / sizeof(*left); i++)
         (void)remove(at(left[i]));
@@ -148,7 +148,7 @@ static void test_folders_are_made_and_checked(void **state)
 static void test_users(void **state)
 {
     CLEANUP(config_freep) struct config *unknown = config("user_core = no-such-user\n");
-    CLEANUP(config_freep) struct config *apart = config("user_core = nobody\nuser_front = daemon\njournal_dir = j\n");
+    CLEANUP(config_freep) struct config *apart = config("user_core = nobody\nuser_front = daemon\nuser_hsm = games\njournal_dir = j\n");
     struct stat st;
     struct err e;
 
@@ -164,7 +164,12 @@ static void test_users(void **state)
     assert_int_equal(st.st_mode & 07777U, 0710); /* the front may pass to the socket, not list */
     assert_int_not_equal(st.st_gid, 0);
     assert_int_equal(mode_of("j"), 0700);
-    assert_int_equal(chown(at("r"), 0, 0) + chown(at("s"), 0, 0) + chown(at("j"), 0, 0), 0);
+    assert_int_equal(mode_of("s"), 0711);
+    assert_int_equal(mode_of("s/hsm"), 0700);
+    uid_t core = st.st_uid;
+    assert_int_equal(stat(at("s/hsm"), &st), 0);
+    assert_int_not_equal(st.st_uid, core);
+    assert_int_equal(chown(at("r"), 0, 0) + chown(at("s"), 0, 0) + chown(at("j"), 0, 0) + chown(at("s/hsm"), 0, 0), 0);
 }
 
 static void test_lock_is_exclusive(void **state)
