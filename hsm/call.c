@@ -30,11 +30,12 @@ struct waiter {
     size_t n;
 };
 struct hsm {
-    pthread_mutex_t lock, send_lock;
-    pthread_cond_t slot_free;
+    pthread_mutex_t lock;
+    pthread_cond_t slot_free, send_free;
     struct link *link; /* NULL: none yet */
     struct waiter *waiters;
     unsigned in_flight;
+    bool sending; /* one writer at a time on a channel */
     uint32_t seq;
     uint64_t timeout_ms;
 };
@@ -86,7 +87,7 @@ static void link_unref(struct link *l)
     free(l);
 }
 
-/* Under the lock, as all below that take no err. */
+/* Under the lock, as all below; send_request and read_once let it go while they wait. */
 static void link_kill(struct hsm *h, struct link *l)
 {
     l->dead = true;
@@ -197,10 +198,15 @@ static RESULT send_request(struct hsm *h, const struct waiter *w, enum wire_op o
     const struct chan_msg m = {.type = (uint16_t)op, .seq = w->seq, .body = body};
     struct pollfd writable = {.fd = w->link->fd, .events = POLLOUT};
     struct err why = {0};
-    if (pthread_mutex_clocklock(&h->send_lock, CLOCK_MONOTONIC, deadline) != 0)
-        return hsm_unavailable("the channel to the hsm process is blocked", e);
+    while (h->sending)
+        if (pthread_cond_timedwait(&h->send_free, &h->lock, deadline) == ETIMEDOUT)
+            return hsm_unavailable("the channel to the hsm process is blocked", e);
+    h->sending = true;
+    (void)pthread_mutex_unlock(&h->lock);
     bool sent = poll(&writable, 1, left_ms(deadline)) > 0 && !chan_send(w->link->fd, &m, &why).failed;
-    (void)pthread_mutex_unlock(&h->send_lock);
+    (void)pthread_mutex_lock(&h->lock);
+    h->sending = false;
+    (void)pthread_cond_signal(&h->send_free);
     return sent ? ok() : hsm_unavailable("the hsm process takes no request", e);
 }
 
@@ -214,9 +220,7 @@ RESULT hsm_call(struct hsm *h, uint64_t extra_ms, enum wire_op op, const struct 
     (void)pthread_mutex_lock(&h->lock);
     struct result r = enter(h, &w, &deadline, e);
     if (!r.failed) {
-        (void)pthread_mutex_unlock(&h->lock);
         r = send_request(h, &w, op, buf_bytes(request), &deadline, e);
-        (void)pthread_mutex_lock(&h->lock);
         if (!r.failed)
             r = await(h, &w, &deadline, e);
         leave(h, &w);
@@ -236,8 +240,9 @@ RESULT hsm_client_new(int fd, uint64_t timeout_ms, struct hsm **ret, struct err 
         FAIL(e, ERR_INVALID, "HSM_BAD_REQUEST", "a client without patience");
     struct hsm *h = calloc(1, sizeof *h);
     INVARIANT(h != NULL);
-    INVARIANT(pthread_mutex_init(&h->lock, NULL) == 0 && pthread_mutex_init(&h->send_lock, NULL) == 0);
+    INVARIANT(pthread_mutex_init(&h->lock, NULL) == 0);
     cond_init(&h->slot_free);
+    cond_init(&h->send_free);
     h->timeout_ms = timeout_ms;
     h->link = fd >= 0 ? link_new(fd) : NULL;
     *ret = h;
@@ -264,7 +269,7 @@ void hsm_free(struct hsm *h)
     INVARIANT(h->in_flight == 0);
     link_unref(h->link);
     (void)pthread_cond_destroy(&h->slot_free);
-    (void)pthread_mutex_destroy(&h->send_lock);
+    (void)pthread_cond_destroy(&h->send_free);
     (void)pthread_mutex_destroy(&h->lock);
     free(h);
 }

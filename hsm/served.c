@@ -35,11 +35,7 @@ void served_monitor_id(char out[SERVED_ID_BYTES])
     for (int field = AFTER_COMM - 1; p != NULL && field < STARTTIME; field++)
         p = strchr(p + 1, ' ');
     if (p != NULL)
-        (void)snprintf(out, SERVED_ID_BYTES, "%d %.20s\n", parent, p + 1);
-    char *end = strchr(out, ' ');
-    end = end != NULL ? strchr(end + 1, ' ') : NULL;
-    if (end != NULL)
-        (void)strcpy(end, "\n");
+        (void)snprintf(out, SERVED_ID_BYTES, "%d %.*s\n", parent, (int)strspn(p + 1, "0123456789"), p + 1);
 }
 
 static bool marker_path(const char *state_dir, char out[PATH_BYTES])

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -39,13 +38,13 @@ static bool tokendir_of(char *line, char **ret)
 
 RESULT storage_path(const char *vendor_config, char *ret, size_t n, struct err *e)
 {
-    const char *path = vendor_config[0] != '\0' ? vendor_config : getenv("SOFTHSM2_CONF");
     ret[0] = '\0';
-    if (path == NULL)
+    if (vendor_config[0] == '\0')
         return ok();
-    CLEANUP(close_file) FILE *f = fopen(path, "re");
+    CLEANUP(close_file) FILE *f = fopen(vendor_config, "re");
     if (f == NULL) {
-        struct result r = err_set_errno(e, ERR_STATE, "HSM_CONFIG", errno, __FILE__, __LINE__, "the vendor configuration %s", path);
+        struct result r = err_set_errno(e, ERR_STATE, "HSM_CONFIG", errno, __FILE__, __LINE__, "the vendor configuration %s",
+                                        vendor_config);
         e->hint = "correct hsm_config_file";
         return r;
     }

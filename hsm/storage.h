@@ -17,7 +17,7 @@ struct storage {
     int fd;          /* -1: absent */
     uint64_t dev, ino;
 };
-/* directories.tokendir of vendor_config, or of $SOFTHSM2_CONF when that is "". */
+/* directories.tokendir of vendor_config; "" when none is named. SoftHSM needs hsm_config_file: no environment reaches us. */
 RESULT storage_path(const char *vendor_config, char *ret, size_t n, struct err *e);
 RESULT storage_open(struct storage *s, const char *vendor_config, struct err *e); /* an absent directory is no error */
 void storage_close(struct storage *s);
