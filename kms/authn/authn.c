@@ -115,8 +115,6 @@ static void revalidate(struct authn *a, struct authn_conn *c, int64_t now_s)
     c->valid = !trust_check(t, now_s, c->chain, c->chain_n, &c->verdict, &why).failed;
     if (!c->valid && (c->chain_n || c->cause[0] == '\0'))
         memcpy(c->cause, why.detail, sizeof c->cause);
-    /* Another trust may read another name from the chain: the principal is looked up again. */
-    c->registry_epoch = 0;
     trust_unref(t);
 }
 

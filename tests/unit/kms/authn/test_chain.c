@@ -242,6 +242,10 @@ static void revocation_lists_are_obeyed(void **state)
     assert_int_equal(v.not_after_s, CERTS_NOW + 3 * DAY);
     trust_unref(t);
 
+    t = trust_in(&root, BYTES(two + crl.n, second.n)); /* the leaf's issuer has one, the intermediate's has none */
+    check_at(t, CERTS_NOW, &under_middle, &middle, "unable to get certificate CRL", NULL);
+    trust_unref(t);
+
     crl = crl_pem(list, sizeof list, &other_root, 0, CERTS_NOW + 7 * DAY); /* forged by a namesake */
     t = trust_in(&root, crl);
     check_at(t, CERTS_NOW, &fine, NULL, "CRL signature failure", NULL);

@@ -171,6 +171,7 @@ static void resources_follow_the_name_grammar(void **state)
     (void)state;
     static const char *const bad[] = {
         "projects", "projects/", "projects/Acme", "projects/acme/", "/projects/acme", "projects/acme/**/x", "\"**/x\"", "instances",
+        "\"**/projects/acme\"", "\"projects/**/projects/acme\"", "\"projects/{tenant}/**/locations/eu\"", "\"**/**\"",
         "\"*\"", "\"projects/ac*\"", "\"projects/{tenant}x\"", "\"projects/{Tenant}\"", "\"projects/{tenant}/locations/{tenant}\"",
         "\"projects/{tenant}/*/eu\"", "\"projects/{tenant}/keyRings/pii\"", "\"projects/{tenant}/locations/..\"",
         "\"projects/{tenant}/locations/%65u\"", "\"projects/{tenant}/locations/EU\"", "\"projects/{tenant}/locations\"",
@@ -204,6 +205,7 @@ static void no_tenant_reaches_outside_itself(void **state)
     (void)state;
     static const char *const outside[] = {"\"projects/*\"", "\"projects/**\"", "\"**\"", "instance", "projects/acme", "projects/globex",
                                           "\"projects/{tenant}/**\", \"projects/*/locations/eu\""};
+    expect_refused(ROLE("x", "audit.tail", "\"projects/*\", \"projects/{tenant}\"") BIND("r1", "acme", "a"), "p.yaml:8: a role of a tenant must stay");
     static const char *const tenants[] = {"acme", "\"*\""};
     for (size_t i = 0; i < sizeof outside / sizeof outside[0]; i++)
         for (size_t t = 0; t < 2; t++)
@@ -279,20 +281,24 @@ static void the_digest_is_of_the_documents_in_order(void **state)
     struct policy_doc docs[] = {{"a", BYTES_LIT(GOOD_ROLE)}, {"b", BYTES_LIT("version: 1\n" BIND("r1", "acme", "x"))}};
     struct policy_doc swapped[] = {docs[1], docs[0]};
     struct policy_doc one = {"a", BYTES_LIT(GOOD)};
-    struct policy_set *s[4] = {0};
+    /* The same bytes, cut elsewhere. */
+    struct policy_doc moved[] = {{"a", BYTES(docs[0].yaml.p, docs[0].yaml.n - 1)}, {"b", BYTES_LIT("\nversion: 1\n" BIND("r1", "acme", "x"))}};
+    struct policy_set *s[5] = {0};
     struct err e = {0};
-    uint8_t d[4][32];
+    uint8_t d[5][32];
     assert_false(policy_compile(docs, 2, ACTIONS, NACTIONS, &s[0], &e, NULL).failed);
     assert_false(policy_compile(docs, 2, ACTIONS, NACTIONS, &s[1], &e, NULL).failed);
     assert_false(policy_compile(swapped, 2, ACTIONS, NACTIONS, &s[2], &e, NULL).failed);
     assert_false(policy_compile(&one, 1, ACTIONS, NACTIONS, &s[3], &e, NULL).failed);
-    for (int i = 0; i < 4; i++) {
+    assert_false(policy_compile(moved, 2, ACTIONS, NACTIONS, &s[4], &e, NULL).failed);
+    for (int i = 0; i < 5; i++) {
         policy_digest(s[i], d[i]);
         policy_unref(s[i]);
     }
     assert_memory_equal(d[0], d[1], 32);
     assert_memory_not_equal(d[0], d[2], 32);
     assert_memory_not_equal(d[0], d[3], 32);
+    assert_memory_not_equal(d[0], d[4], 32);
 }
 
 int main(void)
