@@ -23,3 +23,17 @@ $(HSM_SHIM): tests/unit/hsm/shim/shim.c
 	@mkdir -p $(@D)
 	$(CC) -std=gnu17 -g -D_GNU_SOURCE $(WARN) -Wno-missing-prototypes -O2 -fPIC -shared $(PKG_CFLAGS) -o $@ $< -ldl
 $(BUILD)/unit/hsm/test_server: | $(HSM_SHIM) $(BUILD)/bin/kmsd-hsm
+
+# bench: kmsd against two echo servers under one load generator (tests/bench/README.md); writes docs/BENCHMARKS.md
+BENCH_LOADGEN := $(BUILD)/bench/loadgen
+BENCH_ECHO    := $(BUILD)/bench/echo_front
+BENCH_TLS     := $(BUILD)/bench/echo_tls
+$(BENCH_LOADGEN) $(BENCH_TLS): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(call lib_of,base) $(PROTO_LIB)
+$(BENCH_ECHO): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(WIPEFREE_$(FLAVOUR)) $(call libs_for,vault/rpc)
+$(BENCH_LOADGEN) $(BENCH_TLS) $(BENCH_ECHO):
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+.PHONY: bench bench-programs
+bench-programs: $(BENCH_LOADGEN) $(BENCH_TLS) $(BENCH_ECHO)
+bench: all bench-programs
+	PYTHONDONTWRITEBYTECODE=1 $(PY) tests/bench/bench.py --build $(BUILD) $(BENCH_ARGS)
