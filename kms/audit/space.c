@@ -26,7 +26,7 @@ static void try_once(struct journal *j)
         log_event(LOG_INFO, "journal space is back");
     pthread_mutex_lock(&j->mu);
     if (failed)
-        snprintf(j->reason, sizeof j->reason, "no room for the next journal file: %.80s", e.detail);
+        snprintf(j->reason, sizeof j->reason, "the next file: %.100s", e.detail);
     else if (!j->failing)
         j->reason[0] = 0;
     j->next = failed ? NEXT_FAILED : NEXT_READY;
