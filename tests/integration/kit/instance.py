@@ -1,0 +1,146 @@
+"""A daemon with its folder: made once by tools/dev-instance, then copied while it is stopped."""
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+BUILD = pathlib.Path(os.environ.get("CLV_BUILD", ROOT / "build/dev")).resolve()
+ROLES = ("hsm", "core", "front")
+TRUST_DOMAIN = "dev.claviger"
+
+
+def until(condition, timeout=10, what=""):
+    """The condition's first true value. Polls: tests never just sleep."""
+    end = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout} s: {what or condition}")
+        time.sleep(0.01)
+
+
+class Instance:
+    def __init__(self, folder):
+        self.dir = pathlib.Path(folder)
+        self.log_file = self.dir / "kmsd.log"
+        self.process = None
+        self.clients = []
+
+    @classmethod
+    def create(cls, folder, *options):
+        done = subprocess.run([ROOT / "tools/dev-instance", "--dir", folder, "--build", BUILD, "--listen", "127.0.0.1:0", "--no-demo",
+                               *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout
+        return cls(folder)
+
+    def copy(self, folder):
+        """The stopped instance again, elsewhere: the token's configuration is the one file that names its own place."""
+        assert self.process is None
+        shutil.copytree(self.dir, folder, symlinks=True, ignore=shutil.ignore_patterns("run", "kmsd.log", "init.log", ".lock", "dev.env"))
+        other = Instance(folder)
+        other.run_dir.mkdir(mode=0o700)
+        conf = other.dir / "softhsm2.conf"
+        conf.write_text(conf.read_text().replace(str(self.dir), str(other.dir)))
+        return other
+
+    @property
+    def run_dir(self):
+        return self.dir / "run"
+
+    @property
+    def state(self):
+        return self.dir / "state"
+
+    @property
+    def config(self):
+        return self.dir / "kmsd.conf"
+
+    def configure(self, **settings):
+        text = self.config.read_text()
+        for key, value in settings.items():
+            text = re.sub(rf"(?m)^{key} = .*\n", "", text) + f"{key} = {value}\n"
+        self.config.write_text(text)
+
+    # ---- life ----
+    def run(self, *arguments, timeout=20, **popen):
+        """kmsd to its end: (exit code, everything it said)."""
+        done = subprocess.run([BUILD / "bin/kmsd", "--config", self.config, *arguments], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, **popen)
+        return done.returncode, done.stdout
+
+    def start(self, ready=True, **popen):
+        assert self.process is None
+        endpoint = self.run_dir / "endpoint"
+        endpoint.unlink(missing_ok=True)
+        with open(self.log_file, "ab") as log:
+            self.process = subprocess.Popen([BUILD / "bin/kmsd", "--config", self.config], stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=subprocess.STDOUT, start_new_session=True, **popen)
+        if ready:
+            until(lambda: self.process.poll() is not None or (endpoint.exists() and endpoint.read_text().strip()), 15, "kmsd ready")
+            assert self.process.poll() is None, self.log
+        return self
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def wait(self, timeout=20):
+        code = self.process.wait(timeout)
+        self.process = None
+        return code
+
+    def close_clients(self):
+        for c in self.clients:
+            c.close()
+        self.clients.clear()
+
+    def stop(self):
+        """In order; the exit code."""
+        if self.process is None:
+            return 0
+        self.close_clients()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.wait()
+            raise
+
+    def restart(self):
+        assert self.stop() == 0, self.log
+        return self.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failed):
+        self.stop()
+
+    # ---- looking at it ----
+    @property
+    def endpoint(self):
+        return (self.run_dir / "endpoint").read_text().strip()
+
+    @property
+    def log(self):
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    def children(self):
+        """role -> process id, as the kernel tells it."""
+        found = {}
+        for pid in pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+            try:
+                name = pathlib.Path(os.readlink(f"/proc/{pid}/exe")).name
+            except OSError:
+                continue  # died meanwhile
+            found[name.removeprefix("kmsd-")] = int(pid)
+        return found
+
+    def cert(self, name):
+        return self.dir / "certs" / f"{name}.pem", self.dir / "certs" / f"{name}.key"
