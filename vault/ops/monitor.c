@@ -1,10 +1,8 @@
-#include "vault/ops/monitor.h"
+#include "vault/ops/monitor_state.h"
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "vault/ops/edge.h"
 #include "vault/ops/files.h"
-#include "vault/ops/listen.h"
 #include "vault/ops/notify.h"
 
 #include <poll.h>
@@ -17,32 +15,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* In the order of starting; stopping goes the other way round. */
-enum { HSM, CORE, FRONT, CHILDREN };
-
-struct monitor {
-    const struct config *config;
-    const char *libexec;
-    struct bytes init_message;
-    struct proc child[CHILDREN];
-    size_t nchildren; /* CHILDREN, or without the front for init */
-    struct edge edge[2];
-    int signals, listener, lock;
-    char address[LISTEN_TEXT_BYTES];
-    bool announced, stopping, killed;
-    int64_t deadline_ms;
-    int exit_code;
-    uint8_t *buf; /* CHAN_MAX_BYTES + 16 */
-};
-
 static int64_t now_ms(void)
 {
     return clock_boot_ms(&clock_system);
-}
-
-static bool is_init(const struct monitor *m)
-{
-    return m->init_message.n > 0;
 }
 
 /* ---- stopping ---- */
@@ -66,7 +41,7 @@ static void stop(struct monitor *m, int exit_code, const char *why)
     log_event(LOG_INFO, "stopping", LF_STR("why", why));
     m->stopping = true;
     m->deadline_ms = now_ms() + (int64_t)m->config->drain_timeout + MONITOR_GRACE_MS;
-    if (!is_init(m)) {
+    if (!monitor_is_init(m)) {
         notify_state("STOPPING=1");
         endpoint_remove(m->config->run_dir);
     }
@@ -91,56 +66,7 @@ static bool finished(const struct monitor *m)
     return m->stopping;
 }
 
-/* ---- what each child is given ---- */
-
-static RESULT send_tls_files(struct monitor *m, struct err *e)
-{
-    struct result r;
-    int fds[2];
-
-    TRY(files_open_tls(m->config, &fds[0], &fds[1], e));
-    r = proc_send(&m->child[FRONT], IPC_TLS_FILES, BYTES(NULL, 0), fds, 2, e);
-    (void)close(fds[0]);
-    (void)close(fds[1]);
-    return r;
-}
-
-static RESULT send_pin(struct monitor *m, struct err *e)
-{
-    struct result r;
-    struct err why;
-    char text[ERR_DETAIL_BYTES + 256];
-    int fd;
-
-    if (files_open("hsm_pin_file", m->config->hsm_pin_file, true, &fd, &why).failed) {
-        log_event(LOG_ERROR, "cannot open the PIN file", LF_ERR(&why));
-        return proc_send(&m->child[HSM], IPC_PIN_FILE, bytes_str(err_operator(&why, text, sizeof(text))), NULL, 0, e);
-    }
-    r = proc_send(&m->child[HSM], IPC_PIN_FILE, BYTES(NULL, 0), &fd, 1, e);
-    (void)close(fd);
-    return r;
-}
-
-static RESULT greet(struct monitor *m, struct proc *p, struct err *e)
-{
-    CLEANUP(buf_release) struct buf dump;
-
-    buf_init(&dump, CHAN_MAX_BYTES);
-    config_dump(m->config, &dump);
-    if (dump.overflow)
-        FAIL(e, ERR_INVALID, "CONFIG_SIZE", "the configuration is longer than %d bytes", CHAN_MAX_BYTES);
-    TRY(proc_send(p, IPC_CONFIG, buf_bytes(&dump), NULL, 0, e));
-    if (p == &m->child[FRONT]) {
-        TRY(send_tls_files(m, e));
-        TRY(proc_send(p, IPC_LISTENER, BYTES_LIT("main"), &m->listener, 1, e));
-    }
-    TRY(edge_connect(&m->edge[0], p, e));
-    if (!is_init(m))
-        return edge_connect(&m->edge[1], p, e);
-    if (p == &m->child[CORE])
-        TRY(proc_send(p, IPC_INIT, m->init_message, NULL, 0, e));
-    return ok();
-}
+/* ---- starting ---- */
 
 /* The first time each waits until the one before it has been ready; after that they start independently. */
 static void start_due(struct monitor *m)
@@ -156,7 +82,7 @@ static void start_due(struct monitor *m)
             log_event(LOG_ERROR, "cannot start a child", LF_STR("role", p->role), LF_ERR(&e));
             p->retry_ms = now + PROC_BACKOFF_MAX_MS;
         }
-        else if (greet(m, p, &e).failed) {
+        else if (greet_child(m, p, &e).failed) {
             log_event(LOG_ERROR, "cannot give a child what it needs", LF_STR("role", p->role), LF_ERR(&e));
             proc_kill(p); /* comes again with backoff: the file may be back by then */
         }
@@ -190,7 +116,7 @@ static void on_ready(struct monitor *m, struct proc *p, struct bytes text)
     }
     proc_ready(p, now_ms());
     log_event(LOG_INFO, "child ready", LF_STR("role", p->role), LF_TXT("text", text));
-    if (!is_init(m)) {
+    if (!monitor_is_init(m)) {
         announce(m);
     }
     else if (p == &m->child[CORE]) {
@@ -214,7 +140,7 @@ static void on_message(struct monitor *m, struct proc *p, const struct chan_msg 
         return;
     case IPC_WANT_PIN:
         if (p == &m->child[HSM]) {
-            if (send_pin(m, &e).failed)
+            if (greet_pin(m, &e).failed)
                 log_event(LOG_ERROR, "cannot hand over the PIN file", LF_ERR(&e));
             return;
         }
@@ -260,7 +186,7 @@ static void reap(struct monitor *m)
             continue;
         while (receive(m, p))
             continue;
-        if (proc_reap(p, now_ms()) && is_init(m) && !m->stopping) {
+        if (proc_reap(p, now_ms()) && monitor_is_init(m) && !m->stopping) {
             (void)fprintf(stderr, "kmsd: %s ended before the initialisation was done; see the log lines above\n", p->role);
             stop(m, 1, "a child ended early");
         }
@@ -275,10 +201,10 @@ static void reload(struct monitor *m)
 {
     struct err e;
 
-    if (is_init(m) || m->stopping)
+    if (monitor_is_init(m) || m->stopping)
         return;
     log_event(LOG_INFO, "reloading certificates");
-    if (proc_alive(&m->child[FRONT]) && send_tls_files(m, &e).failed)
+    if (proc_alive(&m->child[FRONT]) && greet_tls_files(m, &e).failed)
         log_event(LOG_ERROR, "the old server certificate stays in use", LF_ERR(&e));
     if (proc_alive(&m->child[CORE]) && proc_send(&m->child[CORE], IPC_RELOAD, BYTES(NULL, 0), NULL, 0, &e).failed)
         log_event(LOG_ERROR, "the old client CAs stay in use", LF_ERR(&e));
@@ -297,7 +223,7 @@ static void on_signals(struct monitor *m)
         else if (m->stopping)
             kill_all(m, "second signal");
         else
-            stop(m, is_init(m) ? 1 : 0, s.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
+            stop(m, monitor_is_init(m) ? 1 : 0, s.ssi_signo == SIGINT ? "SIGINT" : "SIGTERM");
     }
     if (children)
         reap(m);
@@ -402,7 +328,7 @@ static RESULT prepare(struct monitor *m, struct err *e)
     TRY(proc_check_libexec(m->libexec, e));
     TRY(files_prepare_dirs(m->config, e));
     TRY(files_lock(m->config, &m->lock, e));
-    if (!is_init(m)) {
+    if (!monitor_is_init(m)) {
         TRY(files_open_tls(m->config, &cert, &key, e));
         (void)close(cert);
         (void)close(key);
@@ -432,8 +358,8 @@ RESULT monitor_run(const struct monitor_options *o, int *ret_exit, struct err *e
 
     m.buf = malloc(CHAN_MAX_BYTES + 16);
     INVARIANT(m.buf != NULL);
-    m.nchildren = is_init(&m) ? FRONT : CHILDREN;
-    const char *argument = is_init(&m) ? "--init" : NULL;
+    m.nchildren = monitor_is_init(&m) ? FRONT : CHILDREN;
+    const char *argument = monitor_is_init(&m) ? "--init" : NULL;
     proc_init(&m.child[HSM], "hsm", argument);
     proc_init(&m.child[CORE], "core", argument);
     proc_init(&m.child[FRONT], "front", NULL);
