@@ -196,6 +196,7 @@ void conn_rearm(struct conn *c)
         due = earlier(due, c->drain == DRAIN_NO ? c->age_due : c->drain_due);
     if (c->state == CONN_OPEN) {
         due = earlier(due, c->resume_at);
+        due = earlier(due, c->idle_at);
         due = earlier(due, c->in_stalled == 0 ? 0 : c->in_stalled + CONN_CORE_STALL_MS);
         due = earlier(due, c->out_stalled == 0 ? 0 : c->out_stalled + CONN_STALL_MS);
         due = earlier(due, policer_deadline(&c->policer));
@@ -304,6 +305,8 @@ void conn_timer(struct conn *c)
         conn_close(c, "the client does not read its answers");
     if (c->state == CONN_OPEN && c->in_stalled != 0 && past(c, c->in_stalled + CONN_CORE_STALL_MS))
         conn_close(c, "core does not read");
+    if (c->state == CONN_OPEN && past(c, c->idle_at))
+        c->idle_at = tls_release_buffers(&c->tls) ? 0 : c->loop->now_ms + CONN_IDLE_MS;
     if (c->state != CONN_DONE)
         conn_step(c);
 }

@@ -3,7 +3,7 @@
  * Owns:    both descriptors, the SSL, what could not be passed on yet, its place among its address's connections.
  * Threads: its loop's.
  * Errors:  none returned: what fails ends this connection, with one log line (budgeted).
- * Limits:  the enum below; at most LOOP_TURN_BYTES wait in each direction; idle it holds struct conn (about 3 KB) and the SSL.
+ * Limits:  the enum below; at most LOOP_TURN_BYTES wait in each direction; idle it holds struct conn (about 3 KB) and a bare SSL.
  * Secrets: what waits is plaintext: wiped when passed on and when the connection ends.
  *
  *   HANDSHAKE --> REGISTER --> WAIT_ACK --> CONNECT --> OPEN --> LINGER --> DONE
@@ -22,6 +22,7 @@ enum {
     CONN_CORE_STALL_MS = 30000,/* the core takes nothing of what was passed on */
     CONN_HALF_CLOSED_MS = 2000,/* after the client's end: for the core to finish */
     CONN_CORE_GONE_MS = 1000,  /* after the core's end: for its last answers to leave */
+    CONN_IDLE_MS = 100,        /* after it OpenSSL's buffers are given back */
     CONN_LINGER_MS = 500,      /* after ours: for the client's */
     CONN_LINGER_BYTES = 262144,
     CONN_KEEPALIVE_S = 60,
@@ -53,7 +54,7 @@ struct conn {
     char address[IPC_ADDR_MAX]; /* of the peer, numeric, without port: it names a source */
     const char *listener;
     /* deadlines in ms, 0: none */
-    int64_t state_due, core_due, resume_at, in_stalled, out_stalled, age_due, drain_at, drain_due;
+    int64_t state_due, core_due, idle_at, resume_at, in_stalled, out_stalled, age_due, drain_at, drain_due;
     size_t lingered;
     struct residue in, out;
     uint8_t in_tail[FRAME_HEADER_BYTES], out_tail[FRAME_HEADER_BYTES]; /* of an unfinished frame header */

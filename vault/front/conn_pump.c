@@ -131,6 +131,8 @@ static bool pump_in(struct conn *c)
     struct loop *l = c->loop;
     if (!resume_in(c) || c->state != CONN_OPEN || c->client_eof || c->core_eof)
         return false;
+    if (!c->tls.readable && !tls_pending(&c->tls))
+        return false; /* asking would only make OpenSSL take its buffers back */
     memcpy(l->scratch, c->in_tail, c->in_tail_n);
     size_t n = c->in_tail_n;
     unsigned records = 0;
@@ -141,6 +143,7 @@ static bool pump_in(struct conn *c)
         n += got;
     }
     c->client_eof = io == TLS_EOF;
+    c->idle_at = l->now_ms + CONN_IDLE_MS;
     if (n > c->in_tail_n)
         take_in(c, l->scratch, n);
     wipe(l->scratch, n);
@@ -154,6 +157,7 @@ static size_t client_send(struct conn *c, const uint8_t *p, size_t n)
     size_t put = 0, k;
     while (put < n && tls_write(&c->tls, p + put, n - put, &k) == TLS_OK)
         put += k;
+    c->idle_at = c->loop->now_ms + CONN_IDLE_MS;
     if (put == n)
         c->out_stalled = 0;
     else if (put > 0 || c->out_stalled == 0)

@@ -209,10 +209,9 @@ static void harden(SSL_CTX *c)
 {
     SSL_CTX_set_options(c, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
                                SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA | SSL_OP_CLEANSE_PLAINTEXT);
-    SSL_CTX_set_mode(c, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_mode(c, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     SSL_CTX_set_session_cache_mode(c, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_read_ahead(c, 1);
-    SSL_CTX_set_default_read_buffer_len(c, TLS_READ_AHEAD_BYTES);
     SSL_CTX_set_max_cert_list(c, IPC_CHAIN_MAX_BYTES);
     SSL_CTX_set_verify(c, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
     SSL_CTX_set_cert_verify_callback(c, accept_chain, NULL);
@@ -363,6 +362,16 @@ enum tls_io tls_write(struct tls *t, const void *p, size_t n, size_t *ret_n)
 bool tls_pending(const struct tls *t)
 {
     return t->ssl != NULL && !t->broken && SSL_has_pending(t->ssl);
+}
+
+/* In place of SSL_MODE_RELEASE_BUFFERS, which frees and cleanses all of both buffers after every single read. Plaintext is
+ * cleansed as it is read, all the same (SSL_OP_CLEANSE_PLAINTEXT). */
+bool tls_release_buffers(struct tls *t)
+{
+    if (t->ssl == NULL || t->broken)
+        return true;
+    ERR_clear_error();
+    return SSL_free_buffers(t->ssl) == 1;
 }
 
 void tls_close_notify(struct tls *t)

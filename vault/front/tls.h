@@ -15,7 +15,6 @@
 enum {
     TLS_FILE_MAX_BYTES = 65536,
     TLS_CHAIN_MAX_CERTS = 10,
-    TLS_READ_AHEAD_BYTES = 32768,  /* two full records in one read */
     TLS_RECORD_BYTES = 16384,
     TLS_POST_HANDSHAKE_MAX = 64,   /* messages of one connection after the handshake, KeyUpdates for the most part */
 };
@@ -44,6 +43,7 @@ enum tls_io tls_handshake(struct tls *t); /* TLS_OK: established, with ALPN h2 a
 enum tls_io tls_read(struct tls *t, void *out, size_t n, size_t *ret_n);
 enum tls_io tls_write(struct tls *t, const void *p, size_t n, size_t *ret_n); /* after TLS_AGAIN offer the same bytes again */
 bool tls_pending(const struct tls *t);  /* bytes wait inside, without the socket being readable */
+bool tls_release_buffers(struct tls *t); /* 34 KB; false: not while something is pending in them */
 void tls_close_notify(struct tls *t);   /* best effort, never after a failure */
 /* u8 count, then v32 DER each, leaf first (base/ipc.h CONN_NEW). */
 RESULT tls_peer_chain(const struct tls *t, struct buf *out, struct err *e);

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-FRONT = pathlib.Path(os.environ.get("KMSD_FRONT", ROOT / "build/dev/bin/kmsd-front"))
+FRONT = pathlib.Path(os.environ.get("CLV_BUILD", ROOT / "build/dev")).resolve() / "bin/kmsd-front"
 MAGIC = 0xC1A6
 CONFIG, TLS_FILES, LISTENER, CORE_CHANNEL = 1, 2, 3, 4
 RELOAD, DRAIN, READY, FATAL = 9, 10, 11, 12

@@ -1,4 +1,5 @@
-"""kmsd-front as a black box, between a stand-in monitor and core: /usr/bin/python3 -m pytest tests/integration/front"""
+"""kmsd-front as a black box, between a stand-in monitor and core: needs nothing but the binary.
+CLV_BUILD=build/dev /usr/bin/python3 -m pytest --confcutdir=tests/integration/front tests/integration/front"""
 import os
 import pathlib
 import resource
@@ -552,9 +553,25 @@ def test_slow_reader_is_bounded_and_then_cut_off(front):
     s.sendall(frame(h.HEADERS, 5, 1, h.REQUEST))
     time.sleep(1.5)
     assert 10 < len(poured) < 4000
-    rss = int(next(line for line in pathlib.Path(f"/proc/{front.proc.pid}/status").read_text().splitlines()
-                   if line.startswith("VmRSS")).split()[1])
-    assert rss < 40_000
+    assert resident_kb(front) < 40_000
+
+
+def resident_kb(front):
+    text = pathlib.Path(f"/proc/{front.proc.pid}/status").read_text()
+    return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1])
+
+
+@pytest.mark.skipif("asan" in str(h.FRONT), reason="shadow memory")
+def test_idle_connections_are_small():
+    with Front(max_connections_per_peer="200") as f:
+        warm = [f.client() for _ in range(20)]
+        assert all(c.call() == b"hello" for c in warm)
+        before = resident_kb(f)
+        held = [f.client() for _ in range(100)]
+        assert all(c.call() == b"hello" for c in held)
+        time.sleep(0.4)  # for the buffers to be given back
+        assert (resident_kb(f) - before) / 100 < 48
+        assert all(c.call() == b"hello" for c in held)  # and taken again
 
 
 def test_statistics_are_sent(front):
