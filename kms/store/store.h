@@ -23,7 +23,7 @@
 #include "base/secret.h"
 
 enum { STORE_BODY_MAX = 262144, STORE_ID_MAX = 256, STORE_TXN_MAX = 4096, STORE_GROUP_MAX = 64, STORE_TENANT_BYTES = 16,
-       STORE_NAME_MAX = 320, STORE_EVENT_MAX = 8192, STORE_TXN_MAX_BYTES = 67108864 };
+       STORE_NAME_MAX = 328, STORE_EVENT_MAX = 8192, STORE_TXN_MAX_BYTES = 67108864 };
 
 /* Kinds are released numbers: never re-used. */
 enum rec_kind {
@@ -44,7 +44,7 @@ struct record {
     uint8_t tenant[STORE_TENANT_BYTES]; /* immutable random tenant id; zero for what is no tenant's */
     struct bytes id;
     uint64_t revision;   /* 1.. ; set by the store */
-    struct bytes name;   /* plain, at most 320 bytes: only to find and list */
+    struct bytes name;   /* plain, at most STORE_NAME_MAX bytes: only to find and list */
     uint32_t state;      /* plain */
     int64_t time_unix_ns; /* plain */
     uint64_t count;      /* plain */
