@@ -6,8 +6,10 @@ KMSCTL_OBJ := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard vault/cmd/kmsctl/*.c))
 KMSCTL_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/vault/client/test_kmsctl_*.c))
 $(KMSCTL_TESTS): $(filter-out %/main.o,$(KMSCTL_OBJ)) $(call lib_of,kms/name)
 
-# Their stand-in for the daemon speaks through the generated Python stubs.
-$(BUILD)/unit/vault/client/test_client $(KMSCTL_TESTS): | $(PYGEN)/.stamp
+# Their stand-in for the daemon speaks through the generated Python stubs; test_install builds against the installed library.
+$(BUILD)/unit/vault/client/test_client $(BUILD)/unit/vault/client/test_install $(KMSCTL_TESTS): | $(PYGEN)/.stamp
+$(BUILD)/unit/vault/client/test_install: | $(BUILD)/lib/libclaviger.a
+export CLV_TEST_FLAGS := $(filter -fsanitize% --coverage,$(OPT_$(FLAVOUR)))
 
 # ---- packages -----------------------------------------------------------------------------------------------------------
 .PHONY: deps

@@ -10,6 +10,7 @@ struct batch {
     bool encrypt;
     struct claviger_item *items;
     size_t n;
+    char first_failure[128]; /* in words */
 };
 
 static struct result check_items(const struct claviger_item *items, size_t n, bool encrypting, struct claviger_error *e)
@@ -91,16 +92,18 @@ RESULT batch_start(struct transport *t, const char *key, bool encrypt, struct cl
     return ok();
 }
 
-static struct result take_item(struct claviger_item *item, ProtobufCBinaryData out, const Claviger__Envelope__V1__ItemStatus *st,
+static struct result take_item(struct batch *b, size_t i, ProtobufCBinaryData out, const Claviger__Envelope__V1__ItemStatus *st,
                                size_t *failed, struct claviger_error *e)
 {
+    struct claviger_item *item = &b->items[i];
     item->out = (struct claviger_buffer){0};
     item->code = st ? st->code : CLAVIGER_OK;
     item->reason[0] = 0;
     if (item->code == CLAVIGER_OK)
         return buffer_from(pb_bytes_of(out), &item->out, e);
     client_copy_text(item->reason, sizeof item->reason, pb_bytes_of(st->reason));
-    (*failed)++;
+    if ((*failed)++ == 0)
+        client_copy_text(b->first_failure, sizeof b->first_failure, pb_bytes_of(st->message));
     return ok();
 }
 
@@ -113,9 +116,9 @@ static struct result take_items(struct batch *b, const ProtobufCMessage *m, size
         return client_fail(e, CLAVIGER_INTERNAL, "BAD_ANSWER", "%zu items were sent and %zu came back", b->n, n);
     for (size_t i = 0; i < n; i++) {
         if (b->encrypt)
-            TRY(take_item(&b->items[i], enc->results[i]->ciphertext, enc->results[i]->status, failed, e));
+            TRY(take_item(b, i, enc->results[i]->ciphertext, enc->results[i]->status, failed, e));
         if (!b->encrypt)
-            TRY(take_item(&b->items[i], dec->results[i]->plaintext, dec->results[i]->status, failed, e));
+            TRY(take_item(b, i, dec->results[i]->plaintext, dec->results[i]->status, failed, e));
     }
     return ok();
 }
@@ -132,8 +135,11 @@ static struct result finish(struct batch *b, struct arena *a, struct claviger_er
         claviger_items_free(b->items, b->n);
         return r;
     }
+    if (failed > 0 && b->n == 1 && *b->first_failure)
+        return client_fail(e, CLAVIGER_ABORTED, "ITEMS_FAILED", "%s", b->first_failure);
     if (failed > 0)
-        return client_fail(e, CLAVIGER_ABORTED, "ITEMS_FAILED", "%zu of %zu items failed", failed, b->n);
+        return client_fail(e, CLAVIGER_ABORTED, "ITEMS_FAILED", "%zu of %zu items failed; the first: %s", failed, b->n,
+                           b->first_failure);
     return ok();
 }
 

@@ -3,7 +3,7 @@
  * Owns:    a struct claviger_buffer owns its bytes (claviger_buffer_free wipes them); every other pointer is borrowed for the call.
  * Threads: one struct claviger serves any number of threads; open one per process. Not usable across fork().
  * Errors:  0, or an enum claviger_code (the numbers of google.rpc.Code); struct claviger_error says why. Outputs are written
- *          only on success. Decrypt failures of every cause are CLAVIGER_INVALID_ARGUMENT with reason "ERR_CIPHERTEXT".
+ *          only on success. Decrypt failures of every cause are CLAVIGER_INVALID_ARGUMENT with reason "CIPHERTEXT".
  * Limits:  CLAVIGER_PLAINTEXT_MAX a message, CLAVIGER_BATCH_MAX items and CLAVIGER_BATCH_BYTES_MAX bytes a batch.
  * Secrets: cached data keys live in locked, wiped memory; plaintext passes through gRPC's heap on its way (docs/CLIENT.md).
  */

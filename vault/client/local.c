@@ -15,7 +15,7 @@ static struct result to_secret(struct bytes plain, struct secret **ret, struct c
 {
     struct err inner;
     if (plain.n != LOCAL_KEY_BYTES)
-        return client_fail(e, CLAVIGER_INVALID_ARGUMENT, "ERR_CIPHERTEXT", "the ciphertext cannot be decrypted");
+        return client_fail(e, CLAVIGER_INVALID_ARGUMENT, "CIPHERTEXT", "the ciphertext cannot be decrypted");
     if (secret_from(plain.p, plain.n, ret, &inner).failed)
         return client_fail(e, CLAVIGER_RESOURCE_EXHAUSTED, "NO_LOCKED_MEMORY", "locked memory for data keys is used up");
     return ok();

@@ -3,7 +3,7 @@
  *          a key commitment; the wrapped data key travels in the header. docs/CLIENT.md has the bytes:
  *              "CLVL" | u8 1 | u8[3] 0 | u16 w | wrapped[w] | salt[32] | commitment[32] | ciphertext | tag[16]
  * Owns:    nothing. Threads: pure.
- * Errors:  CLAVIGER_INVALID_ARGUMENT "ERR_CIPHERTEXT" for every cause of a failed opening.
+ * Errors:  CLAVIGER_INVALID_ARGUMENT "CIPHERTEXT" for every cause of a failed opening.
  * Limits:  CLAVIGER_LOCAL_PLAINTEXT_MAX; LOCAL_WRAPPED_MAX bytes of wrapped key. A 256-bit random salt per message: no limit
  *          on messages from nonces.
  * Secrets: message keys live on the stack of one call and are wiped.

@@ -105,7 +105,7 @@ void local_seal(const struct secret *key, struct bytes wrapped, struct bytes aad
 
 static struct result refuse(struct claviger_error *e)
 {
-    return client_fail(e, CLAVIGER_INVALID_ARGUMENT, "ERR_CIPHERTEXT", "the ciphertext cannot be decrypted");
+    return client_fail(e, CLAVIGER_INVALID_ARGUMENT, "CIPHERTEXT", "the ciphertext cannot be decrypted");
 }
 
 RESULT local_parse(struct bytes untrusted, struct local_parts *ret, struct claviger_error *e)

@@ -80,6 +80,23 @@ static struct result tail_stream(struct ctl *c, struct stream *s, struct clavige
     }
 }
 
+static struct result log_status(struct ctl *c, const Claviger__Audit__V1__LogStatus **ret, struct claviger_error *e)
+{
+    Claviger__Audit__V1__GetStatusRequest q = CLAVIGER__AUDIT__V1__GET_STATUS_REQUEST__INIT;
+    return ctl_read(c, "/claviger.audit.v1.Audit/GetStatus", &q.base, &claviger__audit__v1__log_status__descriptor, ret, e);
+}
+
+/* The request's limit ends the stream, which --follow must not: there the last --lines become an index to start from. */
+static struct result follow_from(struct ctl *c, uint64_t lines, Claviger__Audit__V1__TailRequest *q, struct claviger_error *e)
+{
+    const Claviger__Audit__V1__LogStatus *st = NULL;
+    TRY(log_status(c, &st, e));
+    q->from_index = st->entries > lines ? st->entries - lines : 0;
+    q->from_end = false;
+    q->limit = 0;
+    return ok();
+}
+
 static struct result audit_tail(struct ctl *c, struct claviger_error *e)
 {
     Claviger__Audit__V1__TailRequest q = CLAVIGER__AUDIT__V1__TAIL_REQUEST__INIT;
@@ -92,6 +109,8 @@ static struct result audit_tail(struct ctl *c, struct claviger_error *e)
     if (c->args.value[OPT_TENANT])
         q.tenant = name_prefixed(c, "projects/", c->args.value[OPT_TENANT]);
     TRY(ctl_connect(c, e));
+    if (q.follow && q.from_end)
+        TRY(follow_from(c, lines, &q, e));
     struct stream *s = NULL;
     struct rpc_options o = {.path = "/claviger.audit.v1.Audit/Tail"};
     TRY(stream_open(client_transport(c->client), &o, &s, e));
@@ -106,9 +125,8 @@ static struct result audit_tail(struct ctl *c, struct claviger_error *e)
 
 static struct result audit_status(struct ctl *c, struct claviger_error *e)
 {
-    Claviger__Audit__V1__GetStatusRequest q = CLAVIGER__AUDIT__V1__GET_STATUS_REQUEST__INIT;
     const Claviger__Audit__V1__LogStatus *p = NULL;
-    TRY(ctl_read(c, "/claviger.audit.v1.Audit/GetStatus", &q.base, &claviger__audit__v1__log_status__descriptor, &p, e));
+    TRY(log_status(c, &p, e));
     return show(c, &p->base, "ORIGIN origin|ENTRIES entries|USED bytes_used|FREE bytes_free|ADMITS admits|LAST last_time", e);
 }
 

@@ -314,7 +314,7 @@ void print_record(const json_t *object, const char *columns)
     char text[CELL];
     for (size_t c = 0; c < n; c++) {
         cell(object, col[c].path, text);
-        printf("%-12s %s\n", col[c].title, text);
+        printf("%-14s %s\n", col[c].title, text);
     }
 }
 

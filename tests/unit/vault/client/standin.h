@@ -9,6 +9,7 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <libgen.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

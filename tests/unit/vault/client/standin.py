@@ -70,7 +70,7 @@ def seal(kind, name, context, aad, data):
 def unseal(kind, name, context, aad, sealed):
     data = bytes(b ^ 0x5A for b in sealed[20:])
     if sealed != seal(kind, name, context, aad, data):
-        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "ERR_CIPHERTEXT")
+        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "CIPHERTEXT")
     return data
 
 

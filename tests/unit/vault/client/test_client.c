@@ -74,13 +74,13 @@ static void test_encrypt_and_back(void **state)
         const struct claviger_binding wrong = {.context = others, .context_len = 2};
         assert_int_equal(claviger_decrypt(c, RING "other", sealed.data, sealed.len, &bindings[i], &back, &e),
                          CLAVIGER_INVALID_ARGUMENT);
-        assert_string_equal(e.reason, "ERR_CIPHERTEXT");
+        assert_string_equal(e.reason, "CIPHERTEXT");
         assert_int_equal(claviger_decrypt(c, RING "email", sealed.data, sealed.len, &wrong, &back, &e), CLAVIGER_INVALID_ARGUMENT);
-        assert_string_equal(e.reason, "ERR_CIPHERTEXT");
+        assert_string_equal(e.reason, "CIPHERTEXT");
         sealed.data[sealed.len - 1] ^= 1;
         assert_int_equal(claviger_decrypt(c, RING "email", sealed.data, sealed.len, &bindings[i], &back, &e),
                          CLAVIGER_INVALID_ARGUMENT);
-        assert_string_equal(e.reason, "ERR_CIPHERTEXT");
+        assert_string_equal(e.reason, "CIPHERTEXT");
         assert_null(back.data);
         claviger_buffer_free(&sealed);
     }
@@ -303,7 +303,7 @@ static void test_wrap_and_data_keys(void **state)
     assert_memory_equal(back.data, plain.data, 48);
     claviger_buffer_free(&back);
     assert_int_equal(claviger_unwrap(c, RING "email", wrapped.data, wrapped.len, &wrong, &back, &e), CLAVIGER_INVALID_ARGUMENT);
-    assert_string_equal(e.reason, "ERR_CIPHERTEXT");
+    assert_string_equal(e.reason, "CIPHERTEXT");
     claviger_buffer_free(&wrapped);
     assert_int_equal(claviger_wrap(c, RING "email", plain.data, plain.len, &b, &wrapped, &e), 0);
     assert_int_equal(claviger_unwrap(c, RING "email", wrapped.data, wrapped.len, &b, &back, &e), 0);
@@ -416,7 +416,7 @@ static void test_local(void **state)
     assert_int_equal(calls_of(c, "local"), 3);
     claviger_buffer_free(&back);
     assert_int_equal(claviger_local_decrypt(c, RING "local", m[0].data, m[0].len, &wrong, &back, &e), CLAVIGER_INVALID_ARGUMENT);
-    assert_string_equal(e.reason, "ERR_CIPHERTEXT");
+    assert_string_equal(e.reason, "CIPHERTEXT");
     assert_int_equal(claviger_local_decrypt(c, RING "another", m[0].data, m[0].len, &b, &back, &e), CLAVIGER_INVALID_ARGUMENT);
     assert_int_equal(claviger_local_encrypt(c, RING "denied", "x", 1, NULL, &back, &e), CLAVIGER_PERMISSION_DENIED);
     assert_null(back.data);

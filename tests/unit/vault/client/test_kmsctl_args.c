@@ -86,7 +86,7 @@ static void test_exit_codes(void **state)
         assert_int_equal(exit_code(&(struct claviger_error){.code = code}), want[code]);
     assert_int_equal(exit_code(&(struct claviger_error){.code = CLAVIGER_INVALID_ARGUMENT, .reason = "USAGE"}), 2);
     assert_int_equal(exit_code(&(struct claviger_error){.code = CLAVIGER_INVALID_ARGUMENT, .reason = "NOT_CONFIGURED"}), 2);
-    assert_int_equal(exit_code(&(struct claviger_error){.code = CLAVIGER_INVALID_ARGUMENT, .reason = "ERR_CIPHERTEXT"}), 7);
+    assert_int_equal(exit_code(&(struct claviger_error){.code = CLAVIGER_INVALID_ARGUMENT, .reason = "CIPHERTEXT"}), 7);
 }
 
 static void test_names(void **state)
