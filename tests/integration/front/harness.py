@@ -267,8 +267,7 @@ class Front:
         text = self.logged()
         self.log.close()
         shutil.rmtree(self.dir)
-        if kind is not None:
-            print(text)
+        print(text)  # pytest shows it where a test fails
         assert code in (0, 1), f"the front ended with {code}: {text}"
         assert "Sanitizer" not in text and "runtime error" not in text, text
 

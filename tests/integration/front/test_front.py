@@ -211,7 +211,7 @@ def test_rapid_reset_is_paced_then_cut_while_others_are_served(front):
         worst = max(worst, time.monotonic() - start)
     t.join()
     assert 4 < result["seconds"] < 9
-    assert worst < 0.5, worst
+    assert worst < 1, worst
     # 400 at once, then 200 a second for 5 s: 1,400, and not 200,000
     assert 400 <= seen.count(h.RST) < 2200, seen.count(h.RST)
     assert "too many streams reset" in front.logged()
@@ -569,8 +569,7 @@ def test_idle_connections_are_small():
         before = resident_kb(f)
         held = [f.client() for _ in range(100)]
         assert all(c.call() == b"hello" for c in held)
-        time.sleep(0.4)  # for the buffers to be given back
-        assert (resident_kb(f) - before) / 100 < 48
+        until(lambda: (resident_kb(f) - before) / 100 < 40, what="buffers given back")
         assert all(c.call() == b"hello" for c in held)  # and taken again
 
 
