@@ -138,6 +138,14 @@ static inline bool monitor_ready(struct monitor *m)
     return ready;
 }
 
+static inline unsigned monitor_pins(struct monitor *m)
+{
+    (void)pthread_mutex_lock(&m->lock);
+    unsigned pins = m->pins;
+    (void)pthread_mutex_unlock(&m->lock);
+    return pins;
+}
+
 /* Returns the wait status. */
 static inline int monitor_join(struct monitor *m)
 {

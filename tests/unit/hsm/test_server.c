@@ -216,7 +216,7 @@ static void test_new_core_channel(void **state)
     (void)close(fds[1]);
     hsm_client_set_channel(w->hsm, fds[0]);
     OK(derive_only(w, &e));
-    assert_int_equal(w->m.pins, 1);
+    assert_int_equal(monitor_pins(&w->m), 1);
     assert_int_equal(monitor_drain(&w->m), 0);
 }
 
@@ -329,7 +329,7 @@ static void test_wrong_pin_while_serving(void **state)
     struct err e = {0};
     assert_true(derive_only(w, &e).failed);
     assert_int_equal(e.code, ERR_UNAVAILABLE);
-    assert_int_equal(w->m.pins, 2); /* one login, one wrong try, and no more */
+    assert_int_equal(monitor_pins(&w->m), 2); /* one login, one wrong try, and no more */
     assert_int_equal(monitor_drain(&w->m), 0);
 }
 

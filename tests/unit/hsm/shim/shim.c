@@ -26,8 +26,9 @@ static bool faulty(const char *call, CK_RV *rv, bool *flip)
         return false;
     if (strcmp(keep, "keep") != 0)
         (void)unlink(path);
-    for (bool hang = strcmp(what, "hang") == 0; hang;)
-        (void)pause();
+    if (strcmp(what, "hang") == 0)
+        for (;;)
+            (void)pause();
     *flip = strcmp(what, "flip") == 0;
     *rv = *flip ? CKR_OK : strtoul(what, NULL, 16);
     return true;
