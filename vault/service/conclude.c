@@ -90,7 +90,7 @@ static void audit_done(struct journal_entry *en, const struct err *failed)
     struct call *c = p->call;
     if (failed == NULL) {
         p->receipt = en->receipt;
-        p->has_receipt = true;
+        p->has_receipt = en->receipt.index != UINT64_MAX; /* durable so long ago that the relay forgot where */
     } else if (c->outbox_seq == 0) {
         withhold(c);
     }
