@@ -1,11 +1,11 @@
 #include "vault/front/peers.h"
 
 #include "base/err.h"
+#include "base/rng.h"
 
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 enum { PEERS_BUCKETS = 4096, KEY_BYTES = 16 };
 
@@ -29,7 +29,7 @@ struct peers *peers_new(uint32_t max_per_peer)
     struct peers *ps = calloc(1, sizeof *ps);
     INVARIANT(ps != NULL);
     ps->max_per_peer = max_per_peer;
-    INVARIANT(getrandom(&ps->salt, sizeof ps->salt, 0) == (ssize_t)sizeof ps->salt);
+    rng_fill(&rng_system, &ps->salt, sizeof ps->salt);
     return ps;
 }
 
