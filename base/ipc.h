@@ -28,7 +28,8 @@ enum ipc_control { /* monitor <-> child */
     IPC_HSM_CHANNEL,   /* m>core fd */
     IPC_WANT_PIN,      /* hsm>m */
     IPC_PIN_FILE,      /* m>hsm fd: PIN file, or no fd and the reason as text */
-    IPC_RELOAD,        /* m>core: read CA and CRL again (front gets new TLS_FILES) */
+    IPC_RELOAD,        /* m>core fds: client CAs and, when configured, CRLs, opened anew: a file that was replaced by
+                          rename is out of reach for a confined core (front gets new TLS_FILES) */
     IPC_DRAIN,         /* m>c finish what is in flight, then exit 0 */
     IPC_READY,         /* c>m serving; body: text, e.g. "listening on 127.0.0.1:7443" */
     IPC_FATAL,         /* c>m body: what is wrong and what to do; restarting will not help: monitor stops with exit 1 */

@@ -5,6 +5,12 @@
 
 #include <unistd.h>
 
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        (void)close(*fd);
+}
+
 RESULT greet_tls_files(struct monitor *m, struct err *e)
 {
     struct result r;
@@ -15,6 +21,18 @@ RESULT greet_tls_files(struct monitor *m, struct err *e)
     (void)close(fds[0]);
     (void)close(fds[1]);
     return r;
+}
+
+RESULT greet_reload(struct monitor *m, struct err *e)
+{
+    CLEANUP(close_fd) int ca = -1;
+    CLEANUP(close_fd) int crl = -1;
+    bool with_crl = m->config->client_crl_file[0] != '\0';
+
+    TRY(files_open("client_ca_file", m->config->client_ca_file, false, &ca, e));
+    if (with_crl)
+        TRY(files_open("client_crl_file", m->config->client_crl_file, false, &crl, e));
+    return proc_send(&m->child[CORE], IPC_RELOAD, BYTES(NULL, 0), (const int[]){ca, crl}, with_crl ? 2 : 1, e);
 }
 
 RESULT greet_pin(struct monitor *m, struct err *e)

@@ -206,7 +206,7 @@ static void reload(struct monitor *m)
     log_event(LOG_INFO, "reloading certificates");
     if (proc_alive(&m->child[FRONT]) && greet_tls_files(m, &e).failed)
         log_event(LOG_ERROR, "the old server certificate stays in use", LF_ERR(&e));
-    if (proc_alive(&m->child[CORE]) && proc_send(&m->child[CORE], IPC_RELOAD, BYTES(NULL, 0), NULL, 0, &e).failed)
+    if (proc_alive(&m->child[CORE]) && greet_reload(m, &e).failed)
         log_event(LOG_ERROR, "the old client CAs stay in use", LF_ERR(&e));
 }
 

@@ -37,6 +37,8 @@ static inline bool monitor_is_init(const struct monitor *m)
 RESULT greet_child(struct monitor *m, struct proc *p, struct err *e);
 /* To the front: certificate and key, opened anew. Nothing is sent when a file fails its check. */
 RESULT greet_tls_files(struct monitor *m, struct err *e);
+/* To core: client CAs and CRLs, opened anew. Nothing is sent when a file fails its check. */
+RESULT greet_reload(struct monitor *m, struct err *e);
 /* To hsm: the PIN file, opened anew, or the reason why not. */
 RESULT greet_pin(struct monitor *m, struct err *e);
 

@@ -148,7 +148,11 @@ static void standin_message(struct standin *s, const struct chan_msg *m)
         }
         break;
     case IPC_RELOAD:
-        standin_report(s, "reload");
+        standin_first_line(m->fds[0], a, sizeof(a));
+        b[0] = '\0';
+        if (m->nfds == 2)
+            standin_first_line(m->fds[1], b, sizeof(b));
+        standin_report(s, "reload %zu %s %s", m->nfds, a, b);
         break;
     case IPC_INIT:
         standin_init(s, m->body);

@@ -358,15 +358,20 @@ static void test_reload_opens_the_files_anew(void **state)
     size_t mark = b->n;
     assert_int_equal(kill(b->monitor, SIGHUP), 0);
     (void)expect_from(b, mark, "front tls cert-two key-one");
-    (void)expect_from(b, mark, "core reload");
+    (void)expect_from(b, mark, "core reload 1 cert-two");
 
     /* a key that others may read is refused: the front keeps what it has, the core still reloads */
     write_file(b, "key", "key-two\n", 0644);
     mark = b->n;
     assert_int_equal(kill(b->monitor, SIGHUP), 0);
-    (void)expect_from(b, mark, "core reload");
+    size_t second = expect_from(b, mark, "core reload");
+
+    write_file(b, "cert", "cert-evil\n", 0666); /* client CAs that anybody could have written: the core keeps its own too */
+    assert_int_equal(kill(b->monitor, SIGHUP), 0);
     assert_int_equal(kill(b->monitor, SIGTERM), 0);
     assert_int_equal(end(b), 0);
+    assert_null(strstr(b->log + second + 1, "core reload"));
+    assert_non_null(strstr(b->errors, "the old client CAs stay in use"));
     assert_null(strstr(b->log + mark, "front tls"));
     assert_non_null(strstr(b->errors, "the old server certificate stays in use"));
     assert_null(strstr(b->log + mark, "started"));
