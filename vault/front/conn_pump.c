@@ -65,7 +65,9 @@ static void cut_off(struct conn *c)
 {
     struct loop *l = c->loop;
     l->counts.policed++;
-    peers_penalise(c->peer, l->now_ms);
+    /* A client that was too busy to acknowledge in time has to come again, but is no attacker. */
+    if (c->policer.code != FRAME_SETTINGS_TIMEOUT)
+        peers_penalise(c->peer, l->now_ms);
     if (policer_at_boundary(&c->policer)) {
         uint8_t f[FRAME_GOAWAY_BYTES];
         frame_goaway(policer_goaway(&c->policer), c->policer.code, f);
