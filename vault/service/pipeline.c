@@ -147,8 +147,9 @@ static RESULT step_handle(struct call *c, struct err *e)
     rpc_handle_fn *fn = c->row->kind == RPC_UNARY ? c->row->handle : c->row->stream->message;
     struct err why = {0};
     if (fn(c, c->request, &c->priv->response, &why).failed) {
-        /* Two calls with one idempotency key at once: the loser finds the winner's answer. */
-        if (c->row->mutation && c->idempotency_key[0] != 0 && (why.code == ERR_EXISTS || why.code == ERR_CONFLICT)) {
+        /* Two calls with one idempotency key at once: the loser finds the winner's answer, however the winner's change made
+         * it fail (exists already, changed meanwhile, or in another state now). */
+        if (c->row->mutation && c->idempotency_key[0] != 0 && c->outbox_seq == 0) {
             TRY(idempotency_lookup(c, &c->priv->replayed, e));
             if (c->priv->replayed)
                 return ok();

@@ -72,9 +72,8 @@ void stream_half_close(struct call *c)
     if (c->row->kind != RPC_BIDI || c->priv->finished)
         return;
     c->priv->encoded = (struct bytes){0};
-    c->priv->has_receipt = false;
     c->priv->finished = true;
-    pipeline_deliver(c);
+    pipeline_deliver(c); /* its trailer has the last message's receipt: those before it stand in the log beside it */
 }
 
 /* ---- server streams: ready, again and again ------------------------------------------------------------------------ */
