@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -22,9 +23,11 @@ void notify_state(const char *state)
     memcpy(a.sun_path, path, n);
     if (path[0] == '@')
         a.sun_path[0] = '\0'; /* abstract */
-    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return;
+    /* A full queue must not lose READY=1, which comes once; nor may a manager that hangs stop the monitor. */
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &(struct timeval){.tv_sec = NOTIFY_WAIT_S}, sizeof(struct timeval));
     if (sendto(fd, state, strlen(state), MSG_NOSIGNAL, (const struct sockaddr *)&a, len) < 0)
         log_event(LOG_WARN, "the service manager did not take a notice", LF_STR("state", state));
     (void)close(fd);
