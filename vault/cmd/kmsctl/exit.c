@@ -2,9 +2,21 @@
 
 #include <string.h>
 
+/* The library's own refusals before anything was sent: the command line or the configuration is wrong. */
+static bool is_usage(const struct claviger_error *e)
+{
+    static const char *const reasons[] = {"USAGE", "NOT_CONFIGURED", "BAD_OPTION", "BAD_CA_FILE", "BAD_CERT_FILE", "BAD_KEY_FILE",
+                                          "KEY_MISMATCH", "BAD_BINDING"};
+    for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++) {
+        if (!*e->request_id && strcmp(e->reason, reasons[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
 int exit_code(const struct claviger_error *e)
 {
-    if (strcmp(e->reason, "USAGE") == 0 || strcmp(e->reason, "NOT_CONFIGURED") == 0)
+    if (is_usage(e))
         return EXIT_USAGE;
     switch ((enum claviger_code)e->code) {
     case CLAVIGER_OK:

@@ -201,6 +201,7 @@ void print_json_line(const json_t *j)
 /* ---- tables ------------------------------------------------------------------------------------------------------------ */
 
 enum { COLUMNS_MAX = 12, CELL = 256 };
+static const char none[] = "-";
 struct column {
     char title[32], path[64];
 };
@@ -230,7 +231,7 @@ static void cell_text(const char *s, char out[CELL])
     }
     client_copy_text(out, CELL, bytes_str(s));
     if (!*out)
-        strcpy(out, "-");
+        memcpy(out, none, sizeof none);
 }
 
 static void cell_map(const json_t *v, char out[CELL])
@@ -244,7 +245,7 @@ static void cell_map(const json_t *v, char out[CELL])
         n += w > 0 && (size_t)w < CELL - n ? (size_t)w : 0;
     }
     if (!*out)
-        strcpy(out, "-");
+        memcpy(out, none, sizeof none);
 }
 
 static void cell_list(const json_t *v, char out[CELL])
@@ -257,7 +258,7 @@ static void cell_list(const json_t *v, char out[CELL])
         n += w > 0 && (size_t)w < CELL - n ? (size_t)w : 0;
     }
     if (!*out)
-        strcpy(out, "-");
+        memcpy(out, none, sizeof none);
 }
 
 static void cell(const json_t *row, const char *path, char out[CELL])
@@ -281,7 +282,7 @@ static void cell(const json_t *row, const char *path, char out[CELL])
     else if (json_is_array(v))
         cell_list(v, out);
     else
-        strcpy(out, "-");
+        memcpy(out, none, sizeof none);
 }
 
 void print_table(const json_t *array, const char *columns)

@@ -86,6 +86,9 @@ static void test_exit_codes(void **state)
         assert_int_equal(exit_code(&(struct claviger_error){.code = code}), want[code]);
     assert_int_equal(exit_code(&(struct claviger_error){.code = CLAVIGER_INVALID_ARGUMENT, .reason = "USAGE"}), 2);
     assert_int_equal(exit_code(&(struct claviger_error){.code = CLAVIGER_INVALID_ARGUMENT, .reason = "NOT_CONFIGURED"}), 2);
+    assert_int_equal(exit_code(&(struct claviger_error){.code = CLAVIGER_INVALID_ARGUMENT, .reason = "BAD_KEY_FILE"}), 2);
+    /* the same word from the server is the server's */
+    assert_int_equal(exit_code(&(struct claviger_error){.code = CLAVIGER_INVALID_ARGUMENT, .reason = "USAGE", .request_id = "1"}), 7);
     assert_int_equal(exit_code(&(struct claviger_error){.code = CLAVIGER_INVALID_ARGUMENT, .reason = "CIPHERTEXT"}), 7);
 }
 

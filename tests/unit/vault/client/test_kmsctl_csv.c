@@ -185,7 +185,7 @@ static void test_round_trip_of_hard_cases(void **state)
     struct fixture *f = *state;
     static const char *const texts[] = {
         "a,b\n1,2\n", "a,b\r\n1,2\r\n", "a,b\n1,2", "a,b\n", "a,b", "a,b\n,\n", "a,b\n\"\",\"\"\n", "a,b\n\"x,y\",\"q\"\"q\"\n",
-        "a,b\n\"line\nbreak\",\"cr\r\nlf\"\r\n", "a,b\n1,2\n\n3,4\n", "\xef\xbb\xbf" "a,b\n1,2\n", "\"a\",\"b\"\n\"1\",\"2\"\n",
+        "a,b\n\"line\nbreak\",\"cr\r\nlf\"\r\n", "a,b\n1,2\n\n3,4\n", "\357\273\277a,b\n1,2\n", "\"a\",\"b\"\n\"1\",\"2\"\n",
         "a,b\n\xff\xfe,\xc3\x28\n", "b,z,a\n1,2,3\n\"4\",5,\"6\"\n", "a,b\n'=1+1',\t \n",
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
