@@ -48,6 +48,8 @@ enum { CONFIG_MAX_BYTES = 65536 };
     X(INT,  key_cache_max,          "16384", 64, 4000000, "key versions kept ready in locked memory")                        \
     X(MS,   key_cache_ttl,          "1h", 1000, 86400000, "absolute age after which a cached key is derived again")          \
     X(INT,  rate_per_principal,     "1000000", 1, 100000000, "items per second of one principal, when its tenant sets none") \
+    X(INT,  items_per_tenant_day,   "0", 0, 1000000000000, "data-plane items a tenant may use in a day (UTC); 0: no budget")  \
+    X(INT,  items_per_tenant_month, "0", 0, 100000000000000, "the same in a calendar month")                                 \
     X(INT,  journal_reserve_bytes,  "1048576", 65536, 1073741824, "journal space kept for lifecycle and recovery")           \
     X(INT,  journal_segment_bytes,  "67108864", 1048576, 4294967296, "size of one preallocated journal file")                \
     X(BOOL, reflection,             "true", 0, 0, "serve grpc.reflection")                                                   \

@@ -72,6 +72,7 @@ RESULT journal_submit(struct journal *j, struct journal_entry *en, const struct 
                       int64_t time_unix_ns, struct bytes event, struct err *e);
 bool journal_admits(struct journal *j);  /* false: full, failing, or one write under way for
                                             JOURNAL_STALL_MS; new work is refused with AUDIT_UNAVAILABLE */
+bool journal_admits_reserve(struct journal *j); /* the same for events that may use the reserve */
 struct journal_status {
     bool ok;
     char reason[128];     /* why not, in words */

@@ -61,12 +61,22 @@ static bool room_locked(const struct journal *j, size_t n, bool reserve)
     return j->next == NEXT_WANTED || need <= free_locked(j);
 }
 
-bool journal_admits(struct journal *j)
+static bool admits(struct journal *j, bool reserve)
 {
     pthread_mutex_lock(&j->mu);
-    bool yes = !j->failing && room_locked(j, FRAME_MAX, false);
+    bool yes = !j->failing && room_locked(j, FRAME_MAX, reserve);
     pthread_mutex_unlock(&j->mu);
     return yes && !stalled(j);
+}
+
+bool journal_admits(struct journal *j)
+{
+    return admits(j, false);
+}
+
+bool journal_admits_reserve(struct journal *j)
+{
+    return admits(j, true);
 }
 
 static RESULT check_locked(struct journal *j, const struct journal_entry *en, struct err *e)

@@ -36,6 +36,7 @@ enum rec_kind {
     REC_PRINCIPAL = 7,   /* id = principal name */
     REC_POLICY = 8,      /* id = be64(version) */
     REC_IDEMPOTENCY = 9, /* id = sha256(tenant, principal, method, request id) */
+    REC_BUDGET = 11,     /* id = tenant id[16]: volume used this day and month */
     REC_TENANT_ID = 10,  /* id = tenant id[16]: body = tenant name */
 };
 

@@ -123,16 +123,13 @@ static void record_refusal(struct call *c)
         free(d);
 }
 
-/* Who is refused: the principal where it is known, else "addr:" and the address without its port. */
+/* Who is refused: the principal where it is known, else "addr:" and the address (the front sends it without a port). */
 static struct bytes source_of(const struct call *c, char out[SOURCE_MAX])
 {
     if (c->id.principal != NULL)
         return bytes_str(c->id.principal->name);
     struct bytes a = c->conn != NULL ? authn_conn_address(c->conn) : bytes_str("unknown");
-    size_t n = a.n;
-    while (n > 0 && a.p[n - 1] != ':')
-        n--;
-    int len = snprintf(out, SOURCE_MAX, SOURCE_ADDRESS "%.*s", (int)(n > 0 ? n - 1 : a.n), (const char *)a.p);
+    int len = snprintf(out, SOURCE_MAX, SOURCE_ADDRESS "%.*s", (int)a.n, (const char *)a.p);
     return BYTES(out, (size_t)len < SOURCE_MAX ? (size_t)len : SOURCE_MAX - 1);
 }
 
@@ -162,9 +159,19 @@ static void park(struct call *c)
     }
 }
 
+/* A reservation goes back when nothing was done. A decryption that failed was done: else guessing would be free. */
+static void settle_budget(struct call *c)
+{
+    struct call_private *p = c->priv;
+    if (p->budget_taken > 0 && c->err.code != ERR_NONE && c->err.code != ERR_CIPHERTEXT)
+        budget_refund(c->svc->budgets, tenant_ref_info(p->tenant)->id, p->budget_taken);
+    p->budget_taken = 0;
+}
+
 void pipeline_conclude(struct call *c)
 {
     bool failed = c->err.code != ERR_NONE;
+    settle_budget(c);
     if (failed)
         log_failure(c);
     if (c->row->plane == PLANE_PUBLIC) {

@@ -72,7 +72,13 @@ static RESULT step_limit(struct call *c, struct err *e)
     if (c->priv->limited)
         return ok();
     c->priv->limited = true;
-    return limiter_take(c->svc->limiter, bytes_str(c->id.principal->name), c->row->per_item ? c->nresources : 1, e);
+    uint64_t items = c->row->per_item ? c->nresources : 1;
+    TRY(limiter_take(c->svc->limiter, bytes_str(c->id.principal->name), items, e));
+    if (c->row->plane != PLANE_DATA || c->priv->tenant == NULL)
+        return ok();
+    TRY(budget_take(c->svc->budgets, tenant_ref_info(c->priv->tenant)->id, items, e));
+    c->priv->budget_taken = items;
+    return ok();
 }
 
 static void decide(struct call *c, struct resource *r)
@@ -130,7 +136,8 @@ static RESULT step_admit(struct call *c, struct err *e)
             FAIL(e, ERR_CANCELLED, NULL, "the client went away");
         FAIL(e, ERR_DEADLINE, NULL, "the deadline passed before the call was handled");
     }
-    if (!journal_admits(c->svc->journal))
+    bool room = c->row->audit == AUDIT_CHANGE ? journal_admits_reserve(c->svc->journal) : journal_admits(c->svc->journal);
+    if (!room)
         FAIL(e, ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE", "the audit journal takes no events");
     return ok();
 }

@@ -23,6 +23,7 @@ struct call_private {
     struct call *call;
     enum call_phase phase;      /* the step that failed, or DONE */
     bool limited;               /* the limiter has been asked: not again on the slow lane */
+    uint64_t budget_taken;      /* items reserved of the tenant's volume budget */
     bool opened, half_closed, waiting, finished; /* streams */
     struct bytes raw;           /* the message, transport's memory */
     struct tenant_ref *tenant;  /* active tenant, held for its audit key; NULL: the system's */

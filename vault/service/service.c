@@ -65,6 +65,8 @@ static RESULT start_gates(struct service *s, const struct service_options *o, st
     struct admin_options mo = {.store = s->store, .authn = s->authn, .clock = s->clock, .trust_domain = s->config->trust_domain};
     TRY(admin_open(&mo, &s->admin, e));
     uint64_t rate = s->config->rate_per_principal;
+    s->budgets = budgets_new(s->clock, s->config->items_per_tenant_day, s->config->items_per_tenant_month);
+    TRY(sweep_load_budgets(s, e));
     TRY(limiter_new(s->clock, LIMITER_KEYS, rate, rate, &s->limiter, e));
     return refusals_new(s->clock, REFUSAL_SOURCES, REFUSALS_FULL_PER_MINUTE, &s->refusals, e);
 }
@@ -127,6 +129,7 @@ void service_stop(struct service *s)
     store_close(s->store);
     authn_free(s->authn);
     limiter_free(s->limiter);
+    budgets_free(s->budgets);
     refusals_free(s->refusals);
     waiters_free(s->waiters);
     aead_key_free(s->token_key);

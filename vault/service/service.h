@@ -12,6 +12,7 @@
 #include "kms/audit/journal.h"
 #include "kms/authn/authn.h"
 #include "kms/keyring/keyring.h"
+#include "kms/limit/budget.h"
 #include "kms/limit/limit.h"
 #include "kms/policy/policy.h"
 #include "kms/store/store.h"
@@ -29,6 +30,7 @@ struct service {
     struct keyring *keyring;
     struct authn *authn;
     struct limiter *limiter;
+    struct budgets *budgets;
     struct refusals *refusals;
     struct lanes *lanes;
     struct admin *admin; /* admin.h: policy documents and principals: stored, loaded, applied */

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { DRAIN_BATCH = 64, EXPIRE_PAGE = 256 };
+enum { DRAIN_BATCH = 64, BUDGET_BATCH = 256, EXPIRE_PAGE = 256 };
 
 struct sweep {
     struct service *s;
@@ -159,6 +159,67 @@ static void expire_idempotency(struct service *s)
     }
 }
 
+/* ---- volume budgets: id = tenant id, body: i64 day, u64 used, i64 month, u64 used ---- */
+static RESULT keep_budgets(struct service *s, struct err *e)
+{
+    static const uint8_t no_tenant[STORE_TENANT_BYTES];
+    struct budget_count counts[BUDGET_BATCH];
+    size_t n;
+    while ((n = budget_dirty(s->budgets, counts, BUDGET_BATCH)) > 0) {
+        CLEANUP(store_txn_freep) struct store_txn *t = store_txn_new(s->store);
+        for (size_t i = 0; i < n; i++) {
+            CLEANUP(buf_release) struct buf body;
+            buf_init(&body, 64);
+            buf_put_u64(&body, (uint64_t)counts[i].day);
+            buf_put_u64(&body, counts[i].day_used);
+            buf_put_u64(&body, (uint64_t)counts[i].month);
+            buf_put_u64(&body, counts[i].month_used);
+            struct record r = {.kind = REC_BUDGET, .id = BYTES(counts[i].key, BUDGET_KEY_BYTES), .body = buf_bytes(&body)};
+            memcpy(r.tenant, no_tenant, sizeof r.tenant);
+            store_txn_put(t, &r, STORE_ANY);
+        }
+        uint64_t seq;
+        TRY(store_txn_commit(t, &seq, e));
+    }
+    return ok();
+}
+
+static void sweep_budgets(struct service *s)
+{
+    struct err e = {0};
+    if (keep_budgets(s, &e).failed)
+        log_event(LOG_WARN, "volume budgets could not be kept", LF_ERR(&e));
+}
+
+RESULT sweep_load_budgets(struct service *s, struct err *e)
+{
+    if (!budgets_active(s->budgets))
+        return ok();
+    uint8_t after[BUDGET_KEY_BYTES];
+    struct store_scan q = {.kind = REC_BUDGET, .limit = EXPIRE_PAGE};
+    size_t n = EXPIRE_PAGE;
+    while (n == EXPIRE_PAGE) {
+        CLEANUP(arena_release) struct arena a;
+        arena_init(&a, 16u << 20);
+        struct record *rows;
+        TRY(store_scan(s->store, &q, &a, &rows, &n, e));
+        for (size_t i = 0; i < n; i++) {
+            struct reader in = reader_of(rows[i].body);
+            struct budget_count c = {.day = (int64_t)reader_u64(&in)};
+            c.day_used = reader_u64(&in);
+            c.month = (int64_t)reader_u64(&in);
+            c.month_used = reader_u64(&in);
+            if (!reader_done(&in) || rows[i].id.n != sizeof c.key)
+                FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "a budget record is not ours");
+            memcpy(c.key, rows[i].id.p, sizeof c.key);
+            budget_load(s->budgets, &c);
+            memcpy(after, c.key, sizeof after);
+            q.after = BYTES(after, sizeof after);
+        }
+    }
+    return ok();
+}
+
 /* ---- the thread ---- */
 static bool pause_ms(struct sweep *w, unsigned ms)
 {
@@ -178,7 +239,7 @@ static bool pause_ms(struct sweep *w, unsigned ms)
 static void *sweep_thread(void *arg)
 {
     struct sweep *w = arg;
-    int64_t probed = 0, expired = clock_boot_ms(w->s->clock);
+    int64_t probed = 0, kept = 0, expired = clock_boot_ms(w->s->clock);
     do {
         int64_t now = clock_boot_ms(w->s->clock);
         waiters_wake(w->s, false);
@@ -186,6 +247,10 @@ static void *sweep_thread(void *arg)
             probed = now;
             start_probe(w);
             drain_refusals(w->s, false);
+        }
+        if (now - kept >= SWEEP_BUDGET_MS) {
+            kept = now;
+            sweep_budgets(w->s);
         }
         if (now - expired >= SWEEP_EXPIRE_MS) {
             expired = now;
@@ -221,5 +286,6 @@ void sweep_stop(struct sweep *w)
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
     waiters_wake(w->s, true);
+    sweep_budgets(w->s);
     drain_refusals(w->s, true);
 }
