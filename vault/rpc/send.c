@@ -22,6 +22,12 @@ static size_t make_trailers(struct rcall *rc, const struct call_out *out)
     if (out->has_receipt)
         rc->trailers[n++] = (grpc_metadata){.key = grpc_slice_from_static_string("claviger-receipt"),
                                             .value = receipt_text(rc->srv, &out->receipt)};
+    if (out->has_event_id) {
+        char id[2 * sizeof(out->event_id) + 1];
+        hex_encode(out->event_id, sizeof(out->event_id), id);
+        rc->trailers[n++] = (grpc_metadata){.key = grpc_slice_from_static_string("claviger-event"),
+                                            .value = grpc_slice_from_copied_string(id)};
+    }
     if (out->err != NULL) {
         CLEANUP(buf_release) struct buf details;
         buf_init(&details, STATUS_DETAILS_MAX + STATUS_TEXT_MAX + 256);

@@ -45,6 +45,8 @@ struct call_out {
     const struct err *err;        /* NULL or the failure: status, ErrorInfo, BadRequest are made from it */
     bool has_receipt;             /* trailer claviger-receipt: origin index leaf-hash */
     struct receipt receipt;
+    bool has_event_id;            /* trailer claviger-event: a committed change whose event is not in the journal yet */
+    uint8_t event_id[16];
     uint64_t retry_after_ms;      /* > 0: RetryInfo */
 };
 /* answer runs on whichever thread finished the step: a worker, a slow-lane thread or the audit thread. It must not block. */

@@ -66,7 +66,13 @@ void pipeline_deliver(struct call *c)
         .err = failed ? &c->err : NULL,
         .has_receipt = p->has_receipt,
         .receipt = p->receipt,
+        .has_event_id = p->has_event_id,
     };
+    if (p->has_event_id) {
+        uint8_t incarnation[16];
+        store_incarnation(c->svc->store, incarnation);
+        event_outbox_id(incarnation, c->outbox_seq, out.event_id);
+    }
     if (c->err.code == ERR_UNAVAILABLE || c->err.code == ERR_EXHAUSTED)
         out.retry_after_ms = RETRY_AFTER_MS;
     if (out.final)
@@ -83,7 +89,7 @@ static void withhold(struct call *c)
 }
 
 /* Audit thread. A mutation that is committed stays committed: its event is in the outbox and will be journalled; the answer
- * is then OK without a receipt. Anything else whose event is not durable is withheld. */
+ * is then OK with the event's id in place of a receipt. Anything else whose event is not durable is withheld. */
 static void audit_done(struct journal_entry *en, const struct err *failed)
 {
     struct call_private *p = (struct call_private *)((char *)en - offsetof(struct call_private, entry));
@@ -94,6 +100,7 @@ static void audit_done(struct journal_entry *en, const struct err *failed)
     } else if (c->outbox_seq == 0) {
         withhold(c);
     }
+    p->has_event_id = c->outbox_seq != 0 && !p->has_receipt;
     pipeline_deliver(c);
 }
 

@@ -31,7 +31,7 @@ struct call_private {
     struct bytes encoded;       /* in the arena */
     struct journal_entry entry;
     struct receipt receipt;
-    bool has_receipt;
+    bool has_receipt, has_event_id;
     struct lane_job job;
     uint8_t request_digest[32]; /* idempotency: what the key was first used for */
     bool replayed;
