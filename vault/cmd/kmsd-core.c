@@ -28,6 +28,18 @@ struct core {
 };
 
 /* ---- files that the configuration names ------------------------------------------------------------------------------ */
+static RESULT read_fd(int fd, const char *what, struct buf *out, struct err *e)
+{
+    buf_reset(out);
+    uint8_t chunk[8192];
+    ssize_t n;
+    while ((n = read(fd, chunk, sizeof chunk)) > 0)
+        buf_put(out, chunk, (size_t)n);
+    if (n < 0 || out->overflow)
+        FAIL(e, ERR_STATE, "FILE_UNREADABLE", "%s: %s", what, n < 0 ? "cannot be read" : "is larger than 4 MiB");
+    return ok();
+}
+
 static RESULT read_pem(const char *path, struct buf *out, struct err *e)
 {
     buf_reset(out);
@@ -36,14 +48,9 @@ static RESULT read_pem(const char *path, struct buf *out, struct err *e)
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         FAIL_ERRNO(e, ERR_STATE, "FILE_UNREADABLE", "%s", path);
-    uint8_t chunk[8192];
-    ssize_t n;
-    while ((n = read(fd, chunk, sizeof chunk)) > 0)
-        buf_put(out, chunk, (size_t)n);
+    struct result done = read_fd(fd, path, out, e);
     close(fd);
-    if (n < 0 || out->overflow)
-        FAIL(e, ERR_STATE, "FILE_UNREADABLE", "%s: %s", path, n < 0 ? "cannot be read" : "is larger than 4 MiB");
-    return ok();
+    return done;
 }
 
 static RESULT read_trust(struct core *c, struct err *e)
@@ -94,19 +101,31 @@ static void front_channel(struct core *c, int fd)
     }
 }
 
-static void reload_trust(struct core *c)
-{
-    struct err e = {0};
-    if (read_trust(c, &e).failed || authn_reload_trust(c->service->authn, buf_bytes(&c->ca), buf_bytes(&c->crl), &e).failed)
-        log_event(LOG_ERROR, "client CAs were not reloaded: the old ones stay in force", LF_ERR(&e));
-    else
-        log_event(LOG_INFO, "client CAs reloaded");
-}
-
 static void close_fds(const struct chan_msg *m)
 {
     for (size_t i = 0; i < m->nfds; i++)
         close(m->fds[i]);
+}
+
+/* The monitor opened them anew: a file that was replaced is out of this process's reach. */
+static RESULT read_trust_fds(struct core *c, const struct chan_msg *m, struct err *e)
+{
+    if (m->nfds == 0)
+        FAIL(e, ERR_INTERNAL, NULL, "the reload came without files");
+    TRY(read_fd(m->fds[0], "client_ca_file", &c->ca, e));
+    if (m->nfds > 1)
+        return read_fd(m->fds[1], "client_crl_file", &c->crl, e);
+    buf_reset(&c->crl);
+    return ok();
+}
+
+static void reload_trust(struct core *c, const struct chan_msg *m)
+{
+    struct err e = {0};
+    if (read_trust_fds(c, m, &e).failed || authn_reload_trust(c->service->authn, buf_bytes(&c->ca), buf_bytes(&c->crl), &e).failed)
+        log_event(LOG_ERROR, "client CAs were not reloaded: the old ones stay in force", LF_ERR(&e));
+    else
+        log_event(LOG_INFO, "client CAs reloaded");
 }
 
 /* One control message. *ret_drain: it is time to go. */
@@ -125,7 +144,8 @@ static RESULT control(struct core *c, const struct chan_msg *m, bool *ret_drain,
         return ok();
     case IPC_RELOAD:
         if (c->service != NULL)
-            reload_trust(c);
+            reload_trust(c, m);
+        close_fds(m);
         return ok();
     case IPC_DRAIN:
         *ret_drain = true;
