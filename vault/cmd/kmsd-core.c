@@ -184,7 +184,8 @@ static RESULT start(struct core *c, struct err *e)
     service_options_of(c, &so);
     TRY(service_start(&so, &c->service, e));
     struct rpc_options ro = {.service = c->service, .socket_path = c->socket_path, .fast_workers = (unsigned)cf->fast_workers,
-                             .max_calls_in_flight = cf->max_calls_in_flight, .max_streams = cf->max_streams_per_connection};
+                             .max_calls_in_flight = cf->max_calls_in_flight, .max_streams = cf->max_calls_in_flight / 2 + 1,
+                             .max_streams_per_connection = cf->max_streams_per_connection};
     TRY(rpc_server_start(&ro, &c->rpc, e));
     if (c->front_fd >= 0) {
         int fd = c->front_fd;

@@ -17,7 +17,8 @@ struct rpc_options {
     struct service *service;
     const char *socket_path;      /* run_dir/core.sock */
     unsigned fast_workers;
-    uint64_t max_calls_in_flight, max_streams;
+    uint64_t max_calls_in_flight, max_streams; /* of all connections together */
+    uint64_t max_streams_per_connection;      /* announced to clients, the same as the front enforces; 0: 100 */
 };
 /* Before any thread and before gRPC is first used: clears GRPC_* from the environment (its tracing dumps plaintext) and
  * sends gRPC's own log through ours. */

@@ -43,7 +43,7 @@ static grpc_arg int_arg(const char *key, int value)
 }
 
 /* MEASURED 4. What gRPC bounds here is the second line: the front's policer counts by itself. */
-static grpc_server *create_server(void)
+static grpc_server *create_server(uint64_t streams_per_connection)
 {
     grpc_resource_quota *quota = grpc_resource_quota_create("calls");
     grpc_arg args[] = {
@@ -53,7 +53,7 @@ static grpc_server *create_server(void)
         int_arg(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, RPC_STREAM_WINDOW_BYTES),
         int_arg(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, RPC_MAX_FRAME_BYTES),
         int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
-        int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, RPC_MAX_STREAMS_PER_CONNECTION),
+        int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, (int)streams_per_connection),
         int_arg(GRPC_ARG_MAX_METADATA_SIZE, RPC_MAX_METADATA_BYTES),
         int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, RPC_MIN_RECV_PING_MS),
         int_arg(GRPC_ARG_ALLOW_REUSEPORT, 0),
@@ -184,7 +184,7 @@ RESULT rpc_server_start(const struct rpc_options *o, struct rpc_server **ret, st
     grpc_init();
     s->fast = grpc_completion_queue_create_for_next(NULL);
     s->slow = grpc_completion_queue_create_for_next(NULL);
-    s->grpc = create_server();
+    s->grpc = create_server(o->max_streams_per_connection != 0 ? o->max_streams_per_connection : RPC_MAX_STREAMS_PER_CONNECTION);
     grpc_server_register_completion_queue(s->grpc, s->fast, NULL);
     grpc_server_register_completion_queue(s->grpc, s->slow, NULL);
     done = register_hot(s, e);
@@ -264,7 +264,7 @@ bool rpc_server_stop(struct rpc_server *s, uint64_t timeout_ms)
     grpc_server_destroy(s->grpc);
     grpc_completion_queue_destroy(s->fast);
     grpc_completion_queue_destroy(s->slow);
-    grpc_shutdown();
+    grpc_shutdown_blocking();
     for (size_t i = 0; i < RPC_SHARDS; i++)
         pthread_mutex_destroy(&s->shards[i].lock);
     pthread_mutex_destroy(&s->idle_lock);
