@@ -53,9 +53,10 @@ static void sweep_one(struct rcall *rc, int64_t now)
         if (now - final > RPC_FINAL_MS)
             grpc_call_cancel_with_status(rc->gc, GRPC_STATUS_DEADLINE_EXCEEDED, "the answer was not read", NULL);
     } else if (now > rc->deadline_boot_ms) {
+        /* gRPC first: the service's own last words would say CANCELLED */
+        grpc_call_cancel_with_status(rc->gc, GRPC_STATUS_DEADLINE_EXCEEDED, "the deadline has passed", NULL);
         if (c != NULL)
             call_cancel(c);
-        grpc_call_cancel_with_status(rc->gc, GRPC_STATUS_DEADLINE_EXCEEDED, "the deadline has passed", NULL);
     }
 }
 

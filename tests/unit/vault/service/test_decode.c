@@ -302,16 +302,51 @@ static void the_bound_is_an_upper_bound(void **state)
     }
 }
 
+/* No message of ours nests that deep, and none may be recursive: so one made here, a message whose field 1 is itself. */
+struct nested {
+    ProtobufCMessage base;
+    struct nested *child;
+};
+static const ProtobufCMessageDescriptor nested_descriptor;
+static const ProtobufCFieldDescriptor nested_fields[] = {{.name = "child",
+                                                          .id = 1,
+                                                          .label = PROTOBUF_C_LABEL_NONE,
+                                                          .type = PROTOBUF_C_TYPE_MESSAGE,
+                                                          .offset = offsetof(struct nested, child),
+                                                          .descriptor = &nested_descriptor}};
+static const unsigned nested_indices[] = {0};
+static const ProtobufCIntRange nested_ranges[] = {{1, 0}, {0, 1}};
+static void nested_init(ProtobufCMessage *m)
+{
+    *(struct nested *)(void *)m = (struct nested){.base = {.descriptor = &nested_descriptor}};
+}
+static const ProtobufCMessageDescriptor nested_descriptor = {.magic = PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+                                                             .name = "test.Nested",
+                                                             .short_name = "Nested",
+                                                             .c_name = "Nested",
+                                                             .package_name = "test",
+                                                             .sizeof_message = sizeof(struct nested),
+                                                             .n_fields = 1,
+                                                             .fields = nested_fields,
+                                                             .fields_sorted_by_name = nested_indices,
+                                                             .n_field_ranges = 1,
+                                                             .field_ranges = nested_ranges,
+                                                             .message_init = nested_init};
+
 static void nesting_is_bounded(void **state)
 {
+    uint8_t wire[2 * DECODE_DEPTH_MAX];
     struct fixture f;
-    BUF(b);
 
     (void)state;
-    /* no message of ours nests beyond the limit, so the deepest one must pass whole */
-    put(&b, 2, BYTES_LIT("\x12\x06\x0a\x01k\x12\x01v"));
-    assert_true(decode(&f, BATCH, buf_bytes(&b)));
+    for (size_t i = 0; i < DECODE_DEPTH_MAX; i++) {
+        wire[2 * i] = 0x0a;
+        wire[2 * i + 1] = (uint8_t)(2 * (DECODE_DEPTH_MAX - 1 - i));
+    }
+    /* the message itself is the first level */
+    assert_true(decode(&f, &nested_descriptor, BYTES(wire + 2, 2 * (DECODE_DEPTH_MAX - 1))));
     done(&f);
+    refused(&nested_descriptor, BYTES(wire, sizeof(wire)), NULL, "the message is nested too deep");
 }
 
 int main(void)
