@@ -100,17 +100,45 @@ static const struct {
     {DB_WRITER, AT(outbox_max), "SELECT max(seq) FROM outbox"},
     {DB_WRITER, AT(outbox_put), "INSERT INTO outbox (seq, tenant, epoch, body) VALUES (?1, ?2, ?3, ?4)"},
     {DB_WRITER, AT(outbox_trim), "DELETE FROM outbox WHERE seq <= ?1 AND seq < (SELECT max(seq) FROM outbox)"},
+#define BUCKET_GET "SELECT entries FROM bucket WHERE n = ?1"
+#define KEY_BELOW                                                                                                                \
+    "SELECT tenant, id FROM record WHERE kind = ?1 AND (tenant, id) < (?2, ?3) ORDER BY tenant DESC, id DESC LIMIT 1"
+    {DB_READER, AT(bucket_get), BUCKET_GET},
+    {DB_WRITER, AT(bucket_get), BUCKET_GET},
+    {DB_READER, AT(key_below), KEY_BELOW},
+    {DB_WRITER, AT(key_below), KEY_BELOW},
+    {DB_READER, AT(walk),
+     "SELECT tenant, id, revision, substr(body, -16) FROM record WHERE kind = ?1 AND (tenant, id) >= (?2, ?3)"
+     " ORDER BY tenant, id"},
+    {DB_READER, AT(begin), "BEGIN"},
+    {DB_READER, AT(commit), "COMMIT"},
+    {DB_WRITER, AT(bucket_put),
+     "INSERT INTO bucket (n, digest, entries) VALUES (?1, ?2, ?3) ON CONFLICT (n) DO UPDATE SET digest = ?2, entries = ?3"},
+    {DB_WRITER, AT(bucket_remove), "DELETE FROM bucket WHERE n = ?1"},
+    {DB_WRITER, AT(root_put),
+     "INSERT INTO root (one, epoch, body) VALUES (1, ?1, ?2) ON CONFLICT (one) DO UPDATE SET epoch = ?1, body = ?2"},
     {DB_WRITER, AT(begin), "BEGIN IMMEDIATE"},
     {DB_WRITER, AT(commit), "COMMIT"},
     {DB_WRITER, AT(savepoint), "SAVEPOINT one"},
     {DB_WRITER, AT(undo), "ROLLBACK TO one"},
     {DB_WRITER, AT(release), "RELEASE one"},
 #undef AT
+#undef BUCKET_GET
+#undef KEY_BELOW
 #undef COLUMNS
 };
 static sqlite3_stmt **slot(struct db *d, size_t i)
 {
     return (sqlite3_stmt **)(void *)((char *)d + statements[i].at);
+}
+
+RESULT db_statements(struct db *d, enum db_role role, struct err *e)
+{
+    for (size_t i = 0; i < sizeof(statements) / sizeof(*statements); i++) {
+        if (statements[i].role == role)
+            TRY(db_prepare(d, statements[i].sql, slot(d, i), e));
+    }
+    return ok();
 }
 
 static RESULT db_setup(struct db *d, enum db_role role, struct err *e)
@@ -130,11 +158,7 @@ static RESULT db_setup(struct db *d, enum db_role role, struct err *e)
     TRY(db_exec(d, "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0", e));
     if (role == DB_READER)
         TRY(db_exec(d, "PRAGMA query_only = ON", e));
-    for (size_t i = 0; i < sizeof(statements) / sizeof(*statements); i++) {
-        if (statements[i].role == role)
-            TRY(db_prepare(d, statements[i].sql, slot(d, i), e));
-    }
-    return ok();
+    return db_statements(d, role, e);
 }
 
 RESULT db_open(const char *path, enum db_role role, struct db *ret, struct err *e)
@@ -150,8 +174,10 @@ RESULT db_open(const char *path, enum db_role role, struct db *ret, struct err *
 
 void db_close(struct db *d)
 {
-    for (size_t i = 0; i < sizeof(statements) / sizeof(*statements); i++)
+    for (size_t i = 0; i < sizeof(statements) / sizeof(*statements); i++) {
         sqlite3_finalize(*slot(d, i));
+        *slot(d, i) = NULL; /* readers and the writer share some slots */
+    }
     sqlite3_close_v2(d->h);
     *d = (struct db){0};
 }

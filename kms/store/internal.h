@@ -8,6 +8,7 @@
 #define KMS_STORE_INTERNAL_H
 
 #include "kms/crypto/aead.h"
+#include "kms/store/fresh.h"
 #include "kms/store/store.h"
 
 #include <pthread.h>
@@ -34,9 +35,13 @@ struct db {
     sqlite3_stmt *get, *scan_up, *scan_down, *scan_all, *count, *outbox_read;                      /* readers */
     sqlite3_stmt *revision, *upsert, *remove, *outbox_max, *outbox_put, *outbox_trim;      /* writer */
     sqlite3_stmt *begin, *commit, *savepoint, *undo, *release;
+    sqlite3_stmt *bucket_get, *key_below;                                                  /* both */
+    sqlite3_stmt *walk;                                                                    /* readers */
+    sqlite3_stmt *bucket_put, *bucket_remove, *root_put;                                   /* writer */
 };
 RESULT db_open(const char *path, enum db_role role, struct db *ret, struct err *e);
 void db_close(struct db *d);
+RESULT db_statements(struct db *d, enum db_role role, struct err *e); /* prepares what the role needs */
 RESULT db_exec(struct db *d, const char *sql, struct err *e);
 RESULT db_prepare(struct db *d, const char *sql, sqlite3_stmt **ret, struct err *e);
 RESULT db_int(struct db *d, const char *sql, int64_t *ret, struct err *e); /* first column of the first row; 0 when no row */
@@ -48,14 +53,17 @@ RESULT db_path(const char *dir, const char *file, char *out, size_t n, struct er
 
 /* ---- schema.c: numbered, checksummed, forward-only ---- */
 RESULT schema_check(struct db *d, struct err *e);  /* ours? not newer? history as compiled in? */
-RESULT schema_migrate(struct db *d, const struct clock *clock, struct err *e);
+/* fill: in the same transaction, when the tables of number SCHEMA_FRESH were made just now. */
+enum { SCHEMA_FRESH = 2 };
+RESULT schema_migrate(struct db *d, const struct clock *clock,
+                      struct result (*fill)(void *user, struct db *d, struct err *e), void *user, struct err *e);
 
 /* ---- seal.c ---- */
 struct seal {
     pthread_mutex_t mu; /* guards the table; a key once in it stays until release, so it is used without the lock */
     struct seal_keys {
         uint32_t epoch;
-        struct aead_key *record, *outbox;
+        struct aead_key *record, *outbox, *note;
     } keys[STORE_EPOCHS_MAX];
     size_t n;
     uint8_t incarnation[16];
@@ -72,6 +80,11 @@ RESULT seal_open_record(struct seal *s, uint32_t epoch, struct record *r, struct
 RESULT seal_outbox(struct seal *s, uint64_t seq, const uint8_t tenant[16], struct bytes event, struct buf *out, struct err *e);
 RESULT seal_open_outbox(struct seal *s, uint32_t epoch, struct outbox_event *ev, struct bytes sealed, struct arena *a,
                         struct err *e);
+/* Small facts of the store about itself. An anchor is read before it is known of which incarnation it is. */
+enum seal_note { NOTE_ROOT = 1, NOTE_ANCHOR = 2 };
+RESULT seal_note(struct seal *s, enum seal_note what, struct bytes plain, struct buf *out, struct err *e);
+RESULT seal_open_note(struct seal *s, uint32_t epoch, enum seal_note what, struct bytes sealed, struct arena *a,
+                      struct bytes *ret, struct err *e);
 /* The store's own identity: instance and incarnation under the seal secret. */
 RESULT seal_identity(struct seal *s, const uint8_t instance[16], struct buf *out, struct err *e);
 RESULT seal_check_identity(struct seal *s, uint32_t epoch, const uint8_t instance[16], struct bytes sealed, struct err *e);
@@ -137,6 +150,8 @@ struct store {
     bool writer_runs, checkpointer_runs;
     int wal_frames; /* writer thread */
     struct buf scratch; /* writer thread: the sealed form of one row */
+    struct fresh fresh;
+    struct stage *stage; /* writer thread */
     _Atomic uint64_t outbox_last;
     atomic_bool wal_dirty;
 };

@@ -10,38 +10,78 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static RESULT write_identity(struct db *d, const struct store_options *o, struct err *e)
+static struct store *store_alloc(const struct store_options *o)
 {
-    struct seal seal;
+    struct store *s = calloc(1, sizeof *s);
+    pthread_condattr_t monotonic;
+    INVARIANT(s);
+    s->clock = o->clock;
+    s->lock_fd = -1;
+    s->tail = &s->head;
+    seal_init(&s->seal, o);
+    buf_init(&s->scratch, STORE_BODY_MAX + SEAL_BYTES);
+    fresh_init(&s->fresh);
+    s->stage = stage_new();
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    INVARIANT(pthread_mutex_init(&s->mu, NULL) == 0 && pthread_mutex_init(&s->hooks_mu, NULL) == 0 &&
+              pthread_cond_init(&s->work, NULL) == 0 && pthread_cond_init(&s->reader_free, NULL) == 0 &&
+              pthread_cond_init(&s->tick, &monotonic) == 0);
+    pthread_condattr_destroy(&monotonic);
+    return s;
+}
+
+static void store_closep(struct store **s)
+{
+    store_close(*s);
+}
+
+static RESULT write_identity(struct store *s, struct db *d, const uint8_t instance[16], struct err *e)
+{
     CLEANUP(buf_release) struct buf sealed;
     sqlite3_stmt *st = NULL;
     buf_init(&sealed, 4096);
-    seal_init(&seal, o);
-    nonce_fill(seal.incarnation, sizeof seal.incarnation);
-    struct result r = seal_identity(&seal, o->instance, &sealed, e);
-    if (!r.failed)
-        r = db_prepare(d, "INSERT INTO identity (one, instance, incarnation, epoch, seal) VALUES (1, ?1, ?2, ?3, ?4)", &st, e);
-    if (!r.failed) {
-        db_bind_bytes(st, 1, BYTES(o->instance, 16));
-        db_bind_bytes(st, 2, BYTES(seal.incarnation, 16));
-        sqlite3_bind_int64(st, 3, o->epoch);
-        db_bind_bytes(st, 4, buf_bytes(&sealed));
-        r = db_run(d, st, e);
-    }
+    TRY(seal_identity(&s->seal, instance, &sealed, e));
+    TRY(db_prepare(d,
+                   "INSERT INTO identity (one, instance, incarnation, epoch, seal) VALUES (1, ?1, ?2, ?3, ?4)"
+                   " ON CONFLICT (one) DO UPDATE SET incarnation = ?2, epoch = ?3, seal = ?4",
+                   &st, e));
+    db_bind_bytes(st, 1, BYTES(instance, 16));
+    db_bind_bytes(st, 2, BYTES(s->seal.incarnation, 16));
+    sqlite3_bind_int64(st, 3, s->seal.epoch);
+    db_bind_bytes(st, 4, buf_bytes(&sealed));
+    struct result r = db_run(d, st, e);
     sqlite3_finalize(st);
-    seal_release(&seal);
     return r;
+}
+
+struct filling {
+    struct store *s;
+    const uint8_t *instance; /* NULL: it has an identity already */
+};
+
+/* Runs in the transaction that made the tables: there is never a moment at which they are empty and believed. */
+static struct result fill(void *user, struct db *d, struct err *e)
+{
+    struct filling *f = user;
+    if (f->instance)
+        TRY(write_identity(f->s, d, f->instance, e));
+    TRY(db_statements(d, DB_WRITER, e));
+    TRY(fresh_new_key(&f->s->fresh, e));
+    return fresh_build(f->s, d, e);
 }
 
 static RESULT fill_new(const char *path, const struct store_options *o, struct err *e)
 {
     CLEANUP(db_close) struct db d = {0};
+    CLEANUP(store_closep) struct store *s = store_alloc(o);
+    struct filling f = {s, o->instance};
     char set_id[64];
     TRY(db_open(path, DB_CREATE, &d, e));
     snprintf(set_id, sizeof set_id, "PRAGMA application_id = %d", (int)STORE_APPLICATION_ID);
     TRY(db_exec(&d, set_id, e));
-    TRY(schema_migrate(&d, o->clock, e));
-    return write_identity(&d, o, e);
+    nonce_fill(s->seal.incarnation, sizeof s->seal.incarnation);
+    return schema_migrate(&d, o->clock, fill, &f, e);
 }
 
 static RESULT sync_dir(const char *dir, struct err *e)
@@ -138,7 +178,9 @@ static RESULT check_then_migrate(struct store *s, const struct store_options *o,
     TRY(db_open(s->path, DB_CREATE, &d, e));
     TRY(schema_check(&d, e));
     TRY(read_identity(s, &d, o, e));
-    return schema_migrate(&d, o->clock, e);
+    struct filling f = {s, NULL};
+    TRY(schema_migrate(&d, o->clock, fill, &f, e));
+    return fresh_load(s, &d, e);
 }
 
 static RESULT open_all(struct store *s, const struct store_options *o, struct err *e)
@@ -159,25 +201,6 @@ static RESULT open_all(struct store *s, const struct store_options *o, struct er
     }
     TRY(writer_start(s, e));
     return checkpointer_start(s, e);
-}
-
-static struct store *store_alloc(const struct store_options *o)
-{
-    struct store *s = calloc(1, sizeof *s);
-    pthread_condattr_t monotonic;
-    INVARIANT(s);
-    s->clock = o->clock;
-    s->lock_fd = -1;
-    s->tail = &s->head;
-    seal_init(&s->seal, o);
-    buf_init(&s->scratch, STORE_BODY_MAX + SEAL_BYTES);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    INVARIANT(pthread_mutex_init(&s->mu, NULL) == 0 && pthread_mutex_init(&s->hooks_mu, NULL) == 0 &&
-              pthread_cond_init(&s->work, NULL) == 0 && pthread_cond_init(&s->reader_free, NULL) == 0 &&
-              pthread_cond_init(&s->tick, &monotonic) == 0);
-    pthread_condattr_destroy(&monotonic);
-    return s;
 }
 
 RESULT store_open(const struct store_options *o, struct store **ret, struct err *e)
@@ -221,6 +244,8 @@ void store_close(struct store *s)
         close(s->lock_fd);
     seal_release(&s->seal);
     buf_release(&s->scratch);
+    stage_free(s->stage);
+    fresh_release(&s->fresh);
     pthread_mutex_destroy(&s->mu);
     pthread_mutex_destroy(&s->hooks_mu);
     pthread_cond_destroy(&s->work);

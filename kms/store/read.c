@@ -50,27 +50,60 @@ static RESULT read_row(struct store *s, sqlite3_stmt *st, struct arena *a, struc
     return ok();
 }
 
-static RESULT get_with(struct store *s, struct db *d, enum rec_kind kind, const uint8_t tenant[16], struct bytes id,
-                       struct arena *a, struct record *ret, struct err *e)
+static RESULT get_with(struct store *s, struct db *d, const struct record *key, struct arena *a, struct record *ret,
+                       struct err *e)
 {
-    sqlite3_bind_int(d->get, 1, (int)kind);
-    db_bind_bytes(d->get, 2, BYTES(tenant, STORE_TENANT_BYTES));
-    db_bind_bytes(d->get, 3, id);
+    uint8_t tag[ENTRY_TAG_BYTES];
+    struct record r = {0};
+    sqlite3_bind_int(d->get, 1, (int)key->kind);
+    db_bind_bytes(d->get, 2, BYTES(key->tenant, STORE_TENANT_BYTES));
+    db_bind_bytes(d->get, 3, key->id);
     int rc = sqlite3_step(d->get);
-    if (rc == SQLITE_DONE)
-        FAIL(e, ERR_NOT_FOUND, NULL, "kind %d: no such row", (int)kind);
-    if (rc != SQLITE_ROW)
+    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
         return db_fail(d, rc, "get", e);
-    return read_row(s, d->get, a, ret, e);
+    bool present = rc == SQLITE_ROW;
+    if (present) {
+        TRY(read_row(s, d->get, a, &r, e));
+        tag_of(db_column_bytes(d->get, 9), tag);
+    }
+    if (fresh_covers(key->kind))
+        TRY(fresh_prove_row(s, d, key, present, r.revision, tag, e));
+    if (!present)
+        FAIL(e, ERR_NOT_FOUND, NULL, "kind %d: no such row", (int)key->kind);
+    *ret = r;
+    return ok();
+}
+
+static RESULT get_once(struct store *s, struct db *d, const struct record *key, struct arena *a, struct record *ret,
+                       struct err *e)
+{
+    struct result r = get_with(s, d, key, a, ret, e);
+    sqlite3_reset(d->get); /* ends the read transaction: an open one would hold the log back */
+    return r;
+}
+
+/* Stale may only mean that a commit came between the reading and the proof. Without one under way it is final. */
+static bool is_stale(struct result r, const struct err *e)
+{
+    return r.failed && e->code == ERR_DATA_LOSS && e->reason && strcmp(e->reason, "STORE_STALE") == 0;
 }
 
 RESULT store_get(struct store *s, enum rec_kind kind, const uint8_t tenant[16], struct bytes id, struct arena *a,
                  struct record *ret, struct err *e)
 {
+    struct record key = {.kind = kind, .id = id};
+    struct err first = {0};
+    memcpy(key.tenant, tenant, sizeof key.tenant);
     struct db *d = conn_take(s);
-    struct result r = get_with(s, d, kind, tenant, id, a, ret, e);
-    sqlite3_reset(d->get); /* ends the read transaction: an open one would hold the log back */
+    struct result r = get_once(s, d, &key, a, ret, &first);
+    if (is_stale(r, &first)) {
+        pthread_mutex_lock(&s->fresh.commit);
+        r = get_once(s, d, &key, a, ret, &first);
+        pthread_mutex_unlock(&s->fresh.commit);
+    }
     conn_return(s, d);
+    if (r.failed)
+        *e = first;
     return r;
 }
 
@@ -146,20 +179,78 @@ static RESULT collect(struct store *s, struct db *d, sqlite3_stmt *st, struct ar
     return ok();
 }
 
+/* What of the order was covered: to the bound of the query, or to the last row that fitted the limit. */
+static RESULT prove_scan(struct store *s, struct db *d, const struct store_scan *q, const struct range *range,
+                         const struct record *rows, size_t n, struct err *e)
+{
+    uint8_t successor[BOUND_MAX];
+    struct fresh_bound low = {.id = BYTES(range->low, range->low_n)}, high = {.id = BYTES(range->high, range->high_n)};
+    bool full = n == q->limit;
+    memcpy(low.tenant, q->all_tenants ? q->after_tenant : q->tenant, sizeof low.tenant);
+    memcpy(high.tenant, q->tenant, sizeof high.tenant);
+    high.none = q->all_tenants;
+    if (q->all_tenants) {
+        memcpy(successor, q->after.p ? q->after.p : (const uint8_t *)"", q->after.n);
+        successor[q->after.n] = 0;
+        low.id = BYTES(successor, q->after.n + 1);
+    }
+    if (n == 0 && full)
+        return ok(); /* nothing was asked for */
+    struct fresh_bound *end = q->descending ? &low : &high;
+    if (full) {
+        memcpy(end->tenant, rows[n - 1].tenant, sizeof end->tenant);
+        end->id = rows[n - 1].id;
+        end->none = false;
+    }
+    if (!high.none && bytes_compare(low.id, high.id) > 0 && memcmp(low.tenant, high.tenant, sizeof low.tenant) == 0)
+        return ok(); /* an empty range */
+    return fresh_prove_range(s, d, q->kind, &low, &high, full && !q->descending, e);
+}
+
+static RESULT scan_with(struct store *s, struct db *d, const struct store_scan *q, const struct range *range, struct arena *a,
+                        struct buf *rows, struct err *e)
+{
+    sqlite3_stmt *st = bind_scan(d, q, range);
+    struct result r = collect(s, d, st, a, rows, e);
+    sqlite3_reset(st);
+    TRY(r);
+    if (!fresh_covers(q->kind))
+        return ok();
+    return prove_scan(s, d, q, range, (const struct record *)(const void *)rows->p, rows->n / sizeof(struct record), e);
+}
+
+static RESULT scan_once(struct store *s, struct db *d, const struct store_scan *q, const struct range *range, struct arena *a,
+                        struct buf *rows, struct err *e)
+{
+    buf_reset(rows);
+    TRY(db_run(d, d->begin, e)); /* rows and proof are of one moment */
+    struct result r = scan_with(s, d, q, range, a, rows, e);
+    struct err late = {0};
+    if (db_run(d, d->commit, &late).failed)
+        sqlite3_exec(d->h, "ROLLBACK", NULL, NULL, NULL);
+    return r;
+}
+
 RESULT store_scan(struct store *s, const struct store_scan *q, struct arena *a, struct record **ret, size_t *ret_n,
                   struct err *e)
 {
     CLEANUP(buf_release) struct buf rows;
     struct range range;
+    struct err why = {0};
     buf_init(&rows, SIZE_MAX / 4);
     if (q->prefix.n > STORE_ID_MAX || q->after.n > STORE_ID_MAX || (q->all_tenants && q->descending))
         FAIL(e, ERR_INVALID, "STORE_LIMIT", "scan: prefix %zu, after %zu bytes", q->prefix.n, q->after.n);
     scan_range(q, &range);
     struct db *d = conn_take(s);
-    sqlite3_stmt *st = bind_scan(d, q, &range);
-    struct result r = collect(s, d, st, a, &rows, e);
-    sqlite3_reset(st);
+    struct result r = scan_once(s, d, q, &range, a, &rows, &why);
+    if (is_stale(r, &why)) {
+        pthread_mutex_lock(&s->fresh.commit);
+        r = scan_once(s, d, q, &range, a, &rows, &why);
+        pthread_mutex_unlock(&s->fresh.commit);
+    }
     conn_return(s, d);
+    if (r.failed)
+        *e = why;
     TRY(r);
     struct record *out = keep(a, buf_bytes(&rows));
     if (!out)

@@ -11,6 +11,9 @@ static const struct migration {
     {1, "init",
 #include "kms/store/migrations/0001_init.inc"
     },
+    {SCHEMA_FRESH, "freshness",
+#include "kms/store/migrations/0002_freshness.inc"
+    },
 };
 enum { MIGRATIONS = sizeof(migrations) / sizeof(*migrations) };
 
@@ -87,7 +90,8 @@ static RESULT apply_from(struct db *d, int64_t version, const struct clock *cloc
     return ok();
 }
 
-RESULT schema_migrate(struct db *d, const struct clock *clock, struct err *e)
+RESULT schema_migrate(struct db *d, const struct clock *clock,
+                      struct result (*fill)(void *user, struct db *d, struct err *e), void *user, struct err *e)
 {
     int64_t version = 0;
     TRY(db_int(d, "PRAGMA user_version", &version, e));
@@ -97,6 +101,8 @@ RESULT schema_migrate(struct db *d, const struct clock *clock, struct err *e)
     TRY(db_exec(d, "BEGIN IMMEDIATE; CREATE TABLE IF NOT EXISTS migration (number INTEGER PRIMARY KEY, name TEXT NOT NULL,"
                    " checksum BLOB NOT NULL, applied INTEGER NOT NULL) STRICT", e));
     struct result r = apply_from(d, version, clock, e);
+    if (!r.failed && version < SCHEMA_FRESH)
+        r = fill(user, d, e);
     if (!r.failed)
         r = db_exec(d, "COMMIT", e);
     if (r.failed)

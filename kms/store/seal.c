@@ -15,6 +15,7 @@ void seal_release(struct seal *s)
     for (size_t i = 0; i < s->n; i++) {
         aead_key_free(s->keys[i].record);
         aead_key_free(s->keys[i].outbox);
+        aead_key_free(s->keys[i].note);
     }
     s->n = 0;
     pthread_mutex_destroy(&s->mu);
@@ -31,13 +32,15 @@ static RESULT add_epoch(struct seal *s, uint32_t epoch, struct err *e)
     CLEANUP(secret_freep) struct secret *store_key = NULL;
     CLEANUP(aead_key_freep) struct aead_key *record = NULL;
     CLEANUP(aead_key_freep) struct aead_key *outbox = NULL;
+    CLEANUP(aead_key_freep) struct aead_key *note = NULL;
     if (s->n == STORE_EPOCHS_MAX)
         FAIL(e, ERR_EXHAUSTED, "STORE_EPOCHS", "rows of more than %d seal epochs", (int)STORE_EPOCHS_MAX);
     TRY(s->store_key(s->user, epoch, &store_key, e));
     TRY(derive_area(store_key, BYTES_LIT("record"), &record, e));
     TRY(derive_area(store_key, BYTES_LIT("outbox"), &outbox, e));
-    s->keys[s->n++] = (struct seal_keys){.epoch = epoch, .record = record, .outbox = outbox};
-    record = outbox = NULL;
+    TRY(derive_area(store_key, BYTES_LIT("note"), &note, e));
+    s->keys[s->n++] = (struct seal_keys){.epoch = epoch, .record = record, .outbox = outbox, .note = note};
+    record = outbox = note = NULL;
     return ok();
 }
 
@@ -169,11 +172,49 @@ RESULT seal_open_outbox(struct seal *s, uint32_t epoch, struct outbox_event *ev,
     return open_into(k->outbox, buf_bytes(&aad), sealed, a, &ev->event, "outbox row", e);
 }
 
-static RESULT identity_key(struct seal *s, uint32_t epoch, struct aead_key **ret, struct err *e)
+/* A key for one use, not kept. */
+static RESULT area_key(struct seal *s, uint32_t epoch, struct bytes area, struct aead_key **ret, struct err *e)
 {
     CLEANUP(secret_freep) struct secret *store_key = NULL;
     TRY(s->store_key(s->user, epoch, &store_key, e));
-    return derive_area(store_key, BYTES_LIT("identity"), ret, e);
+    return derive_area(store_key, area, ret, e);
+}
+
+static void note_aad(const struct seal *s, uint32_t epoch, enum seal_note what, struct buf *aad)
+{
+    buf_init(aad, AAD_MAX);
+    buf_put_u8(aad, SEAL_FORMAT);
+    buf_put_u8(aad, (uint8_t)what);
+    buf_put_u32(aad, epoch);
+    if (what == NOTE_ROOT)
+        buf_put(aad, s->incarnation, sizeof s->incarnation);
+}
+
+RESULT seal_note(struct seal *s, enum seal_note what, struct bytes plain, struct buf *out, struct err *e)
+{
+    const struct seal_keys *k = NULL;
+    CLEANUP(buf_release) struct buf aad = {0};
+    TRY(seal_keys(s, s->epoch, &k, e));
+    note_aad(s, s->epoch, what, &aad);
+    put_sealed(k->note, buf_bytes(&aad), plain, out);
+    return ok();
+}
+
+RESULT seal_open_note(struct seal *s, uint32_t epoch, enum seal_note what, struct bytes sealed, struct arena *a,
+                      struct bytes *ret, struct err *e)
+{
+    CLEANUP(aead_key_freep) struct aead_key *of_then = NULL;
+    CLEANUP(buf_release) struct buf aad = {0};
+    const struct seal_keys *k = NULL;
+    if (epoch == s->epoch) {
+        TRY(seal_keys(s, epoch, &k, e));
+    } else { /* read once, at open: the next root and anchor are of the current epoch */
+        if (epoch == 0 || epoch > s->epoch)
+            FAIL(e, ERR_DATA_LOSS, "RECORD_TAMPERED", "a note of seal epoch %u, current is %u", epoch, s->epoch);
+        TRY(area_key(s, epoch, BYTES_LIT("note"), &of_then, e));
+    }
+    note_aad(s, epoch, what, &aad);
+    return open_into(k ? k->note : of_then, buf_bytes(&aad), sealed, a, ret, what == NOTE_ROOT ? "root" : "anchor", e);
 }
 
 static void identity_aad(const struct seal *s, uint32_t epoch, const uint8_t instance[16], struct buf *aad)
@@ -187,7 +228,7 @@ RESULT seal_identity(struct seal *s, const uint8_t instance[16], struct buf *out
 {
     CLEANUP(aead_key_freep) struct aead_key *k = NULL;
     CLEANUP(buf_release) struct buf aad = {0};
-    TRY(identity_key(s, s->epoch, &k, e));
+    TRY(area_key(s, s->epoch, BYTES_LIT("identity"), &k, e));
     identity_aad(s, s->epoch, instance, &aad);
     put_sealed(k, buf_bytes(&aad), BYTES(NULL, 0), out);
     return ok();
@@ -200,7 +241,7 @@ RESULT seal_check_identity(struct seal *s, uint32_t epoch, const uint8_t instanc
     struct err why = {0};
     if (epoch == 0 || epoch > s->epoch)
         FAIL(e, ERR_STATE, "STORE_FOREIGN", "made in seal epoch %u, the token's newest is %u", epoch, s->epoch);
-    TRY(identity_key(s, epoch, &k, e));
+    TRY(area_key(s, epoch, BYTES_LIT("identity"), &k, e));
     identity_aad(s, epoch, instance, &aad);
     if (sealed.n != SEAL_BYTES || aead_open(k, SEAL_HEADER_BYTES, buf_bytes(&aad), sealed, NULL, &why).failed)
         FAIL(e, ERR_STATE, "STORE_FOREIGN", "the store was made under another seal secret");

@@ -85,6 +85,10 @@ struct store_scan {
 RESULT store_scan(struct store *s, const struct store_scan *q, struct arena *a, struct record **ret, size_t *ret_n,
                   struct err *e);
 
+/* For messages to people: "principal", and an id with what is not printable as hex and NUL as "/". */
+const char *store_kind_name(enum rec_kind kind);
+void store_id_text(struct bytes id, char *out, size_t n);
+
 /* How many rows of (kind, tenant) have an id that starts with prefix: a figure for people, it trusts the plain columns. */
 RESULT store_count(struct store *s, enum rec_kind kind, const uint8_t tenant[16], struct bytes prefix, uint64_t *ret,
                    struct err *e);

@@ -27,7 +27,8 @@ static void bind_key(sqlite3_stmt *st, const struct store_txn *t, const struct o
     db_bind_bytes(st, 3, txn_view(t, op->id_at, op->id_n));
 }
 
-/* 0: absent. The plain column is enough here: what the caller decided on, it read through the seal. */
+/* 0: absent. The plain column is enough here: what the caller decided on it read through the seal, and of the kinds that
+ * decisions depend on the entries know the revision (stage_check). */
 static RESULT current_revision(struct store *s, const struct store_txn *t, const struct op *op, uint64_t *ret, struct err *e)
 {
     sqlite3_stmt *st = s->writer.revision;
@@ -61,6 +62,8 @@ static RESULT put(struct store *s, const struct store_txn *t, const struct op *o
                        .time_unix_ns = op->time_unix_ns, .count = op->count, .body = txn_view(t, op->body_at, op->body_n)};
     memcpy(r.tenant, op->tenant, sizeof r.tenant);
     TRY(seal_record(&s->seal, &r, &s->scratch, e));
+    if (fresh_covers(op->kind))
+        TRY(stage_put(s, &r, buf_bytes(&s->scratch), e));
     sqlite3_stmt *st = s->writer.upsert;
     bind_key(st, t, op);
     sqlite3_bind_int64(st, 4, (sqlite3_int64)r.revision);
@@ -77,10 +80,14 @@ static RESULT apply_op(struct store *s, const struct store_txn *t, const struct 
 {
     uint64_t current = 0;
     TRY(current_revision(s, t, op, &current, e));
+    if (fresh_covers(op->kind))
+        TRY(stage_check(s, op->kind, op->tenant, txn_view(t, op->id_at, op->id_n), current, e));
     TRY(compare(op, current, e));
     if (op->what == OP_PUT)
         return put(s, t, op, current, e);
     if (op->what == OP_DELETE && current) {
+        if (fresh_covers(op->kind))
+            TRY(stage_remove(s, op->kind, op->tenant, txn_view(t, op->id_at, op->id_n), e));
         bind_key(s->writer.remove, t, op);
         return db_run(&s->writer, s->writer.remove, e);
     }
@@ -129,6 +136,7 @@ static RESULT apply_in_group(struct store *s, struct store_txn *t, uint64_t *seq
 {
     struct db *w = &s->writer;
     TRY(db_run(w, w->savepoint, e));
+    stage_begin(s->stage);
     t->seq = 0;
     t->failed = apply_txn(s, t, *seq + 1, &t->err).failed;
     bool disk = t->failed && t->err.code == ERR_UNAVAILABLE && t->err.reason && strncmp(t->err.reason, "STORE_", 6) == 0;
@@ -136,25 +144,42 @@ static RESULT apply_in_group(struct store *s, struct store_txn *t, uint64_t *seq
         *e = t->err;
         return (struct result){1};
     }
-    if (t->failed)
+    if (t->failed) {
+        stage_undo(s->stage);
         TRY(db_run(w, w->undo, e));
+    }
     TRY(db_run(w, w->release, e));
     if (t->seq)
         *seq = t->seq;
     return ok();
 }
 
-static RESULT apply_group(struct store *s, struct store_txn *group, uint64_t *ret_seq, struct err *e)
+static RESULT apply_all(struct store *s, struct store_txn *group, uint64_t *ret_seq, struct err *e)
 {
     struct db *w = &s->writer;
-    uint64_t seq = 0;
+    uint64_t seq = 0, changes = 0;
     TRY(db_run(w, w->begin, e));
     TRY(newest_seq(s, &seq, e));
-    for (struct store_txn *t = group; t; t = t->next)
+    if (seq != s->fresh.root.outbox_last)
+        FAIL(e, ERR_DATA_LOSS, "STORE_STALE", "the outbox ends at %llu, the last event was %llu", (unsigned long long)seq,
+             (unsigned long long)s->fresh.root.outbox_last);
+    for (struct store_txn *t = group; t; t = t->next) {
         TRY(apply_in_group(s, t, &seq, e));
-    TRY(db_run(w, w->commit, e));
+        changes += !t->failed && !t->is_trim;
+    }
+    if (changes)
+        TRY(fresh_commit(s, changes, seq, e));
+    else
+        TRY(db_run(w, w->commit, e)); /* a trimmed outbox is no change: what is gone is in the journal */
     *ret_seq = seq;
     return ok();
+}
+
+static RESULT apply_group(struct store *s, struct store_txn *group, uint64_t *ret_seq, struct err *e)
+{
+    struct result r = apply_all(s, group, ret_seq, e);
+    stage_reset(s->stage);
+    return r;
 }
 
 static void run_hooks(struct store *s, struct store_txn *group, bool new_event, uint64_t seq)
@@ -257,6 +282,9 @@ RESULT writer_start(struct store *s, struct err *e)
 {
     uint64_t seq = 0;
     TRY(newest_seq(s, &seq, e));
+    if (seq != s->fresh.root.outbox_last)
+        FAIL(e, ERR_DATA_LOSS, "STORE_STALE", "the outbox ends at %llu, the last event was %llu", (unsigned long long)seq,
+             (unsigned long long)s->fresh.root.outbox_last);
     atomic_store(&s->outbox_last, seq);
     sqlite3_wal_hook(s->writer.h, on_wal, s);
     TRY(thread_start(&s->writer_thread, "store-writer", writer_main, s, e));

@@ -1,0 +1,318 @@
+/* The buckets that a group of transactions changes: read once, changed in memory, written once. A transaction that is refused
+ * gives its changes back, as its savepoint does in the database. */
+#include "kms/store/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct staged {
+    uint32_t n;
+    bool dirty;
+    uint64_t saved_in; /* the transaction that last saved a copy */
+    struct buf entries;
+};
+struct copy {
+    size_t at; /* in stage.b */
+    bool dirty;
+    uint8_t *p;
+    size_t n;
+};
+struct stage {
+    struct staged *b;
+    size_t n, cap;
+    uint32_t *slot; /* bucket -> its place in b + 1; 0: not staged */
+    struct copy *copies;
+    size_t ncopies, copies_cap;
+    uint64_t txn;
+};
+
+struct stage *stage_new(void)
+{
+    struct stage *g = calloc(1, sizeof *g);
+    INVARIANT(g);
+    g->slot = calloc(TREE_LEAVES, sizeof *g->slot);
+    INVARIANT(g->slot);
+    return g;
+}
+
+void stage_free(struct stage *g)
+{
+    if (!g)
+        return;
+    stage_reset(g);
+    free(g->b);
+    free(g->copies);
+    free(g->slot);
+    free(g);
+}
+
+void stage_keep(struct stage *g)
+{
+    for (size_t i = 0; i < g->ncopies; i++)
+        free(g->copies[i].p);
+    g->ncopies = 0;
+}
+
+void stage_reset(struct stage *g)
+{
+    stage_keep(g);
+    for (size_t i = 0; i < g->n; i++) {
+        g->slot[g->b[i].n] = 0;
+        buf_release(&g->b[i].entries);
+    }
+    g->n = 0;
+}
+
+void stage_begin(struct stage *g)
+{
+    g->txn++;
+    stage_keep(g);
+}
+
+void stage_undo(struct stage *g)
+{
+    for (size_t i = g->ncopies; i-- > 0;) {
+        struct staged *b = &g->b[g->copies[i].at];
+        buf_reset(&b->entries);
+        buf_put(&b->entries, g->copies[i].p, g->copies[i].n);
+        b->dirty = g->copies[i].dirty;
+        b->saved_in = 0;
+    }
+    stage_keep(g);
+}
+
+static struct staged *stage_add(struct stage *g, uint32_t n, struct bytes entries)
+{
+    if (g->n == g->cap) {
+        g->cap = g->cap ? g->cap * 2 : 64;
+        g->b = reallocarray(g->b, g->cap, sizeof *g->b);
+        INVARIANT(g->b);
+    }
+    struct staged *b = &g->b[g->n++];
+    *b = (struct staged){.n = n};
+    buf_init(&b->entries, SIZE_MAX / 4);
+    buf_put_bytes(&b->entries, entries);
+    g->slot[n] = (uint32_t)g->n;
+    return b;
+}
+
+/* What is staged is built on what the file says only after that was found to be ours: else a forged bucket would be sealed in. */
+static RESULT stage_bucket(struct store *s, uint32_t n, struct staged **ret, struct err *e)
+{
+    struct stage *g = s->stage;
+    if (g->slot[n]) {
+        *ret = &g->b[g->slot[n] - 1];
+        return ok();
+    }
+    sqlite3_stmt *st = s->writer.bucket_get;
+    uint8_t digest[TREE_DIGEST_BYTES];
+    sqlite3_bind_int(st, 1, (int)n);
+    int rc = sqlite3_step(st);
+    struct bytes entries = rc == SQLITE_ROW ? db_column_bytes(st, 0) : BYTES(NULL, 0);
+    bucket_digest(n, entries, digest);
+    struct result r = ok();
+    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
+        r = db_fail(&s->writer, rc, "read bucket", e);
+    else if (!tree_leaf_is(s->fresh.tree, n, digest))
+        r = err_set(e, ERR_DATA_LOSS, "STORE_STALE", __FILE__, __LINE__, "bucket %u is not the one that was written", n);
+    else
+        *ret = stage_add(g, n, entries);
+    sqlite3_reset(st);
+    return r;
+}
+
+static void save(struct stage *g, struct staged *b)
+{
+    if (b->saved_in == g->txn)
+        return;
+    b->saved_in = g->txn;
+    if (g->ncopies == g->copies_cap) {
+        g->copies_cap = g->copies_cap ? g->copies_cap * 2 : 16;
+        g->copies = reallocarray(g->copies, g->copies_cap, sizeof *g->copies);
+        INVARIANT(g->copies);
+    }
+    struct copy *c = &g->copies[g->ncopies++];
+    *c = (struct copy){.at = (size_t)(b - g->b), .dirty = b->dirty, .n = b->entries.n};
+    c->p = malloc(c->n ? c->n : 1);
+    INVARIANT(c->p);
+    if (c->n)
+        memcpy(c->p, b->entries.p, c->n);
+    b->dirty = true;
+}
+
+/* The entry, to be changed; made when absent. Valid until the next call. */
+static RESULT stage_entry(struct store *s, const struct entry_hash *h, bool make, uint8_t **ret, struct err *e)
+{
+    struct staged *b;
+    TRY(stage_bucket(s, entry_bucket(h), &b, e));
+    size_t at = bucket_place(buf_bytes(&b->entries), h);
+    bool there = at < b->entries.n && memcmp(b->entries.p + at, h->b, ENTRY_HASH_BYTES) == 0;
+    *ret = NULL;
+    if (!there && !make)
+        return ok();
+    save(s->stage, b);
+    if (!there) {
+        static const uint8_t blank[ENTRY_BYTES];
+        size_t behind = b->entries.n - at;
+        buf_put(&b->entries, blank, sizeof blank);
+        memmove(b->entries.p + at + ENTRY_BYTES, b->entries.p + at, behind);
+        memset(b->entries.p + at, 0, ENTRY_BYTES);
+        memcpy(b->entries.p + at, h->b, ENTRY_HASH_BYTES);
+    }
+    *ret = b->entries.p + at;
+    return ok();
+}
+
+static RESULT peek(struct store *s, const struct entry_hash *h, const uint8_t **ret, struct err *e)
+{
+    struct staged *b;
+    TRY(stage_bucket(s, entry_bucket(h), &b, e));
+    *ret = bucket_find(buf_bytes(&b->entries), h);
+    return ok();
+}
+
+RESULT stage_check(struct store *s, enum rec_kind kind, const uint8_t tenant[16], struct bytes id, uint64_t revision,
+                   struct err *e)
+{
+    struct entry_hash h = entry_hash_of(&s->fresh, kind, tenant, id);
+    const uint8_t *entry = NULL;
+    TRY(peek(s, &h, &entry, e));
+    if ((entry ? get_be64(entry + ENTRY_REVISION_AT) : 0) != revision)
+        return fresh_stale(e, kind, id, "a row to be changed is not the newest of its id");
+    return ok();
+}
+
+/* Whose `next` names this row: the row before it in its kind, or the head. */
+static RESULT hash_before(struct store *s, enum rec_kind kind, const uint8_t tenant[16], struct bytes id, struct entry_hash *ret,
+                          struct err *e)
+{
+    sqlite3_stmt *st = s->writer.key_below;
+    sqlite3_bind_int(st, 1, (int)kind);
+    db_bind_bytes(st, 2, BYTES(tenant, STORE_TENANT_BYTES));
+    db_bind_bytes(st, 3, id);
+    int rc = sqlite3_step(st);
+    struct result r = ok();
+    if (rc == SQLITE_ROW && db_column_bytes(st, 0).n == STORE_TENANT_BYTES)
+        *ret = entry_hash_of(&s->fresh, kind, db_column_bytes(st, 0).p, db_column_bytes(st, 1));
+    else if (rc == SQLITE_ROW)
+        r = fresh_stale(e, kind, id, "a column no program of ours writes");
+    else if (rc == SQLITE_DONE)
+        *ret = entry_head(&s->fresh, kind);
+    else
+        r = db_fail(&s->writer, rc, "read neighbour", e);
+    sqlite3_reset(st);
+    return r;
+}
+
+static RESULT link_in(struct store *s, const struct record *r, const struct entry_hash *h, uint8_t next[ENTRY_HASH_BYTES],
+                      struct err *e)
+{
+    struct entry_hash before;
+    uint8_t *entry = NULL;
+    TRY(hash_before(s, r->kind, r->tenant, r->id, &before, e));
+    struct entry_hash head = entry_head(&s->fresh, r->kind);
+    TRY(stage_entry(s, &before, memcmp(before.b, head.b, sizeof head.b) == 0, &entry, e));
+    if (!entry)
+        return fresh_stale(e, r->kind, r->id, "a row that nobody wrote stands before the new one");
+    memcpy(next, entry + ENTRY_NEXT_AT, ENTRY_HASH_BYTES);
+    memcpy(entry + ENTRY_NEXT_AT, h->b, ENTRY_HASH_BYTES);
+    return ok();
+}
+
+RESULT stage_put(struct store *s, const struct record *r, struct bytes sealed, struct err *e)
+{
+    struct entry_hash h = entry_hash_of(&s->fresh, r->kind, r->tenant, r->id);
+    uint8_t next[ENTRY_HASH_BYTES] = {0}, *entry = NULL;
+    TRY(stage_entry(s, &h, false, &entry, e));
+    if (!entry) {
+        TRY(link_in(s, r, &h, next, e));
+        TRY(stage_entry(s, &h, true, &entry, e));
+        memcpy(entry + ENTRY_NEXT_AT, next, sizeof next);
+    }
+    put_be64(entry + ENTRY_REVISION_AT, r->revision);
+    tag_of(sealed, entry + ENTRY_TAG_AT);
+    return ok();
+}
+
+static void cut(struct stage *g, const struct entry_hash *h)
+{
+    struct staged *b = &g->b[g->slot[entry_bucket(h)] - 1];
+    size_t at = bucket_place(buf_bytes(&b->entries), h);
+    memmove(b->entries.p + at, b->entries.p + at + ENTRY_BYTES, b->entries.n - at - ENTRY_BYTES);
+    b->entries.n -= ENTRY_BYTES;
+}
+
+RESULT stage_remove(struct store *s, enum rec_kind kind, const uint8_t tenant[16], struct bytes id, struct err *e)
+{
+    struct entry_hash h = entry_hash_of(&s->fresh, kind, tenant, id), before;
+    uint8_t next[ENTRY_HASH_BYTES] = {0}, *entry = NULL;
+    TRY(stage_entry(s, &h, false, &entry, e));
+    if (!entry)
+        return fresh_stale(e, kind, id, "a row that nobody wrote was to be deleted");
+    memcpy(next, entry + ENTRY_NEXT_AT, sizeof next);
+    TRY(hash_before(s, kind, tenant, id, &before, e));
+    TRY(stage_entry(s, &before, false, &entry, e));
+    if (!entry || memcmp(entry + ENTRY_NEXT_AT, h.b, sizeof h.b) != 0)
+        return fresh_stale(e, kind, id, "the row before a deleted one is not its neighbour");
+    memcpy(entry + ENTRY_NEXT_AT, next, sizeof next);
+    cut(s->stage, &h);
+    return ok();
+}
+
+static RESULT write_bucket(struct store *s, const struct staged *b, const uint8_t digest[TREE_DIGEST_BYTES], struct err *e)
+{
+    struct db *w = &s->writer;
+    sqlite3_stmt *st = b->entries.n ? w->bucket_put : w->bucket_remove;
+    sqlite3_bind_int(st, 1, (int)b->n);
+    if (b->entries.n) {
+        db_bind_bytes(st, 2, BYTES(digest, TREE_DIGEST_BYTES));
+        db_bind_bytes(st, 3, buf_bytes(&b->entries));
+    }
+    return db_run(w, st, e);
+}
+
+static RESULT write_all(struct store *s, struct tree_change *c, size_t *ret_n, struct err *e)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < s->stage->n; i++) {
+        struct staged *b = &s->stage->b[i];
+        if (!b->dirty)
+            continue;
+        c[n].leaf = b->n;
+        bucket_digest(b->n, buf_bytes(&b->entries), c[n].after);
+        TRY(write_bucket(s, b, c[n++].after, e));
+    }
+    *ret_n = n;
+    return ok();
+}
+
+static RESULT seal_and_commit(struct store *s, const struct root *next, struct err *e)
+{
+    TRY(fresh_write_root(s, &s->writer, next, e));
+    return db_run(&s->writer, s->writer.commit, e);
+}
+
+RESULT fresh_commit(struct store *s, uint64_t txns, uint64_t outbox_last, struct err *e)
+{
+    struct tree_change *c = calloc(s->stage->n + 1, sizeof *c);
+    size_t n = 0;
+    INVARIANT(c);
+    struct result r = write_all(s, c, &n, e);
+    if (!r.failed) {
+        struct root next = s->fresh.root;
+        next.epoch += txns;
+        next.outbox_last = outbox_last;
+        pthread_mutex_lock(&s->fresh.commit);
+        tree_apply(s->fresh.tree, c, n);
+        tree_root(s->fresh.tree, next.tree);
+        r = seal_and_commit(s, &next, e);
+        if (r.failed)
+            tree_undo(s->fresh.tree, c, n);
+        else
+            s->fresh.root = next;
+        pthread_mutex_unlock(&s->fresh.commit);
+        atomic_store(&s->fresh.epoch, s->fresh.root.epoch);
+    }
+    free(c);
+    return r;
+}
