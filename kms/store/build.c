@@ -60,13 +60,9 @@ static RESULT write_buckets(struct store *s, struct db *d, struct bytes all, str
         uint32_t n = get_be16(all.p + at);
         for (end = at; end < all.n && get_be16(all.p + end) == n;)
             end += ENTRY_BYTES;
-        struct bytes entries = BYTES(all.p + at, end - at);
-        bucket_digest(n, entries, digest);
+        bucket_digest(n, BYTES(all.p + at, end - at), digest);
         tree_load(s->fresh.tree, n, digest);
-        sqlite3_bind_int(d->bucket_put, 1, (int)n);
-        db_bind_bytes(d->bucket_put, 2, BYTES(digest, sizeof digest));
-        db_bind_bytes(d->bucket_put, 3, entries);
-        TRY(db_run(d, d->bucket_put, e));
+        TRY(bucket_write(d, n, BYTES(all.p + at, end - at), e));
     }
     return ok();
 }
@@ -81,7 +77,8 @@ RESULT fresh_build(struct store *s, struct db *d, struct err *e)
     TRY(r);
     if (entries.n)
         qsort(entries.p, entries.n / ENTRY_BYTES, ENTRY_BYTES, by_hash);
-    TRY(db_exec(d, "DELETE FROM bucket", e));
+    TRY(db_exec(d, "DELETE FROM bucket; DELETE FROM root", e));
+    overlay_clear(s->fresh.overlay);
     tree_free(s->fresh.tree);
     s->fresh.tree = tree_new();
     TRY(write_buckets(s, d, buf_bytes(&entries), e));
@@ -91,5 +88,5 @@ RESULT fresh_build(struct store *s, struct db *d, struct err *e)
     TRY(db_int(d, "SELECT max(seq) FROM outbox", &seq, e));
     s->fresh.root.outbox_last = (uint64_t)seq;
     s->fresh.root.epoch++;
-    return fresh_write_root(s, d, &s->fresh.root, e);
+    return fresh_write_root(s, d, &s->fresh.root, BYTES(NULL, 0), e);
 }

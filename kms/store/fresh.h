@@ -25,9 +25,11 @@
 #include <stdatomic.h>
 
 enum { ENTRY_HASH_BYTES = 16, ENTRY_TAG_BYTES = 16, ENTRY_REVISION_AT = 16, ENTRY_TAG_AT = 24, ENTRY_NEXT_AT = 40, ENTRY_BYTES = 56,
-       FRESH_KEY_BYTES = 32 };
+       FRESH_KEY_BYTES = 32, OVERLAY_MAX = 4096 /* buckets; then they are written, and the rows of root forgotten */ };
+#define ENTRY_REMOVED UINT64_MAX /* as the revision of a changed entry: it is no more */
 
 struct db;
+struct overlay;
 
 /* Which kinds are covered: what no decision depends on but a repeat or a figure is not. New kinds are. */
 static inline bool fresh_covers(enum rec_kind kind)
@@ -48,6 +50,7 @@ struct fresh {
     struct root root;           /* as committed; writer thread */
     struct secret *key;         /* of the entry hashes: random, kept in the sealed root */
     struct secret *hash_states; /* its HMAC states */
+    struct overlay *overlay;
     pthread_mutex_t commit;     /* held from the change of the tree to the end of the commit: a reader that holds it sees both
                                    of one moment */
     _Atomic uint64_t epoch;     /* committed */
@@ -74,9 +77,24 @@ void bucket_digest(uint32_t n, struct bytes entries, uint8_t out[TREE_DIGEST_BYT
 bool bucket_well_formed(uint32_t n, struct bytes entries);
 void tag_of(struct bytes sealed, uint8_t out[ENTRY_TAG_BYTES]);
 
+/* ---- overlay.c: buckets that changed since they were last written to their table. Their changes are in the rows of root. ---- */
+struct overlay *overlay_new(void);
+void overlay_free(struct overlay *o); /* NULL accepted */
+/* The bucket's entries, when it is here; borrowed: writer thread only, until the next overlay_set. */
+bool overlay_peek(struct overlay *o, uint32_t n, struct bytes *ret);
+/* From any thread: false when the bucket is not here. Else *ret_there, and a copy of the entry. */
+bool overlay_entry(struct overlay *o, const struct entry_hash *h, uint8_t out[ENTRY_BYTES], bool *ret_there);
+void overlay_set(struct overlay *o, uint32_t n, struct bytes entries);
+size_t overlay_count(const struct overlay *o);
+RESULT overlay_write(struct store *s, struct db *d, struct err *e); /* all to the table bucket; inside a transaction */
+void overlay_clear(struct overlay *o);
+RESULT overlay_replay(struct store *s, struct db *d, struct err *e); /* at open: the rows of root onto the buckets */
+RESULT bucket_write(struct db *d, uint32_t n, struct bytes entries, struct err *e);
+
 /* ---- root.c: the root record and what is loaded at open ---- */
 RESULT fresh_new_key(struct fresh *f, struct err *e);
-RESULT fresh_write_root(struct store *s, struct db *d, const struct root *r, struct err *e); /* inside a transaction */
+/* Inside a transaction; r->epoch must be new. entries: what changed since the root before. */
+RESULT fresh_write_root(struct store *s, struct db *d, const struct root *r, struct bytes entries, struct err *e);
 RESULT fresh_read_root(struct store *s, struct db *d, struct root *ret, struct err *e);      /* sets the key too */
 RESULT fresh_load(struct store *s, struct db *d, struct err *e);
 /* Makes the buckets from the rows as they are: the migration, and the acceptance of an older store. */

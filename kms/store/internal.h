@@ -37,7 +37,7 @@ struct db {
     sqlite3_stmt *begin, *commit, *savepoint, *undo, *release;
     sqlite3_stmt *bucket_get, *key_below;                                                  /* both */
     sqlite3_stmt *walk;                                                                    /* readers */
-    sqlite3_stmt *bucket_put, *bucket_remove, *root_put;                                   /* writer */
+    sqlite3_stmt *bucket_put, *bucket_remove, *root_put, *root_trim;                                   /* writer */
 };
 RESULT db_open(const char *path, enum db_role role, struct db *ret, struct err *e);
 void db_close(struct db *d);

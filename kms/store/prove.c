@@ -46,6 +46,8 @@ static RESULT read_entry(struct store *s, struct db *d, const struct entry_hash 
 {
     uint8_t digest[TREE_DIGEST_BYTES];
     uint32_t n = entry_bucket(h);
+    if (overlay_entry(s->fresh.overlay, h, out, ret_there))
+        return ok();
     sqlite3_bind_int(d->bucket_get, 1, (int)n);
     int rc = sqlite3_step(d->bucket_get);
     struct bytes entries = rc == SQLITE_ROW ? db_column_bytes(d->bucket_get, 0) : BYTES(NULL, 0);

@@ -9,13 +9,14 @@ enum { ROOT_FORMAT = 1 };
 
 void fresh_init(struct fresh *f)
 {
-    *f = (struct fresh){.tree = tree_new()};
+    *f = (struct fresh){.tree = tree_new(), .overlay = overlay_new()};
     INVARIANT(pthread_mutex_init(&f->commit, NULL) == 0);
 }
 
 void fresh_release(struct fresh *f)
 {
     tree_free(f->tree);
+    overlay_free(f->overlay);
     secret_free(f->key);
     secret_free(f->hash_states);
     pthread_mutex_destroy(&f->commit);
@@ -41,7 +42,7 @@ RESULT fresh_new_key(struct fresh *f, struct err *e)
     return r;
 }
 
-RESULT fresh_write_root(struct store *s, struct db *d, const struct root *r, struct err *e)
+RESULT fresh_write_root(struct store *s, struct db *d, const struct root *r, struct bytes entries, struct err *e)
 {
     CLEANUP(buf_release) struct buf body;
     buf_init(&body, 256);
@@ -52,8 +53,10 @@ RESULT fresh_write_root(struct store *s, struct db *d, const struct root *r, str
     buf_put_u8(&body, r->anchor_place);
     buf_put(&body, secret_borrow(s->fresh.key), FRESH_KEY_BYTES);
     TRY(seal_note(&s->seal, NOTE_ROOT, buf_bytes(&body), &s->scratch, e));
-    sqlite3_bind_int64(d->root_put, 1, s->seal.epoch);
-    db_bind_bytes(d->root_put, 2, buf_bytes(&s->scratch));
+    sqlite3_bind_int64(d->root_put, 1, (sqlite3_int64)r->epoch);
+    sqlite3_bind_int64(d->root_put, 2, s->seal.epoch);
+    db_bind_bytes(d->root_put, 3, buf_bytes(&s->scratch));
+    db_bind_bytes(d->root_put, 4, entries);
     return db_run(d, d->root_put, e);
 }
 
@@ -95,7 +98,7 @@ static RESULT open_root(struct store *s, sqlite3_stmt *st, struct root *ret, str
 RESULT fresh_read_root(struct store *s, struct db *d, struct root *ret, struct err *e)
 {
     sqlite3_stmt *st = NULL;
-    TRY(db_prepare(d, "SELECT epoch, body FROM root", &st, e));
+    TRY(db_prepare(d, "SELECT seal, body FROM root ORDER BY epoch DESC LIMIT 1", &st, e));
     int rc = sqlite3_step(st);
     struct result r = rc == SQLITE_ROW ? open_root(s, st, ret, e) : rc == SQLITE_DONE
         ? err_set(e, ERR_DATA_LOSS, "STORE_STALE", __FILE__, __LINE__, "the root record is gone")
@@ -129,6 +132,7 @@ RESULT fresh_load(struct store *s, struct db *d, struct err *e)
     uint8_t tree[TREE_DIGEST_BYTES];
     TRY(fresh_read_root(s, d, &s->fresh.root, e));
     TRY(load_leaves(s, d, e));
+    TRY(overlay_replay(s, d, e));
     tree_rebuild(s->fresh.tree);
     tree_root(s->fresh.tree, tree);
     if (!bytes_ct_equal(tree, s->fresh.root.tree, sizeof tree))

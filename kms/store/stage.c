@@ -20,6 +20,8 @@ struct copy {
 struct stage {
     struct staged *b;
     size_t n, cap;
+    struct buf changed; /* hashes of the entries that were changed, in order */
+    size_t changed_before; /* of that, before this transaction */
     uint32_t *slot; /* bucket -> its place in b + 1; 0: not staged */
     struct copy *copies;
     size_t ncopies, copies_cap;
@@ -32,6 +34,7 @@ struct stage *stage_new(void)
     INVARIANT(g);
     g->slot = calloc(TREE_LEAVES, sizeof *g->slot);
     INVARIANT(g->slot);
+    buf_init(&g->changed, SIZE_MAX / 4);
     return g;
 }
 
@@ -40,6 +43,7 @@ void stage_free(struct stage *g)
     if (!g)
         return;
     stage_reset(g);
+    buf_release(&g->changed);
     free(g->b);
     free(g->copies);
     free(g->slot);
@@ -61,10 +65,12 @@ void stage_reset(struct stage *g)
         buf_release(&g->b[i].entries);
     }
     g->n = 0;
+    buf_reset(&g->changed);
 }
 
 void stage_begin(struct stage *g)
 {
+    g->changed_before = g->changed.n;
     g->txn++;
     stage_keep(g);
 }
@@ -78,6 +84,7 @@ void stage_undo(struct stage *g)
         b->dirty = g->copies[i].dirty;
         b->saved_in = 0;
     }
+    g->changed.n = g->changed_before;
     stage_keep(g);
 }
 
@@ -102,6 +109,11 @@ static RESULT stage_bucket(struct store *s, uint32_t n, struct staged **ret, str
     struct stage *g = s->stage;
     if (g->slot[n]) {
         *ret = &g->b[g->slot[n] - 1];
+        return ok();
+    }
+    struct bytes known;
+    if (overlay_peek(s->fresh.overlay, n, &known)) {
+        *ret = stage_add(g, n, known);
         return ok();
     }
     sqlite3_stmt *st = s->writer.bucket_get;
@@ -151,6 +163,7 @@ static RESULT stage_entry(struct store *s, const struct entry_hash *h, bool make
     if (!there && !make)
         return ok();
     save(s->stage, b);
+    buf_put(&s->stage->changed, h->b, ENTRY_HASH_BYTES);
     if (!there) {
         static const uint8_t blank[ENTRY_BYTES];
         size_t behind = b->entries.n - at;
@@ -259,60 +272,86 @@ RESULT stage_remove(struct store *s, enum rec_kind kind, const uint8_t tenant[16
     return ok();
 }
 
-static RESULT write_bucket(struct store *s, const struct staged *b, const uint8_t digest[TREE_DIGEST_BYTES], struct err *e)
+/* What the changed entries have become: what a later open replays. */
+static void put_changes(struct stage *g, struct buf *out)
 {
-    struct db *w = &s->writer;
-    sqlite3_stmt *st = b->entries.n ? w->bucket_put : w->bucket_remove;
-    sqlite3_bind_int(st, 1, (int)b->n);
-    if (b->entries.n) {
-        db_bind_bytes(st, 2, BYTES(digest, TREE_DIGEST_BYTES));
-        db_bind_bytes(st, 3, buf_bytes(&b->entries));
+    for (size_t at = 0; at < g->changed.n; at += ENTRY_HASH_BYTES) {
+        struct entry_hash h;
+        memcpy(h.b, g->changed.p + at, sizeof h.b);
+        const uint8_t *entry = bucket_find(buf_bytes(&g->b[g->slot[entry_bucket(&h)] - 1].entries), &h);
+        uint8_t removed[ENTRY_BYTES] = {0};
+        memcpy(removed, h.b, sizeof h.b);
+        put_be64(removed + ENTRY_REVISION_AT, ENTRY_REMOVED);
+        buf_put(out, entry ? entry : removed, ENTRY_BYTES);
     }
-    return db_run(w, st, e);
 }
 
-static RESULT write_all(struct store *s, struct tree_change *c, size_t *ret_n, struct err *e)
+static size_t digest_all(struct stage *g, struct tree_change *c)
 {
     size_t n = 0;
-    for (size_t i = 0; i < s->stage->n; i++) {
-        struct staged *b = &s->stage->b[i];
-        if (!b->dirty)
+    for (size_t i = 0; i < g->n; i++) {
+        if (!g->b[i].dirty)
             continue;
-        c[n].leaf = b->n;
-        bucket_digest(b->n, buf_bytes(&b->entries), c[n].after);
-        TRY(write_bucket(s, b, c[n++].after, e));
+        c[n].leaf = g->b[i].n;
+        bucket_digest(g->b[i].n, buf_bytes(&g->b[i].entries), c[n++].after);
     }
-    *ret_n = n;
-    return ok();
+    return n;
 }
 
-static RESULT seal_and_commit(struct store *s, const struct root *next, struct err *e)
+/* Now and then the buckets themselves are written, many at a time, and what was to be replayed is forgotten. */
+static RESULT write_buckets(struct store *s, const struct root *next, struct err *e)
 {
-    TRY(fresh_write_root(s, &s->writer, next, e));
+    TRY(overlay_write(s, &s->writer, e));
+    for (size_t i = 0; i < s->stage->n; i++) {
+        struct staged *b = &s->stage->b[i];
+        if (b->dirty)
+            TRY(bucket_write(&s->writer, b->n, buf_bytes(&b->entries), e));
+    }
+    sqlite3_bind_int64(s->writer.root_trim, 1, (sqlite3_int64)next->epoch);
+    return db_run(&s->writer, s->writer.root_trim, e);
+}
+
+static RESULT seal_and_commit(struct store *s, const struct root *next, bool all, struct err *e)
+{
+    CLEANUP(buf_release) struct buf changes;
+    buf_init(&changes, SIZE_MAX / 4);
+    if (!all)
+        put_changes(s->stage, &changes);
+    TRY(fresh_write_root(s, &s->writer, next, buf_bytes(&changes), e));
+    if (all)
+        TRY(write_buckets(s, next, e));
     return db_run(&s->writer, s->writer.commit, e);
+}
+
+static void publish(struct store *s, const struct root *next, bool all)
+{
+    s->fresh.root = *next;
+    if (all)
+        overlay_clear(s->fresh.overlay);
+    for (size_t i = 0; !all && i < s->stage->n; i++)
+        if (s->stage->b[i].dirty)
+            overlay_set(s->fresh.overlay, s->stage->b[i].n, buf_bytes(&s->stage->b[i].entries));
+    atomic_store(&s->fresh.epoch, next->epoch);
 }
 
 RESULT fresh_commit(struct store *s, uint64_t txns, uint64_t outbox_last, struct err *e)
 {
     struct tree_change *c = calloc(s->stage->n + 1, sizeof *c);
-    size_t n = 0;
     INVARIANT(c);
-    struct result r = write_all(s, c, &n, e);
-    if (!r.failed) {
-        struct root next = s->fresh.root;
-        next.epoch += txns;
-        next.outbox_last = outbox_last;
-        pthread_mutex_lock(&s->fresh.commit);
-        tree_apply(s->fresh.tree, c, n);
-        tree_root(s->fresh.tree, next.tree);
-        r = seal_and_commit(s, &next, e);
-        if (r.failed)
-            tree_undo(s->fresh.tree, c, n);
-        else
-            s->fresh.root = next;
-        pthread_mutex_unlock(&s->fresh.commit);
-        atomic_store(&s->fresh.epoch, s->fresh.root.epoch);
-    }
+    size_t n = digest_all(s->stage, c);
+    struct root next = s->fresh.root;
+    next.epoch += txns;
+    next.outbox_last = outbox_last;
+    bool all = overlay_count(s->fresh.overlay) + n > OVERLAY_MAX;
+    pthread_mutex_lock(&s->fresh.commit);
+    tree_apply(s->fresh.tree, c, n);
+    tree_root(s->fresh.tree, next.tree);
+    struct result r = seal_and_commit(s, &next, all, e);
+    if (r.failed)
+        tree_undo(s->fresh.tree, c, n);
+    else
+        publish(s, &next, all);
+    pthread_mutex_unlock(&s->fresh.commit);
     free(c);
     return r;
 }
