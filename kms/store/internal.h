@@ -89,6 +89,10 @@ RESULT seal_open_note(struct seal *s, uint32_t epoch, enum seal_note what, struc
 RESULT seal_identity(struct seal *s, const uint8_t instance[16], struct buf *out, struct err *e);
 RESULT seal_check_identity(struct seal *s, uint32_t epoch, const uint8_t instance[16], struct bytes sealed, struct err *e);
 
+/* ---- read.c ---- */
+RESULT read_row(struct store *s, sqlite3_stmt *st, struct arena *a, struct record *ret, struct err *e); /* columns as in scan */
+RESULT read_event(struct store *s, sqlite3_stmt *st, struct arena *a, struct outbox_event *ret, struct err *e);
+
 /* ---- txn.c ---- */
 enum op_kind { OP_PUT, OP_DELETE, OP_CHECK };
 struct op {
@@ -105,7 +109,7 @@ struct store_txn {
     struct op *ops;
     size_t nops, cap;
     struct buf data; /* wiped on release */
-    bool has_event, is_trim;
+    bool has_event, is_trim, is_urgent;
     uint8_t event_tenant[STORE_TENANT_BYTES];
     size_t event_at, event_n;
     uint64_t trim_up_to;
@@ -152,11 +156,36 @@ struct store {
     struct buf scratch; /* writer thread: the sealed form of one row */
     struct fresh fresh;
     struct stage *stage; /* writer thread */
+    struct anchor *anchor; /* NULL: none */
     _Atomic uint64_t outbox_last;
     atomic_bool wal_dirty;
 };
 
+/* ---- anchor.c: the floor in a second place ---- */
+struct floor_value {
+    uint8_t incarnation[16];
+    uint64_t epoch, outbox_last, journal_next;
+};
+struct anchor *anchor_new(const struct store_anchor *io);
+void anchor_free(struct anchor *a); /* stops its thread; NULL accepted */
+/* What the configured place holds, or, when the root says that the floor was elsewhere before, what that holds.
+ * ERR_NOT_FOUND: none was ever written. */
+RESULT anchor_read(struct store *s, const struct root *root, struct floor_value *ret, struct err *e);
+RESULT anchor_check(struct store *s, struct err *e); /* the store as loaded against the floor */
+RESULT anchor_write(struct store *s, struct err *e); /* the store as committed becomes the floor */
+RESULT anchor_start(struct store *s, struct err *e);
+void anchor_stop(struct store *s); /* after the writer: writes the last floor */
+void anchor_cover(struct store *s); /* waits until the floor covers what is committed, or one attempt has failed */
+
+/* ---- open.c, for accept.c ---- */
+struct store *store_alloc(const struct store_options *o);
+RESULT store_lock(struct store *s, const char *dir, struct err *e); /* path, permissions, lock */
+RESULT store_identify(struct store *s, struct db *d, const struct store_options *o, struct err *e);
+RESULT store_write_identity(struct store *s, struct db *d, const uint8_t instance[16], struct err *e);
+RESULT store_upgrade(struct store *s, struct db *d, const struct store_options *o, struct err *e); /* migrations */
+
 /* ---- writer.c ---- */
+RESULT writer_note_place(struct store *s, uint8_t place, struct err *e); /* before the thread runs: into the root */
 RESULT writer_start(struct store *s, struct err *e);
 RESULT checkpointer_start(struct store *s, struct err *e);
 RESULT thread_start(pthread_t *ret, const char *name, void *(*fn)(void *), void *arg, struct err *e);

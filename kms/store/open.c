@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static struct store *store_alloc(const struct store_options *o)
+struct store *store_alloc(const struct store_options *o)
 {
     struct store *s = calloc(1, sizeof *s);
     pthread_condattr_t monotonic;
@@ -22,6 +22,7 @@ static struct store *store_alloc(const struct store_options *o)
     buf_init(&s->scratch, STORE_BODY_MAX + SEAL_BYTES);
     fresh_init(&s->fresh);
     s->stage = stage_new();
+    s->anchor = o->anchor ? anchor_new(o->anchor) : NULL;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     INVARIANT(pthread_mutex_init(&s->mu, NULL) == 0 && pthread_mutex_init(&s->hooks_mu, NULL) == 0 &&
@@ -36,7 +37,7 @@ static void store_closep(struct store **s)
     store_close(*s);
 }
 
-static RESULT write_identity(struct store *s, struct db *d, const uint8_t instance[16], struct err *e)
+RESULT store_write_identity(struct store *s, struct db *d, const uint8_t instance[16], struct err *e)
 {
     CLEANUP(buf_release) struct buf sealed;
     sqlite3_stmt *st = NULL;
@@ -65,7 +66,7 @@ static struct result fill(void *user, struct db *d, struct err *e)
 {
     struct filling *f = user;
     if (f->instance)
-        TRY(write_identity(f->s, d, f->instance, e));
+        TRY(store_write_identity(f->s, d, f->instance, e));
     TRY(db_statements(d, DB_WRITER, e));
     TRY(fresh_new_key(&f->s->fresh, e));
     return fresh_build(f->s, d, e);
@@ -152,7 +153,7 @@ static RESULT take_lock(struct store *s, const char *dir, struct err *e)
     return ok();
 }
 
-static RESULT read_identity(struct store *s, struct db *d, const struct store_options *o, struct err *e)
+RESULT store_identify(struct store *s, struct db *d, const struct store_options *o, struct err *e)
 {
     sqlite3_stmt *st = NULL;
     TRY(db_prepare(d, "SELECT instance, incarnation, epoch, seal FROM identity", &st, e));
@@ -171,27 +172,38 @@ static RESULT read_identity(struct store *s, struct db *d, const struct store_op
     return r;
 }
 
+RESULT store_upgrade(struct store *s, struct db *d, const struct store_options *o, struct err *e)
+{
+    struct filling f = {s, NULL};
+    return schema_migrate(d, o->clock, fill, &f, e);
+}
+
+RESULT store_lock(struct store *s, const char *dir, struct err *e)
+{
+    TRY(db_path(dir, "store.db", s->path, sizeof s->path, e));
+    TRY(check_file(s->path, e));
+    return take_lock(s, dir, e);
+}
+
 /* Before anything is written: a store that is not ours, or newer, stays as it was. */
 static RESULT check_then_migrate(struct store *s, const struct store_options *o, struct err *e)
 {
     CLEANUP(db_close) struct db d = {0};
     TRY(db_open(s->path, DB_CREATE, &d, e));
     TRY(schema_check(&d, e));
-    TRY(read_identity(s, &d, o, e));
-    struct filling f = {s, NULL};
-    TRY(schema_migrate(&d, o->clock, fill, &f, e));
+    TRY(store_identify(s, &d, o, e));
+    TRY(store_upgrade(s, &d, o, e));
     return fresh_load(s, &d, e);
 }
 
 static RESULT open_all(struct store *s, const struct store_options *o, struct err *e)
 {
     const struct seal_keys *current = NULL;
-    TRY(db_path(o->dir, "store.db", s->path, sizeof s->path, e));
-    TRY(check_file(s->path, e));
-    TRY(take_lock(s, o->dir, e));
+    TRY(store_lock(s, o->dir, e));
     TRY(check_then_migrate(s, o, e));
     TRY(db_open(s->path, DB_WRITER, &s->writer, e));
     TRY(seal_keys(&s->seal, o->epoch, &current, e)); /* the current key now: a commit must not wait for the HSM */
+    TRY(anchor_check(s, e));
     TRY(db_open(s->path, DB_CHECKPOINTER, &s->checkpointer, e));
     for (unsigned i = 0; i < o->readers; i++) {
         TRY(db_open(s->path, DB_READER, &s->readers[i], e));
@@ -200,6 +212,7 @@ static RESULT open_all(struct store *s, const struct store_options *o, struct er
         s->free_readers = &s->readers[i];
     }
     TRY(writer_start(s, e));
+    TRY(anchor_start(s, e));
     return checkpointer_start(s, e);
 }
 
@@ -223,6 +236,7 @@ static void stop_threads(struct store *s)
     pthread_mutex_unlock(&s->mu);
     if (s->writer_runs)
         pthread_join(s->writer_thread, NULL);
+    anchor_stop(s);
     pthread_mutex_lock(&s->mu);
     s->stop_checkpointer = true;
     pthread_cond_signal(&s->tick);
@@ -242,6 +256,7 @@ void store_close(struct store *s)
     db_close(&s->writer); /* the last one checkpoints and removes the log */
     if (s->lock_fd >= 0)
         close(s->lock_fd);
+    anchor_free(s->anchor);
     seal_release(&s->seal);
     buf_release(&s->scratch);
     stage_free(s->stage);

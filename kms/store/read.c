@@ -28,7 +28,7 @@ static void *keep(struct arena *a, struct bytes b)
 }
 
 /* The row under st, opened. Nothing is believed before seal_open_record: all it does is copy columns into the AAD. */
-static RESULT read_row(struct store *s, sqlite3_stmt *st, struct arena *a, struct record *ret, struct err *e)
+RESULT read_row(struct store *s, sqlite3_stmt *st, struct arena *a, struct record *ret, struct err *e)
 {
     struct bytes tenant = db_column_bytes(st, 1), id = db_column_bytes(st, 2), name = db_column_bytes(st, 4);
     int64_t state = sqlite3_column_int64(st, 5), epoch = sqlite3_column_int64(st, 8);
@@ -283,7 +283,7 @@ RESULT store_count(struct store *s, enum rec_kind kind, const uint8_t tenant[16]
     return r;
 }
 
-static RESULT read_event(struct store *s, sqlite3_stmt *st, struct arena *a, struct outbox_event *ret, struct err *e)
+RESULT read_event(struct store *s, sqlite3_stmt *st, struct arena *a, struct outbox_event *ret, struct err *e)
 {
     struct outbox_event ev = {.seq = (uint64_t)sqlite3_column_int64(st, 0)};
     struct bytes tenant = db_column_bytes(st, 1);

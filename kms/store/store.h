@@ -9,6 +9,8 @@
  *          ERR_DATA_LOSS "RECORD_TAMPERED" (does not open under its own columns); ERR_UNAVAILABLE "STORE_FULL" / "STORE_IO";
  *          open: ERR_STATE "STORE_NEWER" (made by a newer version), "STORE_FOREIGN" (other instance or seal secret),
  *          "STORE_BUSY" (another process has it open), "STORE_PERMISSIONS"; ERR_NOT_FOUND; ERR_DATA_LOSS "STORE_CORRUPT".
+ *          ERR_DATA_LOSS "STORE_STALE": what is there is authentic but not the newest, or something is missing (README.md).
+ *          open: ERR_STATE "STORE_ROLLED_BACK": older than the floor; `kmsd accept-rollback` is the way on.
  *          commit: ERR_OUT_OF_RANGE "STORE_LIMIT" when the transaction passed a limit below; nothing of it is applied.
  * Limits:  STORE_BODY_MAX a body, STORE_ID_MAX an id (at least 1), STORE_NAME_MAX a name, STORE_EVENT_MAX an event,
  *          STORE_TXN_MAX operations and STORE_TXN_MAX_BYTES a transaction.
@@ -52,6 +54,18 @@ struct record {
     struct bytes body;   /* opened (plaintext) here, sealed on disk */
 };
 
+/* The floor: a second place that remembers how far the store had come, so that an older copy of it is not taken for it. The
+ * value is sealed; the place only keeps it. Both calls may block; they run on the anchor thread, at open and at close. */
+enum store_anchor_place { STORE_ANCHOR_NONE = 0, STORE_ANCHOR_TOKEN = 1, STORE_ANCHOR_FILE = 2 };
+enum { STORE_ANCHOR_MAX = 1024, STORE_ANCHOR_EVERY_MS = 2000 };
+struct store_anchor {
+    enum store_anchor_place place;
+    RESULT (*get)(void *user, uint8_t out[STORE_ANCHOR_MAX], size_t *ret_n, struct err *e); /* ERR_NOT_FOUND: never written */
+    RESULT (*put)(void *user, struct bytes value, struct err *e);
+    RESULT (*get_other)(void *user, uint8_t out[STORE_ANCHOR_MAX], size_t *ret_n, struct err *e); /* of the other place */
+    void *user;
+};
+
 struct store;
 struct store_options {
     const char *dir;              /* state_dir; the database is dir/store.db, 0600 */
@@ -62,12 +76,39 @@ struct store_options {
     void *user;
     uint32_t epoch;               /* current seal epoch: new seals use it */
     unsigned readers;             /* read connections */
+    const struct store_anchor *anchor; /* NULL: no floor is kept or asked for; copied */
 };
 /* Creates an empty store (schema, incarnation); ERR_EXISTS when there is one. */
 RESULT store_create(const struct store_options *o, struct err *e);
 RESULT store_open(const struct store_options *o, struct store **ret, struct err *e);
 void store_close(struct store *s); /* waits for commits under way; NULL accepted */
 void store_incarnation(const struct store *s, uint8_t out[16]);
+
+/* The journal's part of the floor: next_index(user) is asked at each writing of the anchor (NULL: no more). */
+void store_anchor_journal(struct store *s, uint64_t (*next_index)(void *user), void *user);
+struct store_anchor_status {
+    enum store_anchor_place place;
+    uint64_t epoch, floor_epoch; /* of the store, and of the newest floor that was written */
+    uint64_t floor_journal;      /* the journal had this many records when the floor that was found at open was written */
+    bool failing;                /* the last writing failed: it is tried again */
+    char why[160];
+};
+void store_anchor_status(struct store *s, struct store_anchor_status *ret);
+
+/* `kmsd accept-rollback`, offline: takes the store as it stands, older or damaged, for the truth from now on. Draws a new
+ * incarnation, under which every row that opens is sealed again, so that nothing of what is given up ever opens; writes the fact
+ * as REC_META "rollback" and `event` to the outbox behind what the journal has; sets the floor. One transaction. */
+#define STORE_ROLLBACK_ID "rollback"
+struct store_acceptance {
+    uint64_t journal_outbox_seq, journal_next_index; /* as the journal stands */
+    struct bytes event, note;                        /* note: body of the REC_META record */
+    void (*unreadable)(void *user, enum rec_kind kind, const char *id); /* a row that does not open: it stays as it is */
+    void *user;
+    uint64_t rows, unreadable_rows;                  /* out */
+    uint64_t old_epoch, floor_epoch, new_epoch;      /* out; 0: was not readable */
+    uint8_t place;                                   /* private */
+};
+RESULT store_accept(const struct store_options *o, struct store_acceptance *a, struct err *e);
 
 /* Views live in the arena. */
 RESULT store_get(struct store *s, enum rec_kind kind, const uint8_t tenant[16], struct bytes id, struct arena *a,
@@ -107,6 +148,9 @@ void store_txn_delete(struct store_txn *t, enum rec_kind kind, const uint8_t ten
 void store_txn_check(struct store_txn *t, enum rec_kind kind, const uint8_t tenant[16], struct bytes id, uint64_t expected);
 /* Adds an audit event to the outbox; its sequence is given by the commit. At most one a transaction. */
 void store_txn_event(struct store_txn *t, const uint8_t tenant[16], struct bytes event);
+/* The commit returns only after the floor covers it (or could not be written: then health says so): what is revoked or destroyed
+ * must not come back with an older copy of the store. */
+void store_txn_urgent(struct store_txn *t);
 /* All or nothing; returns when durable. *ret_seq: outbox sequence of the event (0: none). */
 RESULT store_txn_commit(struct store_txn *t, uint64_t *ret_seq, struct err *e);
 

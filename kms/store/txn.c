@@ -101,6 +101,11 @@ void store_txn_event(struct store_txn *t, const uint8_t tenant[16], struct bytes
     memcpy(t->event_tenant, tenant, sizeof t->event_tenant);
 }
 
+void store_txn_urgent(struct store_txn *t)
+{
+    t->is_urgent = true;
+}
+
 static RESULT submit_and_wait(struct store_txn *t, struct err *e)
 {
     struct store *s = t->s;
@@ -123,6 +128,8 @@ RESULT store_txn_commit(struct store_txn *t, uint64_t *ret_seq, struct err *e)
     if (t->broken)
         FAIL(e, ERR_OUT_OF_RANGE, "STORE_LIMIT", "transaction refused: %s", t->broken);
     TRY(submit_and_wait(t, e));
+    if (t->is_urgent)
+        anchor_cover(t->s);
     if (ret_seq)
         *ret_seq = t->seq;
     return ok();

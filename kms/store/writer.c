@@ -182,6 +182,19 @@ static RESULT apply_group(struct store *s, struct store_txn *group, uint64_t *re
     return r;
 }
 
+RESULT writer_note_place(struct store *s, uint8_t place, struct err *e)
+{
+    uint8_t before = s->fresh.root.anchor_place;
+    TRY(db_run(&s->writer, s->writer.begin, e));
+    s->fresh.root.anchor_place = place;
+    struct result r = fresh_commit(s, 1, s->fresh.root.outbox_last, e);
+    if (!r.failed)
+        return ok();
+    s->fresh.root.anchor_place = before;
+    sqlite3_exec(s->writer.h, "ROLLBACK", NULL, NULL, NULL);
+    return r;
+}
+
 static void run_hooks(struct store *s, struct store_txn *group, bool new_event, uint64_t seq)
 {
     pthread_mutex_lock(&s->hooks_mu);
