@@ -271,13 +271,14 @@ static void fake_stop(void)
 }
 
 /* gRPC is not built for the thread sanitizer: what happens inside it looks like races. Ours are still seen: hand-overs of calls
- * are marked (vault/rpc/internal.h). Called by the sanitizer's runtime only. */
-const char *__tsan_default_suppressions(void);
+ * are marked (vault/rpc/internal.h). Called by the sanitizer's runtime only; weak, because
+ * the sanitizer trees link their own (tests/quality/runtime.c). */
+__attribute__((weak)) const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void)
 {
     return "called_from_lib:libgrpc.so.29\ncalled_from_lib:libgpr.so.29\n";
 }
-const char *__tsan_default_options(void);
+__attribute__((weak)) const char *__tsan_default_options(void);
 const char *__tsan_default_options(void)
 {
     return "ignore_noninstrumented_modules=1";
