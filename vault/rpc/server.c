@@ -279,7 +279,9 @@ RESULT rpc_server_front_channel(struct rpc_server *s, int fd, struct err *e)
 {
     front_channel_stop(s->front);
     s->front = NULL;
-    return front_channel_start(s->svc->authn, fd, &s->front, e);
+    TRY(front_channel_start(s->svc->authn, fd, &s->front, e));
+    front_channel_mirror(s->front, s->svc->traffic);
+    return ok();
 }
 
 void rpc_server_load(const struct rpc_server *s, uint64_t *ret_calls, uint64_t *ret_streams)
