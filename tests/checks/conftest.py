@@ -1,0 +1,22 @@
+"""What docs/ and the checkers promise. No stubs are needed here: the daemon is met as a reader of the pages would meet it."""
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("CLV_BUILD", ROOT / "build/dev")).resolve()
+
+
+@pytest.fixture(scope="session")
+def instance(tmp_path_factory):
+    """A development instance with its keys, as `make run` makes it; its folder stands for the pages' var/."""
+    folder = tmp_path_factory.mktemp("dev")
+    done = subprocess.run([ROOT / "tools/dev-instance", "--dir", folder, "--build", BUILD, "--listen", "127.0.0.1:0", "--background"],
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+    yield folder
+    subprocess.run(f"kill $(cat {folder}/kmsd.pid); while kill -0 $(cat {folder}/kmsd.pid) 2>/dev/null; do sleep 0.05; done", shell=True,
+                   stderr=subprocess.DEVNULL, timeout=30)
