@@ -36,9 +36,12 @@ struct hsm_status {
     char token_label[33], manufacturer[33], model[17], serial[17];
     uint32_t master_newest, seal_newest, audit_newest; /* 0: none */
     char missing[256];   /* mechanisms and attributes the token lacks, by name, "" when none */
-    char weaknesses[256]; /* named weaknesses accepted (e.g. ALLOWED_MECHANISMS not supported) */
+    char weaknesses[320]; /* named weaknesses accepted (e.g. ALLOWED_MECHANISMS not supported), "; " between */
     uint64_t calls, failures;
+    bool copyable;       /* the token is files: hsm_backup can copy it */
+    uint32_t backups;    /* verified ones of this token that still lie where hsm_backup put them */
 };
+#define HSM_WEAK_BACKUP_DEVICE "token backup lies on the same device as the token"
 RESULT hsm_probe(struct hsm *h, struct hsm_status *ret, struct err *e);
 
 /* C_Sign(CKM_SHA256_HMAC) over a KDF encoding with an in-HSM label; 32 bytes. Object is HSM_MASTER or HSM_SEAL. */
@@ -56,6 +59,17 @@ RESULT hsm_audit_pubkey(struct hsm *h, uint32_t version, uint8_t out[HSM_PUBKEY_
  * refuses (ERR_EXISTS) to overwrite. */
 RESULT hsm_generate(struct hsm *h, enum hsm_object object, uint32_t version, struct err *e);
 RESULT hsm_destroy(struct hsm *h, enum hsm_object object, uint32_t version, struct err *e);
+/* A copy of a token that is files, verified in a fresh process (hsm/backup.h says what that means). Takes up to
+ * HSM_BACKUP_MS. ERR_UNIMPLEMENTED: the token is no files, its vendor's tool must clone it; ERR_DATA_LOSS: the copy is not
+ * the token. */
+enum { HSM_BACKUP_HOLDS_MAX = 4096, HSM_BACKUP_PATH_MAX = 2048, HSM_BACKUP_MS = 120000 };
+struct hsm_backup {
+    char path[HSM_BACKUP_PATH_MAX];   /* the backup's folder */
+    char serial[17];                  /* of the token, and of the copy */
+    char holds[HSM_BACKUP_HOLDS_MAX]; /* "master-1 seal-1 audit-1" */
+    int64_t made_unix_s;
+};
+RESULT hsm_backup(struct hsm *h, struct hsm_backup *ret, struct err *e);
 /* One small data object on the token: the floor for epoch and journal id. get: ERR_NOT_FOUND when never written. */
 RESULT hsm_anchor_get(struct hsm *h, uint8_t out[HSM_ANCHOR_MAX], size_t *ret_n, struct err *e);
 RESULT hsm_anchor_put(struct hsm *h, struct bytes value, struct err *e);

@@ -2,6 +2,7 @@
 
 #include "base/chan.h"
 #include "base/log.h"
+#include "hsm/openssl.h"
 #include "hsm/ops.h"
 #include "hsm/wire.h"
 
@@ -37,14 +38,12 @@ static RESULT give_pin(void *user, int *ret_fd, struct err *e)
 
 static RESULT answer_again(struct token *t, const struct request *r, struct err *e)
 {
-    CK_OBJECT_HANDLE key;
+    char label[OBJECT_LABEL_MAX];
     uint8_t now[ANSWER_BYTES];
-    if (r->kind == HSM_AUDIT)
-        return ops_audit_selftest(t, r->version, r->nonce, e);
-    TRY(objects_get(&t->objects, r->kind, CKO_SECRET_KEY, r->version, &key, e));
-    TRY(answer_compute(t, key, r->nonce, now, e));
+    object_label(r->kind, r->version, label);
+    TRY(verifier_answer(t, r->kind, r->version, r->nonce, now, e));
     if (!bytes_ct_equal(now, r->answer, sizeof now))
-        FAIL(e, ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", "a fresh process gets another answer from the new key");
+        FAIL(e, ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", "a fresh process gets another answer from %s", label);
     return ok();
 }
 
@@ -188,7 +187,24 @@ static void close_fd(int *fd)
         (void)close(*fd);
 }
 
-RESULT verifier_check(struct verifier *v, struct token *t, enum hsm_object kind, uint32_t version,
+RESULT verifier_answer(struct token *t, enum hsm_object kind, uint32_t version, const uint8_t nonce[ANSWER_NONCE_BYTES],
+                       uint8_t out[ANSWER_BYTES], struct err *e)
+{
+    CK_OBJECT_HANDLE key;
+    uint8_t pub[HSM_PUBKEY_MAX];
+    size_t n;
+    bool ed25519;
+    if (kind != HSM_AUDIT) {
+        TRY(objects_get(&t->objects, kind, CKO_SECRET_KEY, version, &key, e));
+        return answer_compute(t, key, nonce, out, e);
+    }
+    TRY(ops_audit_selftest(t, version, nonce, e));
+    TRY(ops_audit_pubkey(t, version, pub, &n, &ed25519, e));
+    INVARIANT(EVP_Digest(pub, n, out, NULL, EVP_sha256(), NULL) == 1);
+    return ok();
+}
+
+RESULT verifier_check(struct verifier *v, struct token *t, const char *vendor_config, enum hsm_object kind, uint32_t version,
                       const uint8_t nonce[ANSWER_NONCE_BYTES], const uint8_t answer[ANSWER_BYTES], struct err *e)
 {
     CLEANUP(buf_release) struct buf b = {0};
@@ -204,7 +220,7 @@ RESULT verifier_check(struct verifier *v, struct token *t, enum hsm_object kind,
     buf_put(&b, answer, ANSWER_BYTES);
     buf_put_v16(&b, bytes_str(t->setup.module_path));
     buf_put_v16(&b, bytes_str(t->setup.uri));
-    buf_put_v16(&b, bytes_str(t->setup.vendor_config));
+    buf_put_v16(&b, bytes_str(vendor_config != NULL ? vendor_config : t->setup.vendor_config));
     buf_put_v16(&b, bytes_str(t->setup.state_dir));
     INVARIANT(!b.overflow);
     m.body = buf_bytes(&b);

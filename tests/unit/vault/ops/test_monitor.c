@@ -134,7 +134,7 @@ static int monitor_process(const struct bench *b)
     if (config_parse(bytes_str(text), b->dir, "test", &c, &e).failed)
         return 98;
     if (b->init) {
-        const struct init_request r = {"alice", "spiffe://example.org/alice", b->dir};
+        const struct init_request r = {.admin = "alice", .admin_san = "spiffe://example.org/alice", .policy_dir = b->dir};
         if (init_message(&r, &message, &e).failed)
             return 97;
     }
