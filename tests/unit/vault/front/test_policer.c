@@ -227,6 +227,27 @@ static void test_streams_end_from_both_sides(void **state)
     is_cut(r, FRAME_PROTOCOL_ERROR, "a frame on a stream that was never opened");
 }
 
+/* A call whose deadline passes before its HEADERS leave: gRPC's clients reset its stream all the same. */
+static void test_reset_before_headers(void **state)
+{
+    (void)state;
+    struct rig *r = &rig;
+    open_acked(r);
+    add_call(r, 1);
+    passes(r);
+    size_t kept = r->kept;
+    add_frame(r, FRAME_RST_STREAM, 0, 3, NULL, 4);
+    passes(r);
+    assert_int_equal(r->kept, kept); /* the core never hears of it */
+    assert_int_equal(policer_open_streams(&r->p), 1);
+    add_call(r, 5);
+    passes(r);
+    assert_int_equal(policer_open_streams(&r->p), 2);
+    for (int i = 0; i < 3000; i++) /* its twin: as many as one likes is still too many */
+        add_frame(r, FRAME_RST_STREAM, 0, 7, NULL, 4);
+    assert_int_equal(feed(r), POLICER_WAIT);
+}
+
 static void test_no_data_after_the_end(void **state)
 {
     (void)state;
@@ -293,7 +314,7 @@ static void test_wrong_streams(void **state)
         {FRAME_HEADERS, 2, 1, "HEADERS on a stream that is not a client's"},
         {FRAME_DATA, 0, 20, "DATA without a stream"},
         {FRAME_RST_STREAM, 0, 4, "malformed RST_STREAM"},
-        {FRAME_RST_STREAM, 3, 4, "a frame on a stream that was never opened"},
+        {FRAME_RST_STREAM, 2, 4, "a frame on a stream that was never opened"},
         {FRAME_WINDOW_UPDATE, 3, 4, "a frame on a stream that was never opened"},
         {FRAME_PRIORITY, 0, 5, "malformed PRIORITY"},
         {FRAME_SETTINGS, 1, 6, "malformed SETTINGS"},
@@ -600,6 +621,7 @@ int main(void)
         cmocka_unit_test(test_streams_before_ack),
         cmocka_unit_test(test_open_streams),
         cmocka_unit_test(test_streams_end_from_both_sides),
+        cmocka_unit_test(test_reset_before_headers),
         cmocka_unit_test(test_no_data_after_the_end),
         cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_wrong_streams),
