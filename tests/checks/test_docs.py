@@ -123,6 +123,32 @@ def test_a_broken_link_is_seen(tmp_path):
     assert list(broken_links(page)) == ["nothing.md", "#two"]
 
 
+def wrong_references(name, text):
+    """Pages, and numbered parts of the design, that a comment sends its reader to."""
+    design = (ROOT / "docs/DESIGN.md").read_text()
+    for page in re.findall(r"\bdocs/[A-Z]+\.md", text):
+        if not (ROOT / page).exists() and page != "docs/BENCHMARKS.md":  # which `make bench` writes
+            yield f"{name}: {page}"
+    for n in re.findall(r"\bDESIGN section (\d+)", text):
+        if not re.search(rf"^## {n}\. ", design, re.M):
+            yield f"{name}: DESIGN section {n}"
+    for numbers in re.findall(r"\bMEASURED (?:points? )?((?:\d+(?:, )?)+)", text):
+        for n in re.findall(r"\d+", numbers):
+            if f"- **{n}.** " not in design:
+                yield f"{name}: MEASURED {n}"
+
+
+def test_references_in_code_lead_somewhere():
+    found = [w for name in tracked("*.[ch]", "*.py", "*.md", "*.proto", "*.mk", "Makefile", "policies/*") if name != "tests/checks/test_docs.py"
+             for w in wrong_references(name, (ROOT / name).read_text(errors="replace"))]
+    assert found == []
+
+
+def test_a_wrong_reference_is_seen():
+    text = "docs/NOTHING.md docs/API.md DESIGN section 99, DESIGN section 5 (MEASURED points 1, 77) MEASURED 10"
+    assert list(wrong_references("x", text)) == ["x: docs/NOTHING.md", "x: DESIGN section 99", "x: MEASURED 77"]
+
+
 # ---- tables ----------------------------------------------------------------------------------------------------------------
 def test_tables_are_the_codes():
     done = subprocess.run([ROOT / "tools/doc-tables", BUILD], stdout=subprocess.PIPE, text=True, timeout=60)
