@@ -63,7 +63,7 @@ static RESULT open_root(const struct token *t, bool make, int *ret, struct err *
 static bool is_backup_of(const char *name, const char *serial)
 {
     const size_t n = strlen(serial), len = strlen(name), part = sizeof PART - 1;
-    return len > n + part && strncmp(name, serial, n) == 0 && name[n] == '-' && strcmp(name + len - part, PART) != 0;
+    return strncmp(name, serial, n) == 0 && name[n] == '-' && (len < part || strcmp(name + len - part, PART) != 0);
 }
 
 void backup_look(const struct token *t, struct backup_state *ret)
@@ -110,6 +110,8 @@ static RESULT begin(struct job *j, struct err *e)
     (void)snprintf(j->name, sizeof j->name, "%s-%s", j->serial, stamp);
     (void)snprintf(j->part, sizeof j->part, "%s" PART, j->name);
     TRY(open_root(j->t, true, &j->root, e));
+    if (faccessat(j->root, j->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        FAIL(e, ERR_EXISTS, "HSM_BACKUP", "%s was made within the same second: try again", j->name);
     return copy_make_folder(j->root, j->part, &j->folder, e);
 }
 

@@ -17,7 +17,7 @@ enum { HELPER_FD = 3, REQUEST_MAX = 20000, TEXT_MAX = 4096, CHILD_SLOTS = 8 };
 
 struct request {
     enum hsm_object kind;
-    uint32_t version;
+    uint32_t version, unanswered;
     uint64_t timeout_ms;
     uint8_t nonce[ANSWER_NONCE_BYTES], answer[ANSWER_BYTES];
     char module[TEXT_MAX], uri[TEXT_MAX], vendor_config[TEXT_MAX], state_dir[TEXT_MAX];
@@ -41,6 +41,10 @@ static RESULT answer_again(struct token *t, const struct request *r, struct err 
     char label[OBJECT_LABEL_MAX];
     uint8_t now[ANSWER_BYTES];
     object_label(r->kind, r->version, label);
+    /* Opening the token tried every stored answer: one that vanished would have been tried by nobody. */
+    if (t->objects.unanswered != r->unanswered)
+        FAIL(e, ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", "a fresh process finds %u secrets without a stored known answer instead of %u",
+             t->objects.unanswered, r->unanswered);
     TRY(verifier_answer(t, r->kind, r->version, r->nonce, now, e));
     if (!bytes_ct_equal(now, r->answer, sizeof now))
         FAIL(e, ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", "a fresh process gets another answer from %s", label);
@@ -86,6 +90,7 @@ static bool request_parse(const struct chan_msg *m, struct request *r)
     struct reader in = reader_of(m->body);
     r->kind = (enum hsm_object)reader_u8(&in);
     r->version = reader_u32(&in);
+    r->unanswered = reader_u32(&in);
     r->timeout_ms = reader_u64(&in);
     reader_copy(&in, r->nonce, sizeof r->nonce);
     reader_copy(&in, r->answer, sizeof r->answer);
@@ -215,6 +220,7 @@ RESULT verifier_check(struct verifier *v, struct token *t, const char *vendor_co
     buf_init(&b, REQUEST_MAX - 64);
     buf_put_u8(&b, (uint8_t)kind);
     buf_put_u32(&b, version);
+    buf_put_u32(&b, t->objects.unanswered);
     buf_put_u64(&b, t->setup.watchdog != NULL ? t->setup.watchdog->timeout_ms : VERIFY_TIMEOUT_MS);
     buf_put(&b, nonce, ANSWER_NONCE_BYTES);
     buf_put(&b, answer, ANSWER_BYTES);
