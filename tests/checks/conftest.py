@@ -1,8 +1,8 @@
 """What docs/ and the checkers promise. No stubs are needed here: the daemon is met as a reader of the pages would meet it."""
 import os
 import pathlib
+import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -20,3 +20,4 @@ def instance(tmp_path_factory):
     yield folder
     subprocess.run(f"kill $(cat {folder}/kmsd.pid); while kill -0 $(cat {folder}/kmsd.pid) 2>/dev/null; do sleep 0.05; done", shell=True,
                    stderr=subprocess.DEVNULL, timeout=30)
+    shutil.rmtree(folder)
