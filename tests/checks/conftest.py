@@ -18,6 +18,5 @@ def instance(tmp_path_factory):
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
     yield folder
-    subprocess.run(f"kill $(cat {folder}/kmsd.pid); while kill -0 $(cat {folder}/kmsd.pid) 2>/dev/null; do sleep 0.05; done", shell=True,
-                   stderr=subprocess.DEVNULL, timeout=30)
+    subprocess.run(f"kill $(cat {folder}/state/kmsd.lock); flock {folder}/state/kmsd.lock true", shell=True, stderr=subprocess.DEVNULL, timeout=30)
     shutil.rmtree(folder)
