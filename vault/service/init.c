@@ -7,6 +7,7 @@
 #include "vault/service/admin.h"
 #include "vault/service/table.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -31,7 +32,7 @@ enum store_found { STORE_NONE, STORE_EMPTY, STORE_FULL, STORE_CLOSED };
 static const char *const store_words[] = {"no", "empty", "yes", "yes, but this token does not open it"};
 struct found {
     struct hsm_status token;
-    bool instance;
+    bool instance, served;
     enum store_found store;
 };
 
@@ -62,18 +63,44 @@ static enum store_found look_into_store(const struct service_options *o)
     return !counted ? STORE_CLOSED : facts > 0 ? STORE_FULL : STORE_EMPTY;
 }
 
+/* Whoever served wrote events: then a missing store is a lost store. */
+static bool has_journal(const struct config *c)
+{
+    char path[4096 + 16];
+    bool found = false;
+    snprintf(path, sizeof path, "%s%s", c->journal_dir[0] != 0 ? c->journal_dir : c->state_dir, c->journal_dir[0] != 0 ? "" : "/journal");
+    DIR *d = opendir(path);
+    for (const struct dirent *entry; d != NULL && (entry = readdir(d)) != NULL;)
+        found |= strncmp(entry->d_name, "journal-", 8) == 0;
+    if (d != NULL)
+        closedir(d);
+    return found;
+}
+
 static RESULT look(const struct service_options *o, struct found *f, struct err *e)
 {
     *f = (struct found){0};
     TRY(hsm_probe(o->hsm, &f->token, e));
     f->instance = exists_in(o->config->state_dir, "instance");
     f->store = look_into_store(o);
+    f->served = has_journal(o->config);
     return ok();
 }
 
 static const char *word(bool there)
 {
     return there ? "yes" : "no";
+}
+
+static const char *advice(const struct found *f)
+{
+    if (f->store == STORE_CLOSED || f->store == STORE_FULL)
+        return "correct hsm_token or state_dir, or restore the token; remove nothing";
+    if (f->served)
+        return "kmsd has served here and its store is lost: restore it; remove nothing";
+    if (f->instance)
+        return "an init was interrupted, nothing was encrypted: see docs/OPERATIONS.md, \"An interrupted init\"";
+    return "this token is another instance's: name another in hsm_token";
 }
 
 /* Says what there is in the log, with places, and in one line to the operator, with what to do: a wrong token looks much like
@@ -88,14 +115,10 @@ static RESULT refuse(const struct service_options *o, const struct found *f, str
               LF_STR("token_backup", word(t->backups != 0)), LF_STR("store", store_words[f->store]));
     if (f->store == STORE_FULL && keys)
         FAIL(e, ERR_EXISTS, "ALREADY_INITIALISED", "this instance is initialised already: start kmsd. Nothing was changed");
-    const char *advice = f->store == STORE_CLOSED || f->store == STORE_FULL
-                             ? "correct hsm_token or state_dir, or restore the token; remove nothing"
-                         : f->instance ? "an init was interrupted, nothing was ever encrypted: docs/OPERATIONS.md, \"An interrupted init\""
-                                       : "this token belongs to another instance: name another in hsm_token";
     FAIL(e, ERR_STATE, "INIT_UNFINISHED",
          "there is: instance file %s, master %s, seal %s, audit key %s, token backup %s, store %s. Nothing was changed; %s",
          word(f->instance), word(t->master_newest != 0), word(t->seal_newest != 0), word(t->audit_newest != 0),
-         word(t->backups != 0), store_words[f->store], advice);
+         word(t->backups != 0), store_words[f->store], advice(f));
 }
 
 static RESULT check_nothing_there(const struct service_options *o, struct err *e)
@@ -103,7 +126,7 @@ static RESULT check_nothing_there(const struct service_options *o, struct err *e
     struct found f;
     TRY(look(o, &f, e));
     const struct hsm_status *t = &f.token;
-    if (f.instance || f.store != STORE_NONE || t->master_newest != 0 || t->seal_newest != 0 || t->audit_newest != 0)
+    if (f.instance || f.served || f.store != STORE_NONE || t->master_newest != 0 || t->seal_newest != 0 || t->audit_newest != 0)
         return refuse(o, &f, e);
     if (t->missing[0] != 0)
         FAIL(e, ERR_UNIMPLEMENTED, "TOKEN_LACKS", "token \"%s\" lacks: %s", t->token_label, t->missing);
