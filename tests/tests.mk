@@ -40,3 +40,8 @@ $(BENCH_LOADGEN) $(BENCH_TLS) $(BENCH_ECHO):
 bench-programs: $(BENCH_LOADGEN) $(BENCH_TLS) $(BENCH_ECHO)
 bench: all bench-programs
 	PYTHONDONTWRITEBYTECODE=1 $(PY) tests/bench/bench.py --build $(BUILD) $(BENCH_ARGS)
+
+# matrix: every RPC x every identity x every place, the clock's jumps, and where secrets may lie (tests/matrix/README.md)
+.PHONY: matrix
+matrix: all pygen
+	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -p no:cacheprovider tests/matrix
