@@ -29,7 +29,8 @@ static void run_probe(struct lane_job *j)
     struct sweep *w = (struct sweep *)((char *)j - offsetof(struct sweep, probe));
     struct hsm_status st;
     struct err e = {0};
-    bool good = !hsm_probe(w->s->hsm, &st, &e).failed;
+    uint8_t asked[8]; /* the probe tells what the hsm process knows; that the token answers is known only by asking it */
+    bool good = !hsm_probe(w->s->hsm, &st, &e).failed && !hsm_random(w->s->hsm, asked, sizeof asked, &e).failed;
     pthread_mutex_lock(&w->lock);
     if (good != w->hsm_ok)
         log_event(good ? LOG_INFO : LOG_ERROR, "hsm state changed", LF_STR("state", good ? "up" : "down"), LF_ERR(&e));
