@@ -157,6 +157,9 @@ static void standin_message(struct standin *s, const struct chan_msg *m)
     case IPC_INIT:
         standin_init(s, m->body);
         break;
+    case IPC_STOPPING:
+        standin_report(s, "stopping");
+        break;
     case IPC_DRAIN:
         standin_report(s, "drain");
         if (!standin_is(s, "stubborn"))

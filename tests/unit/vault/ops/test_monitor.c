@@ -246,6 +246,7 @@ static void test_starts_in_order_and_drains_in_reverse(void **state)
 
     assert_int_equal(kill(b->monitor, SIGTERM), 0);
     (void)expect(b, "hsm drain");
+    assert_true(expect(b, "core stopping") < expect(b, "core drain")); /* its streams end while the front waits for them */
     assert_true(expect(b, "front drain") < expect(b, "core drain"));
     assert_true(expect(b, "core drain") < expect(b, "hsm drain"));
     (void)expect(b, "STOPPING=1");
