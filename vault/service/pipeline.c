@@ -101,6 +101,8 @@ static void decide(struct call *c, struct resource *r)
 
 static RESULT step_authorize(struct call *c, struct err *e)
 {
+    if (!admin_current(c->svc->admin))
+        FAIL(e, ERR_UNAVAILABLE, "POLICY_STALE", "a committed change of policy or principals is not loaded yet");
     policy_unref((struct policy_set *)(uintptr_t)c->policy);
     c->policy = admin_policy(c->svc->admin);
     policy_digest(c->policy, c->priv->policy_digest);

@@ -50,7 +50,7 @@ static struct result get(struct call *c, const ProtobufCMessage *req, ProtobufCM
 static RESULT take_documents(struct call *c, Document *const *in, size_t n, struct policy_doc **ret, struct err *e)
 {
     if (n == 0 || n > ADMIN_DOCS_MAX)
-        return err_field(e, "documents", "1 to 64 documents");
+        return err_field(e, "documents", "1 to 16 documents");
     struct policy_doc *docs = arena_zalloc(&c->arena, n * sizeof *docs);
     INVARIANT(docs != NULL);
     for (size_t i = 0; i < n; i++) {
@@ -97,7 +97,8 @@ static RESULT commit(struct call *c, struct policy_set *set, const struct policy
         *e = why;
         return (struct result){1};
     }
-    return admin_policy_reload(c->svc->admin, e);
+    admin_refresh(c->svc->admin);
+    return ok();
 }
 
 static struct result apply(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)

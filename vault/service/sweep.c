@@ -1,6 +1,7 @@
 #include "vault/service/sweep.h"
 
 #include "base/log.h"
+#include "vault/service/admin.h"
 #include "vault/service/lanes.h"
 #include "vault/service/pipeline.h"
 
@@ -247,6 +248,8 @@ static void *sweep_thread(void *arg)
         if (now - probed >= SWEEP_PROBE_MS) {
             probed = now;
             start_probe(w);
+            if (!admin_current(w->s->admin))
+                admin_refresh(w->s->admin);
             drain_refusals(w->s, false);
         }
         if (now - kept >= SWEEP_BUDGET_MS) {
