@@ -35,7 +35,8 @@ static void get_text(struct reader *in, char *out, size_t cap)
         in->bad = true;
         return;
     }
-    memcpy(out, s.p, s.n);
+    if (s.n > 0)
+        memcpy(out, s.p, s.n);
     out[s.n] = 0;
 }
 
