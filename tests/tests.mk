@@ -45,3 +45,9 @@ bench: all bench-programs
 .PHONY: matrix
 matrix: all pygen
 	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -p no:cacheprovider tests/matrix
+
+# integration: the daemon from outside, by Python's gRPC over TLS (tests/integration/README.md); one file: make K=test_audit integration
+.PHONY: integration
+integration: all pygen
+	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -p no:cacheprovider $(if $(K),-k $(K)) \
+	    --ignore=tests/integration/front --ignore=tests/integration/interop tests/integration
