@@ -128,6 +128,11 @@ static void leave_core(struct conn *c)
     if (c->core_fd >= 0)
         (void)close(c->core_fd);
     c->core_fd = -1;
+    if (c->state == CONN_OPEN) {
+        conn_count_streams(c);
+        /* what is open now is left undone, by the client unless core has gone */
+        peers_count_streams(c->peer, c->loop->now_ms, -(int32_t)c->streams, 0, c->core_eof ? 0 : c->streams);
+    }
     residue_release(&c->in);
     wipe(c->in_tail, sizeof c->in_tail);
     backend_ended(c);

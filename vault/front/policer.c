@@ -10,6 +10,12 @@ void policer_init(struct policer *p, uint32_t max_streams, int64_t now_ms)
         bucket_init(&p->budget[i], &policer_limits[i], now_ms);
 }
 
+void policer_set_max_streams(struct policer *p, uint32_t max_streams)
+{
+    INVARIANT(max_streams <= POLICER_STREAMS);
+    p->max_streams = max_streams;
+}
+
 bool policer_started(const struct policer *p)
 {
     return p->settings_seen;
@@ -183,8 +189,10 @@ static enum policer_verdict on_rst(struct policer *p, int64_t now_ms, const stru
     if (v != POLICER_PASS)
         return v;
     p->dropping = drop;
-    if (s != NULL)
+    if (s != NULL) {
+        p->undone++;
         policer_close(p, s);
+    }
     return POLICER_PASS;
 }
 

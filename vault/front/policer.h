@@ -56,6 +56,7 @@ struct policer {
     int64_t ack_due_ms; /* 0: nothing to acknowledge */
     const char *why;    /* literal, once cut */
     uint32_t max_streams, open, opened, last_id;
+    uint32_t completed, undone; /* streams so far that were answered; and that the client reset, or made core reset */
     uint32_t acks_owed, pings_owed;
     /* client direction */
     uint32_t left;         /* payload bytes of the frame in progress */
@@ -78,8 +79,9 @@ struct policer_span {
     int64_t wait_ms; /* POLICER_WAIT: no sooner, unless the server's direction moved meanwhile */
 };
 
-/* max_streams 1..POLICER_STREAMS */
+/* max_streams 1..POLICER_STREAMS; later it may be set to anything up to that: open streams stay. */
 void policer_init(struct policer *p, uint32_t max_streams, int64_t now_ms);
+void policer_set_max_streams(struct policer *p, uint32_t max_streams);
 /* Bytes from the client. POLICER_PASS consumes all but at most 8 bytes (an unfinished frame header). On POLICER_CUT
  * what was kept before the breach may still be passed on. */
 enum policer_verdict policer_client(struct policer *p, int64_t now_ms, uint8_t *data, size_t n, struct policer_span *ret);

@@ -18,6 +18,7 @@ static const struct {
 
 void policer_refund(struct policer *p, bool stream)
 {
+    p->completed += stream;
     for (unsigned i = 0; i < POLICER_BUDGET_COUNT; i++)
         bucket_add(&p->budget[i], &policer_limits[i], stream ? refunds[i].stream : refunds[i].data);
 }
@@ -44,6 +45,7 @@ struct policer_stream *policer_open_stream(struct policer *p, uint32_t id)
     p->open++;
     p->opened++;
     p->last_id = id;
+    p->full.dry_ms = 0; /* room may also have come from outside (policer_set_max_streams) */
     return &p->streams[slot];
 }
 
@@ -78,6 +80,8 @@ static void server_stream_frame(struct policer *p, const struct frame *f)
         /* gRPC answers early with trailers and then RST(NO_ERROR): that is a completed call, too. */
         if (s->ended & POLICER_SERVER_ENDED)
             policer_refund(p, true);
+        else
+            p->undone++;
         policer_close(p, s);
         return;
     }

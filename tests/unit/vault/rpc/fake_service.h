@@ -31,7 +31,7 @@ static struct fake {
     pthread_t lane;
     bool stop;
     struct fake_job *head, **tail;
-    atomic_int live_calls, cancelled, half_closed, conns_open, conns_held;
+    atomic_int live_calls, cancelled, half_closed, conns_open, conns_held; atomic_int certificate; /* 0: none, else whose */
     struct fake_last last;
 } fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER, .tail = &fake.head};
 
@@ -226,6 +226,15 @@ void authn_conn_unref(struct authn_conn *c)
 {
     if (c != NULL)
         atomic_fetch_sub(&fake.conns_held, 1);
+}
+
+struct bytes authn_conn_certificate(const struct authn_conn *c)
+{
+    static const uint8_t hash[2][32] = {{1}, {2}};
+    int who = atomic_load(&fake.certificate);
+
+    (void)c;
+    return who == 0 ? BYTES(NULL, 0) : BYTES(hash[who - 1], sizeof(hash[0]));
 }
 
 /* A body whose listener begins with "no" is refused. */
