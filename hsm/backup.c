@@ -185,15 +185,25 @@ static RESULT verify(const struct job *j, struct err *e)
 
 /* ---- say that it is good ----------------------------------------------------------------------------------------- */
 
+static uint32_t version_after(const struct objects *o, enum hsm_object kind, uint32_t version)
+{
+    uint32_t next = 0;
+    for (size_t i = 0; i < o->n; i++)
+        if (o->all[i].kind == kind && o->all[i].class != CKO_PUBLIC_KEY && o->all[i].version > version &&
+            (next == 0 || o->all[i].version < next))
+            next = o->all[i].version;
+    return next;
+}
+
+/* In order, which the token does not keep. */
 static RESULT put_holds(const struct token *t, struct buf *out, struct err *e)
 {
-    for (size_t i = 0; i < t->objects.n; i++) {
-        char label[OBJECT_LABEL_MAX];
-        if (t->objects.all[i].class == CKO_PUBLIC_KEY)
-            continue;
-        object_label(t->objects.all[i].kind, t->objects.all[i].version, label);
-        buf_putf(out, "%s%s", out->n > 0 ? " " : "", label + strlen("claviger-"));
-    }
+    for (enum hsm_object k = HSM_MASTER; k <= HSM_AUDIT; k++)
+        for (uint32_t v = 0; (v = version_after(&t->objects, k, v)) != 0;) {
+            char label[OBJECT_LABEL_MAX];
+            object_label(k, v, label);
+            buf_putf(out, "%s%s", out->n > 0 ? " " : "", label + strlen("claviger-"));
+        }
     if (out->n == 0)
         FAIL(e, ERR_STATE, "HSM_BACKUP", "the token holds no key of ours: there is nothing to back up");
     INVARIANT(!out->overflow);
