@@ -9,7 +9,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BUILD = pathlib.Path(os.environ.get("CLV_BUILD", ROOT / "build/dev")).resolve()
-ROLES = ("hsm", "core", "front")
+BUGS = ("invariant failed", "AddressSanitizer", "LeakSanitizer", "ThreadSanitizer", "runtime error:", "signal=ABRT", "signal=SEGV", "signal=SYS",
+        "assertion failed")  # in any log, whatever the test was about
 TRUST_DOMAIN = "dev.claviger"
 
 
@@ -110,7 +111,9 @@ class Instance:
         self.close_clients()
         self.process.send_signal(signal.SIGTERM)
         try:
-            return self.wait(20)
+            code = self.wait(20)
+            assert not [w for w in BUGS if w in self.log], self.log[-20000:]
+            return code
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.wait()
