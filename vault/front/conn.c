@@ -131,7 +131,9 @@ static void leave_core(struct conn *c)
     if (c->state == CONN_OPEN) {
         conn_count_streams(c);
         /* what is open now is left undone, by the client unless core has gone */
-        peers_count_streams(c->peer, c->loop->now_ms, -(int32_t)c->streams, 0, c->core_eof ? 0 : c->streams);
+        struct peer_change ch = {.streams = -(int32_t)c->streams, .unfinished_bytes = -(int32_t)c->unfinished,
+                                 .undone = c->core_eof ? 0 : c->streams};
+        peers_count(c->peer, c->loop->now_ms, &ch);
     }
     residue_release(&c->in);
     wipe(c->in_tail, sizeof c->in_tail);

@@ -13,7 +13,7 @@ struct peer {
     struct peer *next;
     struct bucket fresh, undone; /* undone may be overdrawn */
     int64_t barred_until_ms, struck_ms;
-    uint32_t conns, strikes, streams;
+    uint32_t conns, strikes, streams, unfinished;
     uint8_t key[KEY_BYTES];
 };
 struct peers {
@@ -144,7 +144,7 @@ enum peers_verdict peers_join(struct peers *ps, const struct sockaddr_storage *a
 
 void peers_leave(struct peers *ps, struct peer *p, int64_t now_ms)
 {
-    INVARIANT(p->conns > 0 && (p->conns > 1 || p->streams == 0));
+    INVARIANT(p->conns > 0 && (p->conns > 1 || (p->streams == 0 && p->unfinished == 0)));
     p->conns--;
     if (p->conns == 0)
         sweep(ps, slot_of(ps, p->key), now_ms);
@@ -162,14 +162,15 @@ void peers_penalise(struct peer *p, int64_t now_ms)
     p->barred_until_ms = now_ms + (ms < PEERS_PENALTY_MAX_MS ? ms : PEERS_PENALTY_MAX_MS);
 }
 
-void peers_count_streams(struct peer *p, int64_t now_ms, int32_t opened, uint32_t completed, uint32_t undone)
+void peers_count(struct peer *p, int64_t now_ms, const struct peer_change *ch)
 {
     int64_t floor = (int64_t)PEERS_UNDONE_BURST * -1000; /* 5 s of waiting, for whatever it did */
-    int64_t streams = (int64_t)p->streams + opened;
-    INVARIANT(streams >= 0);
+    int64_t streams = (int64_t)p->streams + ch->streams, unfinished = (int64_t)p->unfinished + ch->unfinished_bytes;
+    INVARIANT(streams >= 0 && unfinished >= 0);
     p->streams = (uint32_t)streams;
+    p->unfinished = (uint32_t)unfinished;
     bucket_refill(&p->undone, &undone_limit, now_ms);
-    bucket_add(&p->undone, &undone_limit, (int64_t)completed * 500 - (int64_t)undone * 1000);
+    bucket_add(&p->undone, &undone_limit, (int64_t)ch->completed * 500 - (int64_t)ch->undone * 1000);
     if (p->undone.milli < floor)
         p->undone.milli = floor;
 }
@@ -177,6 +178,11 @@ void peers_count_streams(struct peer *p, int64_t now_ms, int32_t opened, uint32_
 uint32_t peers_stream_room(struct peer *p, int64_t now_ms)
 {
     return p->streams >= PEERS_STREAMS || overdrawn(p, now_ms) ? 0 : PEERS_STREAMS - p->streams;
+}
+
+uint32_t peers_unfinished_room(const struct peer *p)
+{
+    return p->unfinished < PEERS_UNFINISHED_BYTES ? PEERS_UNFINISHED_BYTES - p->unfinished : 0;
 }
 
 const char *peers_verdict_text(enum peers_verdict v)

@@ -22,6 +22,7 @@ enum {
     PEERS_FORGET_MS = 60000,         /* quiet so long: the strikes are forgotten */
     PEERS_UNDONE_BURST = 2000,       /* streams begun and not completed, by reset or by leaving, of one address at once, */
     PEERS_UNDONE_PER_S = 400,        /* and a second; each completed one allows half a further one */
+    PEERS_UNFINISHED_BYTES = 32 << 20, /* of messages begun and not finished; one connection's 100 largest are 25 MiB */
     PEERS_STREAMS = 1024,            /* open at once, over all connections: core holds 12 KB for each, 18 with an answer unread */
 };
 
@@ -36,8 +37,14 @@ void peers_leave(struct peers *ps, struct peer *p, int64_t now_ms);
 void peers_penalise(struct peer *p, int64_t now_ms);
 /* What has become of a connection's streams since the last time. A new connection must not be a new budget, so resets and
  * streams left behind are counted here, too: an address over its budget opens nothing until it has refilled. */
-void peers_count_streams(struct peer *p, int64_t now_ms, int32_t opened, uint32_t completed, uint32_t undone);
-uint32_t peers_stream_room(struct peer *p, int64_t now_ms); /* how many it may open now. Kept to by whoever asks. */
+struct peer_change {
+    int32_t streams, unfinished_bytes; /* more or less of them */
+    uint32_t completed, undone;        /* of the streams that ended */
+};
+void peers_count(struct peer *p, int64_t now_ms, const struct peer_change *ch);
+/* What it may open and begin now. Kept to by whoever asks. */
+uint32_t peers_stream_room(struct peer *p, int64_t now_ms);
+uint32_t peers_unfinished_room(const struct peer *p);
 const char *peers_verdict_text(enum peers_verdict v);
 
 #endif

@@ -45,8 +45,15 @@ struct policer_stream *policer_open_stream(struct policer *p, uint32_t id)
     p->open++;
     p->opened++;
     p->last_id = id;
-    p->full.dry_ms = 0; /* room may also have come from outside (policer_set_max_streams) */
+    p->full.dry_ms = 0; /* room may also have come from outside (policer_set_room) */
     return &p->streams[slot];
+}
+
+void policer_message_gone(struct policer *p, struct policer_stream *s)
+{
+    p->unfinished -= s->have;
+    s->have = 0;
+    s->prefix = 0;
 }
 
 void policer_close(struct policer *p, struct policer_stream *s)
@@ -55,6 +62,7 @@ void policer_close(struct policer *p, struct policer_stream *s)
     /* The payload of this very frame may still be under way (DATA with END_STREAM): from here on it is only counted. */
     if (p->data >= 0 && s == &p->streams[p->data])
         p->data = -1;
+    policer_message_gone(p, s);
     *s = (struct policer_stream){0};
     p->open--;
     p->full.dry_ms = 0;
