@@ -10,6 +10,9 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := all
 
 VERSION := 0.1.0
+# One short line a command; V=1 shows them whole.
+Q       := $(if $(V),,@)
+say      = $(if $(V),:,printf '  %-7s %s\n' '$(1)' '$(2:$(BUILD)/%=%)')
 CC      ?= gcc
 ifeq ($(origin CC),default)
 CC      := gcc
@@ -30,7 +33,8 @@ LDHARDEN:= -pie -Wl,-z,relro,-z,now -Wl,-z,noexecstack
 OPT_dev   := -O2 $(HARDEN)
 OPT_asan  := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -fPIE
 OPT_tsan  := -O1 -fsanitize=thread -fno-omit-frame-pointer -fPIE
-OPT_cover := -O0 --coverage -fPIE
+OPT_cover := -O0 --coverage -fprofile-update=atomic -fPIE
+OPT_fuzz  := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -fPIE
 OPT_nolog := $(OPT_dev) -DCLV_BENCH_AUDIT_OFF
 CFLAGS  := -std=gnu17 -g -I. -isystem $(BUILD)/gen -DPROTOBUF_C__NO_DEPRECATED -D_GNU_SOURCE -DCLV_VERSION='"$(VERSION)"' -pthread $(WARN) $(OPT_$(FLAVOUR)) $(PKG_CFLAGS) -MMD -MP
 LDFLAGS := -pthread $(OPT_$(FLAVOUR)) $(LDHARDEN)
@@ -49,14 +53,16 @@ OBJ_$(subst /,_,$(1)) := $$(patsubst %.c,$(BUILD)/obj/%.o,$$(filter-out base/wip
 $(call lib_of,$(1)): $$(OBJ_$(subst /,_,$(1)))
 	@mkdir -p $$(@D)
 	@rm -f $$@
-	ar rcs $$@ $$^
+	@$(call say,AR,$$@)
+	$(Q)ar rcs $$@ $$^
 endef
 LIBDIRS := $(filter-out vault/cmd,$(DIRS))
 $(foreach d,$(LIBDIRS),$(eval $(call folder_rules,$(d))))
 
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -c $< -o $@
+	@$(call say,CC,$@)
+	$(Q)$(CC) $(CFLAGS) -c $< -o $@
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 
@@ -71,7 +77,8 @@ define program # name, folder closure
 PROGRAMS += $(BUILD)/bin/$(1)
 $(BUILD)/bin/$(1): $$(patsubst %.c,$(BUILD)/obj/%.o,$$(wildcard vault/cmd/$(1).c vault/cmd/$(1)/*.c)) $$(WIPEFREE_$(FLAVOUR)) $$(call libs_for,$(2))
 	@mkdir -p $$(@D)
-	$(CC) $(LDFLAGS) -o $$@ $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group $(LDLIBS)
+	@$(call say,LD,$$@)
+	$(Q)$(CC) $(LDFLAGS) -o $$@ $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group $(LDLIBS)
 endef
 $(eval $(call program,kmsd,vault/ops))
 $(eval $(call program,kmsd-front,vault/front))
@@ -88,7 +95,8 @@ UNIT_BIN  := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRC))
 define unit_rule # source
 $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(1)): $(patsubst %.c,$(BUILD)/obj/%.o,$(1)) $$(call libs_for,$(patsubst tests/unit/%/,%,$(dir $(1))))
 	@mkdir -p $$(@D)
-	$(CC) $(LDFLAGS) -o $$@ $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group $(LDLIBS) -lcmocka
+	@$(call say,LD,$$@)
+	$(Q)$(CC) $(LDFLAGS) -o $$@ $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group $(LDLIBS) -lcmocka
 endef
 $(foreach s,$(UNIT_SRC),$(eval $(call unit_rule,$(s))))
 .PHONY: unit
@@ -119,10 +127,6 @@ headers: $(PROTO_GEN)
 include tests/tests.mk
 include tools/tools.mk
 
-.PHONY: test-programs asan tsan
+.PHONY: test-programs
 test-programs: $(TEST_PROGRAMS)
-# The same suites under the sanitizers, each in its own build tree.
-asan tsan:
-	@tools/deps test
-	@$(MAKE) -j$(JOBS) FLAVOUR=$@ BUILD=build/$@ test-programs
-	@tools/run-tests build/$@
+include tests/quality.mk

@@ -128,6 +128,7 @@ RESULT chan_recv(int fd, int timeout_ms, void *buf, size_t buf_bytes, struct cha
     union control control;
     struct msghdr h;
     struct result r;
+    bool reset = false;
     ssize_t n;
 
     for (;;) {
@@ -138,6 +139,10 @@ RESULT chan_recv(int fd, int timeout_ms, void *buf, size_t buf_bytes, struct cha
         n = recvmsg(fd, &h, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
         if (n >= 0)
             break;
+        if (errno == ECONNRESET && !reset) { /* it went without reading all that we sent; what it had said is still here */
+            reset = true;
+            continue;
+        }
         if (peer_gone(errno))
             FAIL(e, ERR_UNAVAILABLE, "CHANNEL_CLOSED", "the other side is gone");
         if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)

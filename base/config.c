@@ -164,7 +164,7 @@ static RESULT check_whole(const struct config *c, const char *what, struct err *
 
     if (!log_level_from_text(bytes_str(c->log_level), &level))
         FAIL(e, ERR_INVALID, "CONFIG_VALUE", "%s: log_level must be error, warn, info or debug", what);
-    if (strncmp(c->hsm_token, "pkcs11:", 7) != 0)
+    if (strncmp(c->hsm_token, "pkcs11:", 7) != 0) /* banned-ok: a URI, nothing secret */
         FAIL(e, ERR_INVALID, "CONFIG_VALUE", "%s: hsm_token must be an RFC 7512 URI such as pkcs11:token=claviger", what);
     if (strstr(c->hsm_token, "pin-value") != NULL || strstr(c->hsm_token, "pin-source") != NULL)
         FAIL(e, ERR_INVALID, "CONFIG_VALUE", "%s: hsm_token must not hold a PIN; name its file in hsm_pin_file", what);

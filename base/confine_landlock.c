@@ -112,7 +112,7 @@ RESULT confine_landlock(const struct confine_path *paths, size_t npaths, enum co
 
     if (npaths > CONFINE_PATHS_MAX)
         FAIL(e, ERR_INVALID, "CONFINE_PATH", "%zu paths, at most %d", npaths, CONFINE_PATHS_MAX);
-    if (abi < 1 || confine_is_coverage_build()) {
+    if (abi < 1 || confine_is_sanitizer_build() || confine_is_coverage_build()) {
         log_event(LOG_WARN, "weakness: this process can open any file of its user", LF_STR("missing", "landlock"));
         return ok();
     }

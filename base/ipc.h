@@ -34,7 +34,9 @@ enum ipc_control { /* monitor <-> child */
     IPC_READY,         /* c>m serving; body: text, e.g. "listening on 127.0.0.1:7443" */
     IPC_FATAL,         /* c>m body: what is wrong and what to do; restarting will not help: monitor stops with exit 1 */
     IPC_INIT,          /* m>core (kmsd-core --init only, after HSM_CHANNEL) body: v16 admin name, v16 admin SAN, u16 n,
-                          n x {v16 file name, v32 policy document}. Core answers READY (done; its text is printed) or FATAL */
+                          n x {v16 file name, v32 policy document}, u8 token backup: 0 a verified copy, 1 the operator's
+                          word for the vendor's clone. Core answers READY (done; its text is printed) or FATAL */
+    IPC_STOPPING,      /* m>core the front is draining: let open streams end, go on serving */
 };
 
 enum ipc_conn { /* front <-> core. A connection: CONN_NEW, wait CONN_ACK, bind abstract "clv-<id hex>", connect, ... CONN_CLOSED */

@@ -75,6 +75,7 @@ static RESULT check_one(struct token *t, const struct object *o, struct err *e)
     TRY(find(t, o->kind, o->version, &h, &found, e));
     if (found == 0) {
         size_t used = strlen(t->objects.weaknesses);
+        t->objects.unanswered++;
         (void)snprintf(t->objects.weaknesses + used, sizeof t->objects.weaknesses - used, "%s%s: no stored known answer",
                        used > 0 ? "; " : "", label + strlen("claviger-"));
         return ok();
@@ -91,6 +92,7 @@ static RESULT check_one(struct token *t, const struct object *o, struct err *e)
 
 RESULT answers_check(struct token *t, struct err *e)
 {
+    t->objects.unanswered = 0;
     for (size_t i = 0; i < t->objects.n; i++)
         if (t->objects.all[i].class == CKO_SECRET_KEY)
             TRY(check_one(t, &t->objects.all[i], e));

@@ -42,6 +42,8 @@ RESULT hsm_probe(struct hsm *h, struct hsm_status *ret, struct err *e)
     take_text(&r, st.weaknesses, sizeof st.weaknesses);
     st.calls = reader_u64(&r);
     st.failures = reader_u64(&r);
+    st.copyable = reader_u8(&r) != 0;
+    st.backups = reader_u32(&r);
     TRY(finish(&r, e));
     *ret = st;
     return ok();
@@ -148,6 +150,19 @@ RESULT hsm_generate(struct hsm *h, enum hsm_object object, uint32_t version, str
 RESULT hsm_destroy(struct hsm *h, enum hsm_object object, uint32_t version, struct err *e)
 {
     return call_object(h, WIRE_DESTROY, 0, object, version, e);
+}
+
+RESULT hsm_backup(struct hsm *h, struct hsm_backup *ret, struct err *e)
+{
+    uint8_t reply[WIRE_MAX];
+    struct buf none = {0};
+    struct reader r;
+    TRY(hsm_call(h, HSM_BACKUP_MS, WIRE_BACKUP, &none, reply, &r, e));
+    take_text(&r, ret->path, sizeof ret->path);
+    take_text(&r, ret->serial, sizeof ret->serial);
+    take_text(&r, ret->holds, sizeof ret->holds);
+    ret->made_unix_s = (int64_t)reader_u64(&r);
+    return finish(&r, e);
 }
 
 RESULT hsm_anchor_get(struct hsm *h, uint8_t out[HSM_ANCHOR_MAX], size_t *ret_n, struct err *e)

@@ -118,17 +118,13 @@ static RESULT audit_birth(struct token *t, enum hsm_object kind, uint32_t versio
 
 static RESULT ritual(struct token *t, struct verifier *v, enum hsm_object kind, uint32_t version, struct err *e)
 {
-    uint8_t nonce[ANSWER_NONCE_BYTES], answer[ANSWER_BYTES] = {0};
-    CK_OBJECT_HANDLE key;
+    uint8_t nonce[ANSWER_NONCE_BYTES], answer[ANSWER_BYTES];
     TRY(token_reload(t, e));
     TRY(audit_birth(t, kind, version, e));
     rng_fill(&rng_system, nonce, sizeof nonce);
-    if (kind != HSM_AUDIT) {
-        TRY(objects_get(&t->objects, kind, CKO_SECRET_KEY, version, &key, e));
-        TRY(answer_compute(t, key, nonce, answer, e));
-    }
+    TRY(verifier_answer(t, kind, version, nonce, answer, e));
     TRY(storage_sync(&t->storage, e));
-    TRY(verifier_check(v, t, kind, version, nonce, answer, e));
+    TRY(verifier_check(v, t, NULL, kind, version, nonce, answer, e));
     if (kind == HSM_AUDIT)
         return ok();
     /* Written last: a secret with a stored answer is one whose making was finished. */

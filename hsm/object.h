@@ -29,6 +29,7 @@ struct objects {
     struct object all[OBJECTS_MAX];
     size_t n;
     char weaknesses[256]; /* of all of them, "; " between */
+    uint32_t unanswered;  /* secrets without a stored known answer (answer.h) */
 };
 
 void object_label(enum hsm_object kind, uint32_t version, char out[OBJECT_LABEL_MAX]);

@@ -1,5 +1,7 @@
 #include "hsm/ops.h"
 
+#include "hsm/backup.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -64,16 +66,26 @@ static void unpad(char *out, const CK_UTF8CHAR *in, size_t n)
     out[n] = '\0';
 }
 
+void ops_serial(const struct token *t, char out[17])
+{
+    unpad(out, t->info.serialNumber, sizeof t->info.serialNumber);
+}
+
 void ops_status(const struct token *t, struct hsm_status *ret)
 {
+    struct backup_state backup;
     *ret = (struct hsm_status){.logged_in = t->ready, .calls = t->m.calls, .failures = t->m.failures};
     unpad(ret->token_label, t->info.label, sizeof t->info.label);
     unpad(ret->manufacturer, t->info.manufacturerID, sizeof t->info.manufacturerID);
     unpad(ret->model, t->info.model, sizeof t->info.model);
-    unpad(ret->serial, t->info.serialNumber, sizeof t->info.serialNumber);
+    ops_serial(t, ret->serial);
     ret->master_newest = objects_newest(&t->objects, HSM_MASTER);
     ret->seal_newest = objects_newest(&t->objects, HSM_SEAL);
     ret->audit_newest = objects_newest(&t->objects, HSM_AUDIT);
     (void)snprintf(ret->missing, sizeof ret->missing, "%s", t->missing);
-    (void)snprintf(ret->weaknesses, sizeof ret->weaknesses, "%s", t->objects.weaknesses);
+    backup_look(t, &backup);
+    ret->copyable = backup.possible;
+    ret->backups = backup.verified;
+    (void)snprintf(ret->weaknesses, sizeof ret->weaknesses, "%s%s%s", backup.same_device ? HSM_WEAK_BACKUP_DEVICE : "",
+                   backup.same_device && t->objects.weaknesses[0] != '\0' ? "; " : "", t->objects.weaknesses);
 }

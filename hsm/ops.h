@@ -12,6 +12,7 @@
 RESULT ops_derive(struct token *t, enum hsm_object object, uint32_t version, struct bytes untrusted_input,
                   struct secret **ret, struct err *e);
 RESULT ops_random(struct token *t, void *out, size_t n, struct err *e);
+void ops_serial(const struct token *t, char out[17]);
 void ops_status(const struct token *t, struct hsm_status *ret);
 /* C_Sign with CKM_SHA256_HMAC, no question asked about the input: for ops_derive and known answers. */
 RESULT ops_hmac(struct token *t, CK_OBJECT_HANDLE key, struct bytes input, uint8_t out[SECRET_KEY_BYTES], struct err *e);

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { ORIGIN_MAX = 160 };
+enum { ORIGIN_MAX = 160, FOLDER_MAX = 4200 };
 
 struct server {
     const struct server_options *o;
@@ -21,6 +21,7 @@ struct server {
     int64_t retry_ms;   /* boot time of the next try while the token is lost */
     int64_t broken_ms;  /* since when the module itself fails; 0: it does not */
     char origin[ORIGIN_MAX];
+    char folder[FOLDER_MAX];
     uint8_t control_buf[CHILD_BUF_BYTES];
 };
 
@@ -94,7 +95,7 @@ static RESULT say_ready(struct server *s, struct err *e)
         return ok();
     (void)snprintf(text, sizeof text, "token %s (%s)", st.token_label, st.manufacturer);
     TRY(child_ready(s->o->child, text, e));
-    served_mark(s->o->child->config->state_dir, s->o->monitor_id);
+    served_mark(s->folder, s->o->monitor_id);
     s->said_ready = true;
     return ok();
 }
@@ -197,6 +198,13 @@ static RESULT turn(struct server *s, struct err *e)
     return s->drain ? ok() : idle(s, e);
 }
 
+/* Where hsm may write: state_dir, or its own folder in it when state_dir belongs to another user (core's). */
+static void find_folder(struct server *s)
+{
+    const char *state = s->o->child->config->state_dir;
+    (void)snprintf(s->folder, sizeof s->folder, "%s%s", state, access(state, W_OK) == 0 ? "" : "/hsm");
+}
+
 static RESULT start(struct server *s, struct err *e)
 {
     const struct config *c = s->o->child->config;
@@ -204,7 +212,7 @@ static RESULT start(struct server *s, struct err *e)
     const struct token_setup setup = {.module_path = c->hsm_module,
                                       .uri = c->hsm_token,
                                       .vendor_config = c->hsm_config_file,
-                                      .state_dir = c->state_dir,
+                                      .state_dir = s->folder,
                                       .origin = s->origin,
                                       .complete = !s->o->init,
                                       .watchdog = s->o->watchdog,
@@ -212,10 +220,11 @@ static RESULT start(struct server *s, struct err *e)
                                       .pin = ask_pin,
                                       .pin_user = s};
     struct err why = {0};
+    find_folder(s);
     TRY(token_init(&s->token, &setup, e));
     if (!token_open(&s->token, &why).failed)
         return say_ready(s, e);
-    if (!s->o->init && served_before(c->state_dir, s->o->monitor_id)) {
+    if (!s->o->init && served_before(s->folder, s->o->monitor_id)) {
         lost(s, &why);
         return ok();
     }
@@ -235,7 +244,8 @@ static RESULT serve(struct server *s, struct err *e)
 
 RESULT server_run(const struct server_options *o, bool *ret_serving, struct err *e)
 {
-    struct server *s = calloc(1, sizeof *s);
+    static struct server *s; /* kept where a leak checker sees it: what it holds is not released, see below */
+    s = calloc(1, sizeof *s);
     INVARIANT(s != NULL);
     s->o = o;
     s->core = -1;

@@ -2,6 +2,7 @@
 
 #include "base/chan.h"
 #include "base/log.h"
+#include "hsm/backup.h"
 
 #include <poll.h>
 #include <string.h>
@@ -30,6 +31,8 @@ static RESULT do_probe(struct token *t, struct buf *out)
     buf_put_v16(out, bytes_str(st.weaknesses));
     buf_put_u64(out, st.calls);
     buf_put_u64(out, st.failures);
+    buf_put_u8(out, st.copyable);
+    buf_put_u32(out, st.backups);
     return ok();
 }
 
@@ -98,6 +101,19 @@ static RESULT do_object(struct service *s, struct token *t, enum wire_op op, str
     return r;
 }
 
+static RESULT do_backup(struct service *s, struct token *t, const struct reader *in, struct buf *out, struct err *e)
+{
+    struct hsm_backup made;
+    if (!reader_done(in))
+        return bad_request(e);
+    TRY(ops_backup(t, s->verifier, &made, e));
+    buf_put_v16(out, bytes_str(made.path));
+    buf_put_v16(out, bytes_str(made.serial));
+    buf_put_v16(out, bytes_str(made.holds));
+    buf_put_u64(out, (uint64_t)made.made_unix_s);
+    return ok();
+}
+
 static RESULT do_anchor_get(struct token *t, struct buf *out, struct err *e)
 {
     uint8_t value[HSM_ANCHOR_MAX];
@@ -136,6 +152,8 @@ static RESULT dispatch(struct service *s, struct token *t, uint16_t op, struct b
         return do_anchor_get(t, out, e);
     case WIRE_ANCHOR_PUT:
         return do_anchor_put(t, &in, e);
+    case WIRE_BACKUP:
+        return do_backup(s, t, &in, out, e);
     default:
         return bad_request(e);
     }
@@ -144,7 +162,7 @@ static RESULT dispatch(struct service *s, struct token *t, uint16_t op, struct b
 /* A second generate could meet the first one's object; a second anchor would be a second generation of it. */
 static bool may_repeat(uint16_t op)
 {
-    return op != WIRE_GENERATE && op != WIRE_DESTROY && op != WIRE_ANCHOR_PUT;
+    return op != WIRE_GENERATE && op != WIRE_DESTROY && op != WIRE_ANCHOR_PUT && op != WIRE_BACKUP;
 }
 
 static bool token_failed(const struct token *t)

@@ -1,6 +1,6 @@
 /*
  * Purpose: one request of core: read, decide, call, answer; and try once more after the token was brought back, where trying
- *          twice does no harm (everything but generate, destroy and anchor put).
+ *          twice does no harm (everything but generate, destroy, backup and anchor put).
  * Owns: nothing. Threads: the main loop's.
  * Errors: service_answer fails only when the channel is of no more use; an operation's error goes to core.
  * Limits: WIRE_MAX a packet. Secrets: the buffers that held keys are wiped before it returns.

@@ -1,16 +1,18 @@
 /*
- * Purpose: SoftHSM writes new keys with no fsync at all: what was created must be on the disk before it is used.
- * Owns: the directory's descriptor. Threads: any. Errors: ERR_INTERNAL with errno.
+ * Purpose: the directory of a token that is files. SoftHSM writes new keys with no fsync at all: what was created must be on
+ *          the disk before it is used; and files can be copied (backup.h).
+ * Owns: the directory's descriptor. Threads: any.
+ * Errors: ERR_INTERNAL "HSM_STORAGE" with errno, ERR_UNIMPLEMENTED "HSM_BACKUP" where the token is no files.
  * Limits: a vendor configuration of STORAGE_CONF_MAX bytes. Secrets: none.
  */
 #ifndef HSM_STORAGE_H
 #define HSM_STORAGE_H
 
-#include "base/err.h"
+#include "base/bytes.h"
 
 #include <stdint.h>
 
-enum { STORAGE_CONF_MAX = 65536 };
+enum { STORAGE_CONF_MAX = 65536, STORAGE_FOLDER_MAX = 256 };
 
 struct storage {
     char path[4096]; /* "": the token is no files that we know of, and keeps its own promises */
@@ -26,5 +28,9 @@ bool storage_absent(const struct storage *s); /* nothing stands at the path */
 bool storage_replaced(const struct storage *s);
 /* Returns when everything written so far is durable: syncfs of that file system, or of all when it is not known. */
 RESULT storage_sync(const struct storage *s, struct err *e);
+/* The folder of one token in the directory. SoftHSM names it by a UUID, and takes the token's serial number from its end. */
+RESULT storage_token_folder(const struct storage *s, const char *serial, char ret[STORAGE_FOLDER_MAX], struct err *e);
+/* The vendor configuration again, for a token directory elsewhere. */
+RESULT storage_config_for(const char *vendor_config, const char *tokendir, struct buf *out, struct err *e);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "base/chan.h"
 #include "base/log.h"
+#include "hsm/openssl.h"
 #include "hsm/ops.h"
 #include "hsm/wire.h"
 
@@ -16,7 +17,7 @@ enum { HELPER_FD = 3, REQUEST_MAX = 20000, TEXT_MAX = 4096, CHILD_SLOTS = 8 };
 
 struct request {
     enum hsm_object kind;
-    uint32_t version;
+    uint32_t version, unanswered;
     uint64_t timeout_ms;
     uint8_t nonce[ANSWER_NONCE_BYTES], answer[ANSWER_BYTES];
     char module[TEXT_MAX], uri[TEXT_MAX], vendor_config[TEXT_MAX], state_dir[TEXT_MAX];
@@ -37,14 +38,16 @@ static RESULT give_pin(void *user, int *ret_fd, struct err *e)
 
 static RESULT answer_again(struct token *t, const struct request *r, struct err *e)
 {
-    CK_OBJECT_HANDLE key;
+    char label[OBJECT_LABEL_MAX];
     uint8_t now[ANSWER_BYTES];
-    if (r->kind == HSM_AUDIT)
-        return ops_audit_selftest(t, r->version, r->nonce, e);
-    TRY(objects_get(&t->objects, r->kind, CKO_SECRET_KEY, r->version, &key, e));
-    TRY(answer_compute(t, key, r->nonce, now, e));
+    object_label(r->kind, r->version, label);
+    /* Opening the token tried every stored answer: one that vanished would have been tried by nobody. */
+    if (t->objects.unanswered != r->unanswered)
+        FAIL(e, ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", "a fresh process finds %u secrets without a stored known answer instead of %u",
+             t->objects.unanswered, r->unanswered);
+    TRY(verifier_answer(t, r->kind, r->version, r->nonce, now, e));
     if (!bytes_ct_equal(now, r->answer, sizeof now))
-        FAIL(e, ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", "a fresh process gets another answer from the new key");
+        FAIL(e, ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", "a fresh process gets another answer from %s", label);
     return ok();
 }
 
@@ -87,6 +90,7 @@ static bool request_parse(const struct chan_msg *m, struct request *r)
     struct reader in = reader_of(m->body);
     r->kind = (enum hsm_object)reader_u8(&in);
     r->version = reader_u32(&in);
+    r->unanswered = reader_u32(&in);
     r->timeout_ms = reader_u64(&in);
     reader_copy(&in, r->nonce, sizeof r->nonce);
     reader_copy(&in, r->answer, sizeof r->answer);
@@ -188,7 +192,24 @@ static void close_fd(int *fd)
         (void)close(*fd);
 }
 
-RESULT verifier_check(struct verifier *v, struct token *t, enum hsm_object kind, uint32_t version,
+RESULT verifier_answer(struct token *t, enum hsm_object kind, uint32_t version, const uint8_t nonce[ANSWER_NONCE_BYTES],
+                       uint8_t out[ANSWER_BYTES], struct err *e)
+{
+    CK_OBJECT_HANDLE key;
+    uint8_t pub[HSM_PUBKEY_MAX];
+    size_t n;
+    bool ed25519;
+    if (kind != HSM_AUDIT) {
+        TRY(objects_get(&t->objects, kind, CKO_SECRET_KEY, version, &key, e));
+        return answer_compute(t, key, nonce, out, e);
+    }
+    TRY(ops_audit_selftest(t, version, nonce, e));
+    TRY(ops_audit_pubkey(t, version, pub, &n, &ed25519, e));
+    INVARIANT(EVP_Digest(pub, n, out, NULL, EVP_sha256(), NULL) == 1);
+    return ok();
+}
+
+RESULT verifier_check(struct verifier *v, struct token *t, const char *vendor_config, enum hsm_object kind, uint32_t version,
                       const uint8_t nonce[ANSWER_NONCE_BYTES], const uint8_t answer[ANSWER_BYTES], struct err *e)
 {
     CLEANUP(buf_release) struct buf b = {0};
@@ -199,12 +220,13 @@ RESULT verifier_check(struct verifier *v, struct token *t, enum hsm_object kind,
     buf_init(&b, REQUEST_MAX - 64);
     buf_put_u8(&b, (uint8_t)kind);
     buf_put_u32(&b, version);
+    buf_put_u32(&b, t->objects.unanswered);
     buf_put_u64(&b, t->setup.watchdog != NULL ? t->setup.watchdog->timeout_ms : VERIFY_TIMEOUT_MS);
     buf_put(&b, nonce, ANSWER_NONCE_BYTES);
     buf_put(&b, answer, ANSWER_BYTES);
     buf_put_v16(&b, bytes_str(t->setup.module_path));
     buf_put_v16(&b, bytes_str(t->setup.uri));
-    buf_put_v16(&b, bytes_str(t->setup.vendor_config));
+    buf_put_v16(&b, bytes_str(vendor_config != NULL ? vendor_config : t->setup.vendor_config));
     buf_put_v16(&b, bytes_str(t->setup.state_dir));
     INVARIANT(!b.overflow);
     m.body = buf_bytes(&b);

@@ -1,6 +1,6 @@
 /*
- * Purpose: the last step of making a key: a *fresh* process opens the token from nothing, audits the new object and gives the
- *          same known answer. A helper is forked at start, before the module is loaded, before any thread and before the
+ * Purpose: the last step of making a key or a backup: a *fresh* process opens the token (or its copy) from nothing, audits
+ *          the object and gives the same known answer. A helper is forked at start, before the module is loaded, before any thread and before the
  *          seccomp filter forbids fork; for each check it forks a child that has never seen the module. Without exec the
  *          child can be confined exactly as hsm itself.
  * Owns:    the helper process and the channel to it. The helper ends when the channel closes.
@@ -27,8 +27,12 @@ struct verifier {
 RESULT verifier_start(struct verifier *v, const struct confine *confine, struct err *e);
 void verifier_stop(struct verifier *v); /* closes the channel and waits */
 
-/* nonce and answer are ignored for HSM_AUDIT: the child signs and verifies. */
-RESULT verifier_check(struct verifier *v, struct token *t, enum hsm_object kind, uint32_t version,
+/* What t's object answers: the known answer of a secret (hsm/answer.h); SHA-256 of the public audit key, once a signature over
+ * the nonce has verified under it. */
+RESULT verifier_answer(struct token *t, enum hsm_object kind, uint32_t version, const uint8_t nonce[ANSWER_NONCE_BYTES],
+                       uint8_t out[ANSWER_BYTES], struct err *e);
+/* Must be the answer in a fresh process too, with the token that vendor_config leads to (NULL: t's own). */
+RESULT verifier_check(struct verifier *v, struct token *t, const char *vendor_config, enum hsm_object kind, uint32_t version,
                       const uint8_t nonce[ANSWER_NONCE_BYTES], const uint8_t answer[ANSWER_BYTES], struct err *e);
 
 #endif

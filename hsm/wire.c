@@ -27,6 +27,7 @@ static const char *const reasons[] = {
     "HSM_PIN_WAIT",
     "HSM_PIN_TRIES",
     "HSM_PIN_FILE",
+    "HSM_BACKUP",
 };
 enum { REASONS = sizeof reasons / sizeof reasons[0] };
 

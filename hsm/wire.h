@@ -22,6 +22,7 @@ enum wire_op {
     WIRE_DESTROY,         /* u8 object, u32 version            -> - */
     WIRE_ANCHOR_GET,      /* -                                 -> v16 value */
     WIRE_ANCHOR_PUT,      /* v16 value                         -> - */
+    WIRE_BACKUP,          /* -                                 -> v16 path, v16 serial, v16 holds, u64 unix seconds */
     WIRE_OPS_END,
     WIRE_VERIFY = 0x100, /* hsm to its helper: hsm/verify.c */
 };

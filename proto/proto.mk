@@ -9,19 +9,22 @@ PROTO_LIB  := $(BUILD)/lib/libproto-gen.a
 
 $(PROTO_GEN): $(addprefix proto/,$(PROTO_SRC)) tools/proto-transform proto/proto.mk
 	@mkdir -p $(@D)
-	protoc -I proto -I /usr/include --include_imports --descriptor_set_out=$(PROTO_DIR)/plain.pb $(PROTO_SRC)
-	tools/proto-transform $(PROTO_DIR)/plain.pb $(PROTO_DIR)/c.pb $(PROTO_DIR)
-	protoc-c --descriptor_set_in=$(PROTO_DIR)/c.pb --c_out=$(PROTO_DIR) $(PROTO_SRC) $(PROTO_WKT)
+	@$(call say,PROTO,$@)
+	$(Q)protoc -I proto -I /usr/include --include_imports --descriptor_set_out=$(PROTO_DIR)/plain.pb $(PROTO_SRC)
+	$(Q)tools/proto-transform $(PROTO_DIR)/plain.pb $(PROTO_DIR)/c.pb $(PROTO_DIR)
+	$(Q)protoc-c --descriptor_set_in=$(PROTO_DIR)/c.pb --c_out=$(PROTO_DIR) $(PROTO_SRC) $(PROTO_WKT)
 	@touch $@
 
 # Generated code is not ours to make warning-free; what is ours includes its headers as system headers.
 $(PROTO_OBJ): $(BUILD)/obj/gen/%.o: $(PROTO_GEN)
 	@mkdir -p $(@D)
-	$(CC) $(filter-out -W%,$(CFLAGS)) -c $(PROTO_DIR)/$*.c -o $@
+	@$(call say,CC,$@)
+	$(Q)$(CC) $(filter-out -W%,$(CFLAGS)) -c $(PROTO_DIR)/$*.c -o $@
 $(PROTO_LIB): $(PROTO_OBJ)
 	@mkdir -p $(@D)
 	@rm -f $@
-	ar rcs $@ $^
+	@$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
 
 $(patsubst %.c,$(BUILD)/obj/%.o,$(shell find vault tests -name '*.c')): | $(PROTO_GEN)
 

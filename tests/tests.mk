@@ -7,7 +7,8 @@ $(MAKE_RECORDS): $(BUILD)/obj/tests/conformance/make_records.o $(call libs_for,k
 $(BENCH_AEAD): $(BUILD)/obj/tests/bench/bench_aead.o $(call libs_for,kms/crypto)
 $(MAKE_RECORDS) $(BENCH_AEAD):
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+	@$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
 .PHONY: conformance formats bench-aead
 conformance: $(MAKE_RECORDS)
 	CLV_MAKE_RECORDS=$(abspath $(MAKE_RECORDS)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -p no:cacheprovider tests/conformance
@@ -21,7 +22,8 @@ bench-aead: $(BENCH_AEAD)
 HSM_SHIM := $(BUILD)/unit/hsm/shim.so
 $(HSM_SHIM): tests/unit/hsm/shim/shim.c
 	@mkdir -p $(@D)
-	$(CC) -std=gnu17 -g -D_GNU_SOURCE $(WARN) -Wno-missing-prototypes -O2 -fPIC -shared $(PKG_CFLAGS) -o $@ $< -ldl
+	@$(call say,LD,$@)
+	$(Q)$(CC) -std=gnu17 -g -D_GNU_SOURCE $(WARN) -Wno-missing-prototypes -O2 -fPIC -shared $(PKG_CFLAGS) -o $@ $< -ldl
 $(BUILD)/unit/hsm/test_server: | $(HSM_SHIM) $(BUILD)/bin/kmsd-hsm
 
 # bench: kmsd against two echo servers under one load generator (tests/bench/README.md); writes docs/BENCHMARKS.md
@@ -32,8 +34,20 @@ $(BENCH_LOADGEN) $(BENCH_TLS): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(
 $(BENCH_ECHO): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(WIPEFREE_$(FLAVOUR)) $(call libs_for,vault/rpc)
 $(BENCH_LOADGEN) $(BENCH_TLS) $(BENCH_ECHO):
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+	@$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
 .PHONY: bench bench-programs
 bench-programs: $(BENCH_LOADGEN) $(BENCH_TLS) $(BENCH_ECHO)
 bench: all bench-programs
 	PYTHONDONTWRITEBYTECODE=1 $(PY) tests/bench/bench.py --build $(BUILD) $(BENCH_ARGS)
+
+# matrix: every RPC x every identity x every place, the clock's jumps, and where secrets may lie (tests/matrix/README.md)
+.PHONY: matrix
+matrix: all pygen
+	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -p no:cacheprovider tests/matrix
+
+# integration: the daemon from outside, by Python's gRPC over TLS (tests/integration/README.md); one file: make K=test_audit integration
+.PHONY: integration
+integration: all pygen
+	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -p no:cacheprovider $(if $(K),-k $(K)) \
+	    --ignore=tests/integration/front --ignore=tests/integration/interop tests/integration

@@ -33,9 +33,12 @@ CLIENT_PARTS := $(OBJ_vault_client) $(call lib_of,base) $(PROTO_LIB)
 $(LIBCLAVIGER): $(CLIENT_PARTS)
 	@mkdir -p $(@D)
 	@rm -f $@
-	ld -r -o $(BUILD)/lib/claviger.o $(OBJ_vault_client) --start-group $(call lib_of,base) $(PROTO_LIB) --end-group
-	objcopy --wildcard --keep-global-symbol='claviger_*' --localize-symbol='claviger__*' $(BUILD)/lib/claviger.o
-	ar rcs $@ $(BUILD)/lib/claviger.o
+	@$(call say,LD,$@)
+	$(Q)ld -r -o $(BUILD)/lib/claviger.o $(OBJ_vault_client) --start-group $(call lib_of,base) $(PROTO_LIB) --end-group
+	@$(call say,OBJCOPY,$@)
+	$(Q)objcopy --wildcard --keep-global-symbol='claviger_*' --localize-symbol='claviger__*' $(BUILD)/lib/claviger.o
+	@$(call say,AR,$@)
+	$(Q)ar rcs $@ $(BUILD)/lib/claviger.o
 .PHONY: install install-lib
 install-lib: $(LIBCLAVIGER)
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig

@@ -66,7 +66,7 @@ static bool is_plain(struct bytes v)
     uint8_t high = 0, low = 0;
     for (size_t i = 0; i < v.n; i++) {
         high |= v.p[i];
-        low |= v.p[i] < 0x20;
+        low |= v.p[i] < 0x20 || v.p[i] == 0x7f;
     }
     return high < 0x80 && !low;
 }

@@ -183,9 +183,8 @@ RESULT keyring_version_create(struct keyring *k, const struct name *key, struct 
     if (m.newest >= KEYRING_VERSIONS_MAX)
         FAIL(e, ERR_EXHAUSTED, "TOO_MANY_VERSIONS", "the key has %u versions", m.newest);
     m.newest++;
-    TRY(put_new_version(k, t, key, m.newest, txn, a, ret, e));
-    put_key(txn, t, key, &m, m.revision);
-    return ok();
+    put_key(txn, t, key, &m, m.revision); /* first: who loses a race is told of a conflict, not that its version exists */
+    return put_new_version(k, t, key, m.newest, txn, a, ret, e);
 }
 
 RESULT keyring_version_put(struct keyring *k, const struct name *n, const struct keyring_version *changed,

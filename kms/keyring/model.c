@@ -27,15 +27,16 @@ static void put_i64(struct buf *out, int64_t v)
     buf_put_u64(out, (uint64_t)v);
 }
 
-/* Copies text into a fixed, NUL-terminated field; too long is malformed. */
+/* Copies text into a fixed, NUL-terminated field; too long, or with a NUL inside, is malformed. */
 static void get_text(struct reader *in, char *out, size_t cap)
 {
     struct bytes s = reader_v16(in);
-    if (s.n >= cap) {
+    if (s.n >= cap || (s.n > 0 && memchr(s.p, 0, s.n) != NULL)) {
         in->bad = true;
         return;
     }
-    memcpy(out, s.p, s.n);
+    if (s.n > 0)
+        memcpy(out, s.p, s.n);
     out[s.n] = 0;
 }
 
@@ -119,9 +120,10 @@ RESULT model_key_get(const struct record *r, struct arena *a, struct keyring_key
     m.rotation_period_s = get_i64(&in);
     m.next_rotation_ns = get_i64(&in);
     m.destroy_delay_s = get_i64(&in);
-    m.import_only = reader_u8(&in) != 0;
+    uint8_t import_only = reader_u8(&in);
+    m.import_only = import_only != 0;
     m.nlabels = reader_u16(&in);
-    if (in.bad || m.nlabels > KEYRING_LABELS_MAX)
+    if (in.bad || import_only > 1 || m.nlabels > KEYRING_LABELS_MAX)
         return malformed(r, e);
     m.labels = arena_alloc(a, (m.nlabels + 1) * sizeof *m.labels);
     if (m.labels == NULL)

@@ -282,7 +282,8 @@ RESULT keyring_tenant_create(struct keyring *k, struct bytes name, struct bytes 
         return err_field(e, "tenant.display_name", "at most 128 bytes");
     memcpy(m.t.name, name.p, name.n);
     memcpy(m.t.location, location.p, location.n);
-    memcpy(m.t.display_name, display_name.p, display_name.n);
+    if (display_name.n > 0)
+        memcpy(m.t.display_name, display_name.p, display_name.n);
     nonce_fill(m.t.id, sizeof m.t.id);
     rng_fill(&rng_system, m.salt, sizeof m.salt);
     rng_fill(&rng_system, m.audit_key, sizeof m.audit_key);

@@ -1,4 +1,5 @@
 """One template instance a session, one daemon that most tests share, throw-away copies for tests that break things."""
+import contextlib
 import itertools
 import os
 import pathlib
@@ -26,7 +27,13 @@ def base(tmp_path_factory):
     """A short folder for everything, gone at the end: unix socket paths are short, and nothing may be left behind."""
     folder = tmp_path_factory.mktemp("i")
     yield folder
-    shutil.rmtree(tmp_path_factory.getbasetemp(), ignore_errors=True)
+    mine = tmp_path_factory.getbasetemp()
+    shutil.rmtree(mine, ignore_errors=True)
+    for link in mine.parent.iterdir():  # pytest's own "current", which now leads nowhere
+        if link.is_symlink() and not link.exists():
+            link.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another run may be using it
+        mine.parent.rmdir()
 
 
 @pytest.fixture(scope="session")

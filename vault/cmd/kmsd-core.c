@@ -147,6 +147,10 @@ static RESULT control(struct core *c, const struct chan_msg *m, bool *ret_drain,
             reload_trust(c, m);
         close_fds(m);
         return ok();
+    case IPC_STOPPING:
+        if (c->service != NULL)
+            atomic_store(&c->service->draining, true);
+        return ok();
     case IPC_DRAIN:
         *ret_drain = true;
         return ok();
@@ -203,8 +207,10 @@ static RESULT serve(struct core *c, struct err *e)
         TRY(child_recv(&c->child, -1, c->packet, sizeof c->packet, &m, e));
         TRY(control(c, &m, &drain, e));
     }
-    rpc_server_stop(c->rpc, c->child.config->drain_timeout);
-    service_stop(c->service);
+    atomic_store(&c->service->draining, true);
+    /* A call that would not end may still use the service: then leave at once; what was answered is durable. */
+    if (rpc_server_stop(c->rpc, c->child.config->drain_timeout))
+        service_stop(c->service);
     log_event(LOG_INFO, "drained");
     return ok();
 }
@@ -222,12 +228,14 @@ static RESULT init(struct core *c, struct err *e)
         docs[i].name = reader_v16(&in);
         docs[i].yaml = reader_v32(&in);
     }
-    if (n > INIT_DOCS_MAX || !reader_done(&in))
+    uint8_t backup = reader_u8(&in);
+    if (n > INIT_DOCS_MAX || backup > 1 || !reader_done(&in))
         FAIL(e, ERR_INVALID, NULL, "the init message is not well formed");
     CLEANUP(buf_release) struct buf text;
     buf_init(&text, 8192);
     struct service_options so;
     service_options_of(c, &so);
+    so.vendor_clone = backup == 1;
     TRY(service_init(&so, name, san, docs, n, &text, e));
     return child_ready(&c->child, buf_cstr(&text), e);
 }

@@ -128,6 +128,13 @@ static void leave_core(struct conn *c)
     if (c->core_fd >= 0)
         (void)close(c->core_fd);
     c->core_fd = -1;
+    if (c->state == CONN_OPEN) {
+        conn_count_streams(c);
+        /* what is open now is left undone, by the client unless core has gone */
+        struct peer_change ch = {.streams = -(int32_t)c->streams, .unfinished_bytes = -(int32_t)c->unfinished,
+                                 .undone = c->core_eof ? 0 : c->streams};
+        peers_count(c->peer, c->loop->now_ms, &ch);
+    }
     residue_release(&c->in);
     wipe(c->in_tail, sizeof c->in_tail);
     backend_ended(c);

@@ -24,6 +24,7 @@ enum {
     CONN_CORE_GONE_MS = 1000,  /* after the core's end: for its last answers to leave */
     CONN_IDLE_MS = 100,        /* after it OpenSSL's buffers are given back */
     CONN_LINGER_MS = 500,      /* after ours: for the client's */
+    CONN_ROOM_MS = 20,         /* a client that waits for room is looked at again: it may come from other connections */
     CONN_LINGER_BYTES = 262144,
     CONN_KEEPALIVE_S = 60,
 };
@@ -56,6 +57,7 @@ struct conn {
     /* deadlines in ms, 0: none */
     int64_t state_due, core_due, idle_at, resume_at, in_stalled, out_stalled, age_due, drain_at, drain_due;
     size_t lingered;
+    uint32_t streams, completed, undone, unfinished; /* of its streams and messages, as its peer has counted them */
     struct residue in, out;
     uint8_t in_tail[FRAME_HEADER_BYTES], out_tail[FRAME_HEADER_BYTES]; /* of an unfinished frame header */
     uint8_t in_tail_n, out_tail_n;
@@ -73,6 +75,7 @@ void conn_finish(struct conn *c, const char *why);
 void conn_close(struct conn *c, const char *why); /* at once */
 void conn_free(struct conn *c);                   /* loop.c, of DONE connections only */
 
+void conn_count_streams(struct conn *c); /* conn_pump.c: tells its peer what became of its streams since the last time */
 /* conn_pump.c: both directions while OPEN. True: more could be done at once. */
 bool conn_pump(struct conn *c);
 void conn_put_out(struct conn *c, const uint8_t *p, size_t n); /* to the client, behind what waits already */

@@ -79,7 +79,10 @@ static void cut_off(struct conn *c)
 /* The policer's answer, once what it let through is on its way. False: the connection is over. */
 static bool obey(struct conn *c, enum policer_verdict v, const struct policer_span *s)
 {
-    c->resume_at = v == POLICER_WAIT ? c->loop->now_ms + s->wait_ms : 0;
+    int64_t wait_ms = s->wait_ms;
+    if (wait_ms > CONN_ROOM_MS)
+        wait_ms = CONN_ROOM_MS; /* it may be its address that has no room, and other connections may give some back */
+    c->resume_at = v == POLICER_WAIT ? c->loop->now_ms + wait_ms : 0;
     if (v == POLICER_CUT)
         cut_off(c);
     return v != POLICER_CUT;
@@ -252,11 +255,28 @@ static void see_ends(struct conn *c)
     }
 }
 
+/* Streams and messages are bounded for an address, too, or a few hundred connections of one client would hold all that core has. */
+void conn_count_streams(struct conn *c)
+{
+    const struct policer *p = &c->policer;
+    struct peer_change ch = {(int32_t)(p->open - c->streams), (int32_t)(p->unfinished - c->unfinished),
+                             p->completed - c->completed, p->undone - c->undone};
+    peers_count(c->peer, c->loop->now_ms, &ch);
+    c->streams = p->open;
+    c->completed = p->completed;
+    c->undone = p->undone;
+    c->unfinished = p->unfinished;
+}
+
 bool conn_pump(struct conn *c)
 {
     bool more = pump_out(c);
+    conn_count_streams(c);
+    policer_set_room(&c->policer, peers_stream_room(c->peer, c->loop->now_ms), peers_unfinished_room(c->peer));
     /* Answers first: the streams they end make room for what the client sends next. */
     more = pump_in(c) || more;
+    if (c->state == CONN_OPEN)
+        conn_count_streams(c);
     if (c->state == CONN_OPEN && policer_tick(&c->policer, c->loop->now_ms) == POLICER_CUT)
         cut_off(c);
     if (c->state == CONN_OPEN)

@@ -42,7 +42,8 @@ RESULT loop_init(struct loop *l, const struct clock *clock, const struct front_l
     wheel_init(&l->wheel, l->now_ms);
     bucket_init(&l->log_budget, &log_limit, l->now_ms);
     l->peers = peers_new(l->limits.max_per_peer);
-    l->run_tail = &l->run_head;
+    l->run.tail = &l->run.head;
+    l->shake.tail = &l->shake.head;
     l->stats_due_ms = l->now_ms + STATS_MS;
     l->scratch = malloc(LOOP_SCRATCH_BYTES);
     INVARIANT(l->scratch != NULL);
@@ -52,18 +53,30 @@ RESULT loop_init(struct loop *l, const struct clock *clock, const struct front_l
     return ok();
 }
 
-static void run_queue(struct loop *l)
+static void run_one(struct conn *c)
 {
-    struct conn *c = l->run_head;
-    l->run_head = NULL;
-    l->run_tail = &l->run_head; /* who queues again from here on has its turn in the next pass */
+    c->queued = false;
+    if (c->state != CONN_DONE)
+        conn_step(c);
+    else if (!c->in_outbox)
+        conn_free(c);
+}
+
+static void run_queues(struct loop *l)
+{
+    struct conn *c = l->run.head;
+    l->run.head = NULL;
+    l->run.tail = &l->run.head; /* who queues again from here on has its turn in the next pass */
     for (struct conn *next; c != NULL; c = next) {
         next = c->run_next;
-        c->queued = false;
-        if (c->state != CONN_DONE)
-            conn_step(c);
-        else if (!c->in_outbox)
-            conn_free(c);
+        run_one(c);
+    }
+    /* A thousand clients that come at once wait for each other, and not those in service for all of them. */
+    for (unsigned i = 0; i < LOOP_HANDSHAKES && (c = l->shake.head) != NULL; i++) {
+        l->shake.head = c->run_next;
+        if (l->shake.head == NULL)
+            l->shake.tail = &l->shake.head;
+        run_one(c);
     }
 }
 
@@ -73,8 +86,9 @@ void loop_requeue(struct loop *l, struct conn *c)
         return;
     c->queued = true;
     c->run_next = NULL;
-    *l->run_tail = c;
-    l->run_tail = &c->run_next;
+    struct run_queue *q = c->state == CONN_HANDSHAKE ? &l->shake : &l->run;
+    *q->tail = c;
+    q->tail = &c->run_next;
 }
 
 void loop_release(struct loop *l)
@@ -220,7 +234,7 @@ static void each_second(struct loop *l)
 
 static int sleep_ms(const struct loop *l, int max_ms)
 {
-    if (l->run_head != NULL)
+    if (l->run.head != NULL || l->shake.head != NULL)
         return 0;
     int64_t due = l->stats_due_ms;
     if (l->paused_until_ms != 0 && l->paused_until_ms < due)
@@ -239,7 +253,7 @@ RESULT loop_turn(struct loop *l, int max_sleep_ms, struct err *e)
         TRY(dispatch(l, &ev[i], e));
     accept_tick(l);
     run_timers(l);
-    run_queue(l);
+    run_queues(l);
     backend_flush(l);
     each_second(l);
     return ok();

@@ -18,6 +18,7 @@ enum {
     LOOP_TURN_BYTES = 65536,  /* of one connection, each way, before the others have their turn */
     LOOP_TURN_RECORDS = 64,   /* TLS records of one connection a turn: tiny ones cost as much as full ones */
     LOOP_HEADROOM = 16,       /* for an unfinished frame header */
+    LOOP_HANDSHAKES = 4,      /* steps of handshakes a pass: each costs what 50 calls cost, and those are waiting */
     LOOP_EVENTS = 256,
     LOOP_LISTENERS_MAX = 4,
     LOOP_NAME_MAX = 64,
@@ -70,7 +71,10 @@ struct loop {
     struct wheel wheel;
     struct listener listeners[LOOP_LISTENERS_MAX];
     struct backend backend;
-    struct conn *conns, *run_head, **run_tail, *dead;
+    struct conn *conns;
+    struct run_queue { /* who has something to do: connections in service, and handshakes */
+        struct conn *head, **tail;
+    } run, shake;
     uint32_t allocated; /* connections that exist, those whose end the core has not been told yet included */
     uint32_t open;      /* connections with a client */
     struct source control;

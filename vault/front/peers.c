@@ -11,9 +11,9 @@ enum { PEERS_BUCKETS = 4096, KEY_BYTES = 16 };
 
 struct peer {
     struct peer *next;
-    struct bucket fresh;
+    struct bucket fresh, undone; /* undone may be overdrawn */
     int64_t barred_until_ms, struck_ms;
-    uint32_t conns, strikes;
+    uint32_t conns, strikes, streams, unfinished;
     uint8_t key[KEY_BYTES];
 };
 struct peers {
@@ -23,6 +23,7 @@ struct peers {
 };
 
 static const struct bucket_limit fresh_limit = {.burst = PEERS_NEW_BURST, .per_s = PEERS_NEW_PER_S};
+static const struct bucket_limit undone_limit = {.burst = PEERS_UNDONE_BURST, .per_s = PEERS_UNDONE_PER_S};
 
 struct peers *peers_new(uint32_t max_per_peer)
 {
@@ -75,13 +76,15 @@ static bool forgettable(const struct peer *p, int64_t now_ms)
     return p->conns == 0 && (p->strikes == 0 || now_ms - p->struck_ms >= PEERS_FORGET_MS);
 }
 
-/* Drops what there is no more to remember about in one chain; the admission budget may go with it, once refilled. */
+/* Drops what there is no more to remember about in one chain; the budgets may go with it, once refilled. */
 static void sweep(struct peers *ps, size_t slot, int64_t now_ms)
 {
     for (struct peer **at = &ps->buckets[slot]; *at != NULL;) {
         struct peer *p = *at;
         bucket_refill(&p->fresh, &fresh_limit, now_ms);
-        if (!forgettable(p, now_ms) || p->fresh.milli < (int64_t)PEERS_NEW_BURST * 1000) {
+        bucket_refill(&p->undone, &undone_limit, now_ms);
+        bool full = p->fresh.milli >= (int64_t)PEERS_NEW_BURST * 1000 && p->undone.milli >= (int64_t)PEERS_UNDONE_BURST * 1000;
+        if (!forgettable(p, now_ms) || !full) {
             at = &p->next;
             continue;
         }
@@ -104,11 +107,18 @@ static struct peer *find_or_add(struct peers *ps, const uint8_t key[KEY_BYTES], 
     if (p == NULL)
         return NULL;
     bucket_init(&p->fresh, &fresh_limit, now_ms);
+    bucket_init(&p->undone, &undone_limit, now_ms);
     memcpy(p->key, key, KEY_BYTES);
     p->next = ps->buckets[slot];
     ps->buckets[slot] = p;
     ps->n++;
     return p;
+}
+
+static bool overdrawn(struct peer *p, int64_t now_ms)
+{
+    bucket_refill(&p->undone, &undone_limit, now_ms);
+    return p->undone.milli < 0;
 }
 
 enum peers_verdict peers_join(struct peers *ps, const struct sockaddr_storage *addr, int64_t now_ms, struct peer **ret)
@@ -123,6 +133,8 @@ enum peers_verdict peers_join(struct peers *ps, const struct sockaddr_storage *a
         return PEERS_PENALISED;
     if (p->conns >= ps->max_per_peer)
         return PEERS_TOO_MANY;
+    if (overdrawn(p, now_ms))
+        return PEERS_UNDONE;
     if (!bucket_take(&p->fresh, &fresh_limit, now_ms, &wait_ms))
         return PEERS_TOO_FAST;
     p->conns++;
@@ -132,7 +144,7 @@ enum peers_verdict peers_join(struct peers *ps, const struct sockaddr_storage *a
 
 void peers_leave(struct peers *ps, struct peer *p, int64_t now_ms)
 {
-    INVARIANT(p->conns > 0);
+    INVARIANT(p->conns > 0 && (p->conns > 1 || (p->streams == 0 && p->unfinished == 0)));
     p->conns--;
     if (p->conns == 0)
         sweep(ps, slot_of(ps, p->key), now_ms);
@@ -150,6 +162,29 @@ void peers_penalise(struct peer *p, int64_t now_ms)
     p->barred_until_ms = now_ms + (ms < PEERS_PENALTY_MAX_MS ? ms : PEERS_PENALTY_MAX_MS);
 }
 
+void peers_count(struct peer *p, int64_t now_ms, const struct peer_change *ch)
+{
+    int64_t floor = (int64_t)PEERS_UNDONE_BURST * -1000; /* 5 s of waiting, for whatever it did */
+    int64_t streams = (int64_t)p->streams + ch->streams, unfinished = (int64_t)p->unfinished + ch->unfinished_bytes;
+    INVARIANT(streams >= 0 && unfinished >= 0);
+    p->streams = (uint32_t)streams;
+    p->unfinished = (uint32_t)unfinished;
+    bucket_refill(&p->undone, &undone_limit, now_ms);
+    bucket_add(&p->undone, &undone_limit, (int64_t)ch->completed * 500 - (int64_t)ch->undone * 1000);
+    if (p->undone.milli < floor)
+        p->undone.milli = floor;
+}
+
+uint32_t peers_stream_room(struct peer *p, int64_t now_ms)
+{
+    return p->streams >= PEERS_STREAMS || overdrawn(p, now_ms) ? 0 : PEERS_STREAMS - p->streams;
+}
+
+uint32_t peers_unfinished_room(const struct peer *p)
+{
+    return p->unfinished < PEERS_UNFINISHED_BYTES ? PEERS_UNFINISHED_BYTES - p->unfinished : 0;
+}
+
 const char *peers_verdict_text(enum peers_verdict v)
 {
     switch (v) {
@@ -161,6 +196,8 @@ const char *peers_verdict_text(enum peers_verdict v)
         return "too many new connections of this address";
     case PEERS_PENALISED:
         return "this address was cut off a moment ago";
+    case PEERS_UNDONE:
+        return "too many calls of this address left undone";
     case PEERS_TABLE_FULL:
         return "too many addresses";
     }

@@ -45,6 +45,7 @@ enum policer_verdict { POLICER_PASS, POLICER_WAIT, POLICER_CUT };
 struct policer_stream {
     uint32_t id;   /* 0: free slot */
     uint32_t left; /* bytes of the message in progress, or its length so far while the prefix is read */
+    uint32_t have; /* bytes of it that were passed on: core keeps them until it is whole */
     uint8_t prefix; /* bytes of the 5-byte prefix read */
     uint8_t ended;  /* who has sent END_STREAM */
 };
@@ -52,10 +53,12 @@ struct policer_stream {
 struct policer {
     struct policer_stream streams[POLICER_STREAMS];
     struct bucket budget[POLICER_BUDGET_COUNT];
-    struct bucket full; /* only its dry_ms: since when a client has pressed against its stream limit */
+    struct bucket full, stuffed; /* only their dry_ms: since when a client has pressed against max_streams, max_unfinished */
     int64_t ack_due_ms; /* 0: nothing to acknowledge */
     const char *why;    /* literal, once cut */
-    uint32_t max_streams, open, opened, last_id;
+    uint32_t max_streams, may_open, open, opened, last_id; /* may_open: as many as its address has left for it */
+    uint32_t unfinished, max_unfinished; /* sum of have */
+    uint32_t completed, undone; /* streams so far that were answered; and that the client reset, or made core reset */
     uint32_t acks_owed, pings_owed;
     /* client direction */
     uint32_t left;         /* payload bytes of the frame in progress */
@@ -80,6 +83,8 @@ struct policer_span {
 
 /* max_streams 1..POLICER_STREAMS */
 void policer_init(struct policer *p, uint32_t max_streams, int64_t now_ms);
+/* What its address has left, beyond what this connection has: anew before each policer_client. */
+void policer_set_room(struct policer *p, uint32_t streams, uint32_t unfinished_bytes);
 /* Bytes from the client. POLICER_PASS consumes all but at most 8 bytes (an unfinished frame header). On POLICER_CUT
  * what was kept before the breach may still be passed on. */
 enum policer_verdict policer_client(struct policer *p, int64_t now_ms, uint8_t *data, size_t n, struct policer_span *ret);
@@ -104,6 +109,7 @@ struct policer_stream *policer_find(struct policer *p, uint32_t id);
 struct policer_stream *policer_open_stream(struct policer *p, uint32_t id);
 void policer_end(struct policer *p, struct policer_stream *s, uint8_t side);
 void policer_close(struct policer *p, struct policer_stream *s);
+void policer_message_gone(struct policer *p, struct policer_stream *s); /* whole, or given up with its stream */
 void policer_refund(struct policer *p, bool stream /* else a DATA frame */);
 extern const struct bucket_limit policer_limits[POLICER_BUDGET_COUNT];
 enum { POLICER_CLIENT_ENDED = 1, POLICER_SERVER_ENDED = 2 };

@@ -18,6 +18,7 @@ static const struct {
 
 void policer_refund(struct policer *p, bool stream)
 {
+    p->completed += stream;
     for (unsigned i = 0; i < POLICER_BUDGET_COUNT; i++)
         bucket_add(&p->budget[i], &policer_limits[i], stream ? refunds[i].stream : refunds[i].data);
 }
@@ -44,7 +45,15 @@ struct policer_stream *policer_open_stream(struct policer *p, uint32_t id)
     p->open++;
     p->opened++;
     p->last_id = id;
+    p->full.dry_ms = 0; /* room may also have come from outside (policer_set_room) */
     return &p->streams[slot];
+}
+
+void policer_message_gone(struct policer *p, struct policer_stream *s)
+{
+    p->unfinished -= s->have;
+    s->have = 0;
+    s->prefix = 0;
 }
 
 void policer_close(struct policer *p, struct policer_stream *s)
@@ -53,6 +62,7 @@ void policer_close(struct policer *p, struct policer_stream *s)
     /* The payload of this very frame may still be under way (DATA with END_STREAM): from here on it is only counted. */
     if (p->data >= 0 && s == &p->streams[p->data])
         p->data = -1;
+    policer_message_gone(p, s);
     *s = (struct policer_stream){0};
     p->open--;
     p->full.dry_ms = 0;
@@ -78,6 +88,8 @@ static void server_stream_frame(struct policer *p, const struct frame *f)
         /* gRPC answers early with trailers and then RST(NO_ERROR): that is a completed call, too. */
         if (s->ended & POLICER_SERVER_ENDED)
             policer_refund(p, true);
+        else
+            p->undone++;
         policer_close(p, s);
         return;
     }

@@ -19,7 +19,7 @@
 #endif
 
 struct arguments {
-    const char *config_file, *admin, *admin_san, *policy_dir;
+    const char *config_file, *admin, *admin_san, *policy_dir, *token_backup;
     const char *verb; /* NULL: run */
     bool help, version, manual, dump;
 };
@@ -34,6 +34,8 @@ static const struct option {
     {"--admin", "NAME", OFFSET(admin), "init: name of the first administrator"},
     {"--admin-san", "SAN", OFFSET(admin_san), "init: URI or DNS name in that administrator's certificate"},
     {"--policy-dir", "DIR", OFFSET(policy_dir), "init: policy documents (*.yaml); default " CLAVIGER_SHARE "/policies"},
+    {"--token-backup", "HOW", OFFSET(token_backup),
+     "init: " INIT_VENDOR_CLONE " = you clone the token by its vendor's tool; for a token that is no files"},
     {"--dump-config", NULL, OFFSET(dump), "print the configuration as it is understood, with all defaults"},
     {"--manual", NULL, OFFSET(manual), "print the table of configuration keys (Markdown)"},
     {"--version", NULL, OFFSET(version), "print the version"},
@@ -50,7 +52,7 @@ static const struct verb {
 } verbs[] = {
     {"run", verb_run, "serve in the foreground (the default); SIGHUP reloads certificates, SIGTERM drains and stops"},
     {"check", verb_check, "examine configuration, files and permissions; change nothing"},
-    {"init", verb_init, "once: create keys on the token, the store, policy version 1 and the first administrator"},
+    {"init", verb_init, "once: create keys on the token, a verified backup of it, the store, policy version 1 and the first administrator"},
 };
 
 /* A wrong file or setting is the configuration's fault; what happened at run time is not. */
@@ -176,14 +178,15 @@ static int run_monitor(const struct config *c, struct bytes init)
 
 static int verb_run(const struct arguments *a, const struct config *c)
 {
-    if (a->admin != NULL || a->admin_san != NULL || a->policy_dir != NULL)
-        return usage("--admin, --admin-san and --policy-dir belong to", "init");
+    if (a->admin != NULL || a->admin_san != NULL || a->policy_dir != NULL || a->token_backup != NULL)
+        return usage("--admin, --admin-san, --policy-dir and --token-backup belong to", "init");
     return run_monitor(c, BYTES(NULL, 0));
 }
 
 static int verb_init(const struct arguments *a, const struct config *c)
 {
-    const struct init_request r = {a->admin, a->admin_san, a->policy_dir != NULL ? a->policy_dir : CLAVIGER_SHARE "/policies"};
+    const struct init_request r = {a->admin, a->admin_san, a->policy_dir != NULL ? a->policy_dir : CLAVIGER_SHARE "/policies",
+                                   a->token_backup};
     CLEANUP(buf_release) struct buf message;
     struct err e;
 

@@ -77,6 +77,9 @@ RESULT init_message(const struct init_request *r, struct buf *out, struct err *e
 
     TRY(check_name("--admin", r->admin, e));
     TRY(check_name("--admin-san", r->admin_san, e));
+    const char *how = r->token_backup;
+    if (how != NULL && strcmp(how, INIT_VENDOR_CLONE) != 0)
+        FAIL(e, ERR_INVALID, "INIT_ARGUMENT", "--token-backup can only be " INIT_VENDOR_CLONE);
     l.n = scandir(r->policy_dir, &l.entries, is_document, by_name);
     if (l.n < 0)
         FAIL_ERRNO(e, ERR_NOT_FOUND, "POLICY_DIR", "cannot read policy folder %s (--policy-dir names it)", r->policy_dir);
@@ -88,6 +91,7 @@ RESULT init_message(const struct init_request *r, struct buf *out, struct err *e
     buf_put_u16(out, (uint16_t)l.n);
     for (int i = 0; i < l.n; i++)
         TRY(put_document(r->policy_dir, l.entries[i]->d_name, out, e));
+    buf_put_u8(out, how != NULL);
     if (out->overflow || out->n > CHAN_MAX_BYTES)
         FAIL(e, ERR_INVALID, "POLICY_DIR", "the policy documents in %s are longer than %d bytes together", r->policy_dir,
              CHAN_MAX_BYTES);

@@ -10,10 +10,12 @@
 
 #include "base/bytes.h"
 
+#define INIT_VENDOR_CLONE "vendor-clone"
 enum { INIT_DOCUMENTS_MAX = 256, INIT_NAME_MAX = 255 };
 
 struct init_request {
     const char *admin, *admin_san, *policy_dir;
+    const char *token_backup; /* NULL: a verified copy; INIT_VENDOR_CLONE: the operator has the vendor's tool clone the token */
 };
 /* Reads *.yaml of the folder itself, in the order of their names; what stands in folders below it is not policy. */
 RESULT init_message(const struct init_request *r, struct buf *out, struct err *e);

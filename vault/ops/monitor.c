@@ -45,6 +45,11 @@ static void stop(struct monitor *m, int exit_code, const char *why)
         notify_state("STOPPING=1");
         endpoint_remove(m->config->run_dir);
     }
+    /* Streams that would go on for ever (audit tail) end now; the front waits for them. */
+    if (!monitor_is_init(m) && proc_alive(&m->child[CORE])) {
+        struct err e;
+        (void)!proc_send(&m->child[CORE], IPC_STOPPING, BYTES(NULL, 0), NULL, 0, &e).failed;
+    }
     stop_step(m);
 }
 

@@ -86,6 +86,7 @@ struct front_channel {
     pthread_t thread;
     struct id_set open;
     _Atomic uint64_t stats[4]; /* open, accepted, refused, policed */
+    _Atomic(_Atomic uint64_t *) mirror;
     uint8_t packet[CHAN_MAX_BYTES + 16];
 };
 
@@ -110,6 +111,14 @@ static struct result announce(struct front_channel *f, const struct chan_msg *m,
     return chan_send(f->fd, &ack, e);
 }
 
+static void mirror(struct front_channel *f)
+{
+    _Atomic uint64_t *out = atomic_load(&f->mirror);
+
+    for (size_t i = 0; out != NULL && i < 4; i++)
+        atomic_store(&out[i], atomic_load(&f->stats[i]));
+}
+
 static struct result packet(struct front_channel *f, const struct chan_msg *m, struct err *e)
 {
     struct reader r = reader_of(m->body);
@@ -127,6 +136,7 @@ static struct result packet(struct front_channel *f, const struct chan_msg *m, s
         atomic_store(&f->stats[0], reader_u32(&r));
         for (size_t i = 1; i < 4; i++)
             atomic_store(&f->stats[i], reader_u64(&r));
+        mirror(f);
         if (reader_done(&r))
             return ok();
         break;
@@ -189,6 +199,11 @@ void front_channel_stop(struct front_channel *f)
     pthread_join(f->thread, NULL);
     close(f->fd);
     free(f);
+}
+
+void front_channel_mirror(struct front_channel *f, _Atomic uint64_t *out)
+{
+    atomic_store(&f->mirror, out);
 }
 
 void front_channel_stats(const struct front_channel *f, struct front_stats *ret)

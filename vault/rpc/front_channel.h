@@ -20,6 +20,8 @@ struct front_stats {
 };
 RESULT front_channel_start(struct authn *a, int fd, struct front_channel **ret, struct err *e); /* fd is taken */
 void front_channel_stop(struct front_channel *f); /* NULL accepted; the connections are forgotten */
+/* From now on also kept in out[4]: open, accepted, refused, policed. out outlives the channel. */
+void front_channel_mirror(struct front_channel *f, _Atomic uint64_t *out);
 void front_channel_stats(const struct front_channel *f, struct front_stats *ret);
 
 #endif

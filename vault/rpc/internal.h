@@ -28,6 +28,8 @@ enum {
     RPC_UNARY_MS = 60000,        /* calls without a deadline of their own */
     RPC_SWEEP_MS = 1000,
     RPC_SHARDS = 16,
+    RPC_CALLERS = 4096,          /* counters of calls in flight, by certificate; a clash only makes two share a share */
+    RPC_CALLER_SHARE = 2,        /* one certificate gets at most 1/2 of max_calls and of max_streams */
     RPC_PATH_MAX = 255,
     RPC_TRAILERS_MAX = 3,
     RPC_RECEIPT_MAX = 256,
@@ -77,6 +79,8 @@ struct rcall {
     grpc_byte_buffer *sending;
     int closed_cancelled;          /* RECV_CLOSE's result */
     bool counted, close_started, headers_sent;
+    struct authn_conn *conn;       /* whose connection; NULL: not looked up, or unknown */
+    size_t caller;                 /* index of its certificate's counters; 0: it has none, and will be refused anyway */
     grpc_metadata trailers[RPC_TRAILERS_MAX];
     _Atomic(struct call *) c;
     atomic_int refs;               /* one for life (until the last batch is sent), one a batch under way */
@@ -111,6 +115,9 @@ struct rpc_server {
     bool stopping;
     atomic_bool closed;        /* nothing is armed again */
     _Atomic uint64_t in_flight, streams;
+    struct rpc_caller {
+        _Atomic uint32_t calls, streams;
+    } callers[RPC_CALLERS];
     uint64_t max_calls, max_streams;
     char origin[160]; /* of receipts */
     struct rpc_shard shards[RPC_SHARDS];

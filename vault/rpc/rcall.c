@@ -13,8 +13,11 @@ void rcall_ref(struct rcall *rc)
 
 static void uncount(struct rpc_server *s, const struct rcall *rc)
 {
-    if (rc->row != NULL && rc->row->kind != RPC_UNARY)
-        atomic_fetch_sub(&s->streams, 1);
+    bool stream = rc->row != NULL && rc->row->kind != RPC_UNARY;
+
+    atomic_fetch_sub(&s->callers[rc->caller].calls, 1);
+    atomic_fetch_sub(&s->callers[rc->caller].streams, stream);
+    atomic_fetch_sub(&s->streams, stream);
     if (atomic_fetch_sub(&s->in_flight, 1) == 1 && atomic_load(&s->closed)) {
         pthread_mutex_lock(&s->idle_lock);
         pthread_cond_broadcast(&s->idle);
@@ -42,6 +45,7 @@ static void rcall_destroy(struct rcall *rc)
     if (rc->gc != NULL)
         grpc_call_unref(rc->gc);
     pthread_mutex_destroy(&rc->lock);
+    authn_conn_unref(rc->conn);
     if (counted)
         uncount(s, rc); /* last: the server may go once nothing is in flight */
     free(rc);
@@ -118,9 +122,8 @@ struct call *rcall_call(struct rcall *rc)
     if (c != NULL)
         return c;
     read_metadata(&rc->metadata, &start);
-    start.conn = conn_of(rc);
+    start.conn = rc->conn;
     c = call_new(rc->srv->svc, &start, sink);
-    authn_conn_unref(start.conn);
     atomic_store_explicit(&rc->c, c, memory_order_release);
     return c;
 }
@@ -145,14 +148,36 @@ static const struct rpc_row *row_of(const struct rcall *rc)
     return table_find(path);
 }
 
+static size_t caller_of(const struct authn_conn *conn)
+{
+    struct bytes hash = conn != NULL ? authn_conn_certificate(conn) : BYTES(NULL, 0);
+
+    return hash.n >= 2 ? 1 + get_be16(hash.p) % (RPC_CALLERS - 1) : 0;
+}
+
+/* Nobody may hold all places: answers that one client does not read must not become refusals for the others. */
+static RESULT admit_caller(const struct rpc_server *s, uint64_t calls, uint64_t streams, bool stream, struct err *e)
+{
+    if (calls > (s->max_calls + 1) / RPC_CALLER_SHARE)
+        FAIL(e, ERR_EXHAUSTED, "TOO_MANY_CALLS", "%llu calls of one certificate in flight", (unsigned long long)calls);
+    if (stream && streams > (s->max_streams + 1) / RPC_CALLER_SHARE)
+        FAIL(e, ERR_EXHAUSTED, "TOO_MANY_STREAMS", "%llu streams of one certificate open", (unsigned long long)streams);
+    return ok();
+}
+
 /* From here on the call is counted and swept. Returns what speaks against serving it. */
 static RESULT admit(struct rcall *rc, struct err *e)
 {
     struct rpc_server *s = rc->srv;
     bool stream = rc->row != NULL && rc->row->kind != RPC_UNARY;
     uint64_t calls = atomic_fetch_add(&s->in_flight, 1) + 1, streams = atomic_fetch_add(&s->streams, stream) + stream;
+    uint64_t own_calls, own_streams;
 
     rc->counted = true;
+    rc->conn = conn_of(rc);
+    rc->caller = caller_of(rc->conn);
+    own_calls = atomic_fetch_add(&s->callers[rc->caller].calls, 1) + 1;
+    own_streams = atomic_fetch_add(&s->callers[rc->caller].streams, stream) + stream;
     rc->deadline_boot_ms = rpc_deadline_boot_ms(s, rc->hot != NULL ? rc->deadline : rc->details.deadline, !stream);
     sweep_add(rc);
     if (rc->row == NULL)
@@ -161,7 +186,7 @@ static RESULT admit(struct rcall *rc, struct err *e)
         FAIL(e, ERR_EXHAUSTED, "TOO_MANY_CALLS", "%llu calls in flight", (unsigned long long)calls);
     if (stream && streams > s->max_streams)
         FAIL(e, ERR_EXHAUSTED, "TOO_MANY_STREAMS", "%llu streams open", (unsigned long long)streams);
-    return ok();
+    return rc->caller == 0 ? ok() : admit_caller(s, own_calls, own_streams, stream, e);
 }
 
 static void rcall_begin(struct rcall *rc)

@@ -7,6 +7,7 @@
 #include <grpc/support/log.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -102,6 +103,9 @@ static RESULT bind_socket(struct rpc_server *s, const char *path, struct err *e)
     grpc_server_credentials_release(insecure);
     if (bound == 0)
         FAIL(e, ERR_UNAVAILABLE, "SOCKET_BIND", "cannot listen on %s", address);
+    /* Its folder is the gate: 0700, or 0710 with the front's group where the front has a user of its own. */
+    if (chmod(path, 0666) != 0)
+        FAIL_ERRNO(e, ERR_UNAVAILABLE, "SOCKET_BIND", "%s", path);
     return ok();
 }
 
@@ -279,7 +283,9 @@ RESULT rpc_server_front_channel(struct rpc_server *s, int fd, struct err *e)
 {
     front_channel_stop(s->front);
     s->front = NULL;
-    return front_channel_start(s->svc->authn, fd, &s->front, e);
+    TRY(front_channel_start(s->svc->authn, fd, &s->front, e));
+    front_channel_mirror(s->front, s->svc->traffic);
+    return ok();
 }
 
 void rpc_server_load(const struct rpc_server *s, uint64_t *ret_calls, uint64_t *ret_streams)

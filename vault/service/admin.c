@@ -1,9 +1,11 @@
 #include "vault/service/admin.h"
 
+#include "base/log.h"
 #include "kms/crypto/kdf.h"
 #include "vault/service/table.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +19,7 @@ struct admin {
     pthread_mutex_t lock;   /* guards policy */
     pthread_mutex_t reload; /* one at a time: a slower, older load never wins */
     struct policy_set *policy;
+    atomic_bool stale;
 };
 
 static const uint8_t no_tenant[STORE_TENANT_BYTES];
@@ -120,7 +123,7 @@ RESULT admin_policy_put(struct admin *a, const struct policy_doc *docs, size_t n
     for (size_t i = 0; i < n; i++)
         total += docs[i].yaml.n + strlen(docs[i].name) + 8;
     if (n == 0 || n > ADMIN_DOCS_MAX || total > STORE_BODY_MAX - 1024)
-        return err_field(e, "documents", "1 to 64 documents, 250 KiB in all");
+        return err_field(e, "documents", "1 to 16 documents, 250 KiB in all");
     *ret = (struct admin_policy_version){.version = now.version + 1, .created_ns = clock_wall_ns(a->clock), .creator = creator,
                                          .docs = (struct policy_doc *)(uintptr_t)docs, .ndocs = n};
     put_policy(txn, ret->version, docs, n, creator, ret->created_ns);
@@ -296,6 +299,20 @@ RESULT admin_principals_reload(struct admin *a, struct err *e)
     struct result done = reload_principals(a, e);
     pthread_mutex_unlock(&a->reload);
     return done;
+}
+
+void admin_refresh(struct admin *a)
+{
+    struct err e = {0};
+    bool stale = admin_policy_reload(a, &e).failed || admin_principals_reload(a, &e).failed;
+    if (stale)
+        log_event(LOG_ERROR, "a committed change cannot be loaded: all work is refused until it is", LF_ERR(&e));
+    atomic_store(&a->stale, stale);
+}
+
+bool admin_current(const struct admin *a)
+{
+    return !atomic_load_explicit(&a->stale, memory_order_acquire);
 }
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */

@@ -14,7 +14,7 @@
 #include "kms/policy/policy.h"
 #include "kms/store/store.h"
 
-enum { ADMIN_DOCS_MAX = 64, ADMIN_PRINCIPALS_MAX = 100000 };
+enum { ADMIN_DOCS_MAX = 16, ADMIN_PRINCIPALS_MAX = 100000 };
 
 struct admin;
 struct admin_options {
@@ -27,6 +27,11 @@ RESULT admin_open(const struct admin_options *o, struct admin **ret, struct err 
 void admin_free(struct admin *a);
 
 struct policy_set *admin_policy(struct admin *a); /* counted: policy_unref */
+
+/* After a commit that changed policy or principals, before its answer. Where the change cannot be loaded the commit stands and
+ * the node is stale: every decision is refused (admin_current false) until a reload succeeds; the sweep tries each second. */
+void admin_refresh(struct admin *a);
+bool admin_current(const struct admin *a);
 
 struct admin_policy_version {
     uint64_t version, revision;

@@ -4,14 +4,17 @@
 
 #include "claviger/audit/v1/audit.pb-c.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 typedef Claviger__Audit__V1__TailRequest TailRequest;
 typedef Claviger__Audit__V1__TailResponse TailResponse;
 typedef Claviger__Audit__V1__LogStatus LogStatus;
 
-enum { NONCE_BYTES = 32, READ_CHUNK = 64, LEAF_TAG_AT = 1 + 16 + 8 };
+enum { NONCE_BYTES = 32, READ_CHUNK = 64, LEAF_TIME_AT = 1 + 16, LEAF_TAG_AT = LEAF_TIME_AT + 8 };
 
 struct tail {
     bool started;
@@ -142,16 +145,42 @@ static struct result status_resources(struct call *c, const ProtobufCMessage *re
     return field_instance(c, e);
 }
 
+/* Sizes of the files in the journal's folder. */
+static uint64_t bytes_used(const char *dir)
+{
+    DIR *d = opendir(dir);
+    uint64_t sum = 0;
+    struct dirent *f;
+    struct stat st;
+    while (d != NULL && (f = readdir(d)) != NULL)
+        if (fstatat(dirfd(d), f->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+            sum += (uint64_t)st.st_size;
+    if (d != NULL)
+        closedir(d);
+    return sum;
+}
+
+static RESULT last_time(struct call *c, uint64_t next_index, Google__Protobuf__Timestamp **ret, struct err *e)
+{
+    struct journal_record *recs;
+    size_t n = 0;
+    if (next_index > 0)
+        TRY(journal_read(c->svc->journal, next_index - 1, 1, &c->arena, &recs, &n, e));
+    *ret = n > 0 ? field_time(c, (int64_t)get_be64(recs[0].leaf + LEAF_TIME_AT)) : NULL;
+    return ok();
+}
+
 static struct result status(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)
 {
     (void)req;
-    (void)e;
     LogStatus *r = call_response(c);
     struct journal_status st;
     journal_status(c->svc->journal, &st);
     r->origin = call_text(c, c->svc->instance.origin);
     r->entries = st.next_index;
+    r->bytes_used = bytes_used(c->svc->instance.journal_dir);
     r->bytes_free = st.free_bytes;
+    TRY(last_time(c, st.next_index, &r->last_time, e));
     r->admits = journal_admits(c->svc->journal);
     *resp = &r->base;
     return ok();

@@ -11,16 +11,18 @@
 enum { DEADLINE_DEFAULT_MS = 60000 };
 
 /* Metadata is kept only when it is clean: a request id is for people to search by, not a place to smuggle bytes. */
-static void keep_meta(char out[CALL_META_MAX + 1], struct bytes in)
+static bool keep_meta(char out[CALL_META_MAX + 1], struct bytes in)
 {
     out[0] = 0;
-    if (in.n == 0 || in.n > CALL_META_MAX)
-        return;
+    if (in.n > CALL_META_MAX)
+        return false;
     for (size_t i = 0; i < in.n; i++)
         if (in.p[i] < 0x21 || in.p[i] > 0x7e)
-            return;
-    memcpy(out, in.p, in.n);
+            return false;
+    if (in.n > 0)
+        memcpy(out, in.p, in.n);
     out[in.n] = 0;
+    return true;
 }
 
 struct call *call_new(struct service *s, const struct call_start *start, struct call_sink sink)
@@ -37,9 +39,9 @@ struct call *call_new(struct service *s, const struct call_start *start, struct 
     c->start_boot_ns = clock_boot_ns(s->clock);
     c->start_wall_ns = clock_wall_ns(s->clock);
     c->deadline_boot_ms = start->deadline_boot_ms > 0 ? start->deadline_boot_ms : c->start_boot_ns / 1000000 + DEADLINE_DEFAULT_MS;
-    keep_meta(c->request_id, start->request_id);
-    keep_meta(c->idempotency_key, start->idempotency_key);
-    keep_meta(c->trace_parent, start->trace_parent);
+    (void)keep_meta(c->request_id, start->request_id);
+    (void)keep_meta(c->trace_parent, start->trace_parent);
+    c->priv->idempotency_unusable = !keep_meta(c->idempotency_key, start->idempotency_key);
     atomic_fetch_add_explicit(&s->calls_in_flight, 1, memory_order_relaxed);
     return c;
 }

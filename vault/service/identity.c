@@ -71,7 +71,8 @@ static RESULT commit_principal(struct call *c, const struct admin_principal *p, 
     view(c, p, r);
     c->ev.after = event_text(c, p);
     TRY(call_commit(c, txn, &r->base, e));
-    return admin_principals_reload(c->svc->admin, e); /* before the answer: the next call sees it */
+    admin_refresh(c->svc->admin); /* before the answer: the next call sees it */
+    return ok();
 }
 
 static struct result create(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)
@@ -82,7 +83,7 @@ static struct result create(struct call *c, const ProtobufCMessage *req, Protobu
     if (q->principal == NULL)
         return err_field(e, "principal", "is required: it says tenant and SAN");
     if (q->principal_id.len == 0 || q->principal_id.len >= sizeof p.p.name)
-        return err_field(e, "principal_id", "1 to 63 of a-z, 0-9 and -");
+        return err_field(e, "principal_id", "1 to 128 of a-z, 0-9, . _ and -, beginning with a letter");
     if (q->principal->san.len >= sizeof p.p.san)
         return err_field(e, "principal.san", "too long");
     memcpy(p.p.name, q->principal_id.data, q->principal_id.len);

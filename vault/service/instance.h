@@ -12,6 +12,11 @@
 #include "hsm/hsm.h"
 #include "kms/store/store.h"
 
+/* Store record META "token-backup", written by init: u8 format 1, u8 kind, u64 made (unix seconds), v16 serial, v16 holds
+ * ("master-1 seal-1 audit-1"; "" for a clone), v16 path ("" for a clone). META "master-<version>" says how that master was
+ * born: "token". */
+enum instance_backup { INSTANCE_BACKUP_VERIFIED = 1, INSTANCE_BACKUP_VENDOR_CLONE };
+
 struct instance {
     uint8_t id[16];
     uint32_t master_version, seal_epoch, audit_version;

@@ -39,11 +39,13 @@ static bool parse_term(struct bytes s, struct listing_term *t)
     return unquote(&t->value) && memchr(t->value.p, ' ', t->value.n) == NULL;
 }
 
-static struct bytes next_term(struct bytes *rest)
+/* *ret_more: an AND follows, so there must be another term, even if nothing stands there. */
+static struct bytes next_term(struct bytes *rest, bool *ret_more)
 {
     static const char and[] = " AND ";
     const uint8_t *at = rest->n > 0 ? memmem(rest->p, rest->n, and, sizeof and - 1) : NULL;
     struct bytes term = *rest;
+    *ret_more = at != NULL;
     if (at == NULL) {
         *rest = (struct bytes){0};
         return term;
@@ -63,11 +65,12 @@ static bool known_state(struct bytes v)
 
 static RESULT parse_filter(struct bytes filter, unsigned kinds, struct listing *l, struct err *e)
 {
-    while (filter.n > 0) {
+    bool more = filter.n > 0;
+    while (more) {
         struct listing_term t = {0};
         if (l->nterms == LISTING_TERMS_MAX)
             return err_field(e, "filter", "at most 8 terms");
-        if (!parse_term(next_term(&filter), &t))
+        if (!parse_term(next_term(&filter, &more), &t))
             return err_field(e, "filter", "terms are state=VALUE, name:TEXT or labels.KEY=VALUE, joined by AND");
         if ((kinds >> t.kind & 1) == 0)
             return err_field(e, "filter", "this list cannot be filtered by that field");

@@ -101,6 +101,8 @@ static void decide(struct call *c, struct resource *r)
 
 static RESULT step_authorize(struct call *c, struct err *e)
 {
+    if (!admin_current(c->svc->admin))
+        FAIL(e, ERR_UNAVAILABLE, "POLICY_STALE", "a committed change of policy or principals is not loaded yet");
     policy_unref((struct policy_set *)(uintptr_t)c->policy);
     c->policy = admin_policy(c->svc->admin);
     policy_digest(c->policy, c->priv->policy_digest);
@@ -145,6 +147,8 @@ static RESULT step_admit(struct call *c, struct err *e)
 static RESULT step_handle(struct call *c, struct err *e)
 {
     TRY(step_admit(c, e));
+    if (c->row->mutation && c->priv->idempotency_unusable) /* ignored, it would let the caller believe that a retry is safe */
+        FAIL(e, ERR_INVALID, "IDEMPOTENCY_KEY", "the idempotency key is longer than %d or not clean", CALL_META_MAX);
     if (c->row->mutation && c->idempotency_key[0] != 0) {
         TRY(idempotency_lookup(c, &c->priv->replayed, e));
         if (c->priv->replayed)

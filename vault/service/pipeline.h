@@ -34,7 +34,7 @@ struct call_private {
     bool has_receipt, has_event_id;
     struct lane_job job;
     uint8_t request_digest[32]; /* idempotency: what the key was first used for */
-    bool replayed;
+    bool replayed, idempotency_unusable; /* the latter: one was given that cannot be kept */
     char resource_text[NAME_MAX_BYTES];
     const char *rule;
     uint8_t policy_digest[32];

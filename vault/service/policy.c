@@ -50,7 +50,7 @@ static struct result get(struct call *c, const ProtobufCMessage *req, ProtobufCM
 static RESULT take_documents(struct call *c, Document *const *in, size_t n, struct policy_doc **ret, struct err *e)
 {
     if (n == 0 || n > ADMIN_DOCS_MAX)
-        return err_field(e, "documents", "1 to 64 documents");
+        return err_field(e, "documents", "1 to 16 documents");
     struct policy_doc *docs = arena_zalloc(&c->arena, n * sizeof *docs);
     INVARIANT(docs != NULL);
     for (size_t i = 0; i < n; i++) {
@@ -90,8 +90,15 @@ static RESULT commit(struct call *c, struct policy_set *set, const struct policy
     hex_encode(v.digest, sizeof v.digest, hex);
     c->ev.before = bytes_str(arena_printf(&c->arena, "{\"version\":%llu}", (unsigned long long)q->expected_version));
     c->ev.after = bytes_str(arena_printf(&c->arena, "{\"version\":%llu,\"digest\":\"%s\"}", (unsigned long long)v.version, hex));
-    TRY(call_commit(c, txn, &r->base, e));
-    return admin_policy_reload(c->svc->admin, e);
+    struct err why = {0};
+    if (call_commit(c, txn, &r->base, &why).failed) {
+        if (why.code == ERR_EXISTS) /* somebody else's next version came first */
+            FAIL(e, ERR_CONFLICT, "POLICY_CHANGED", "version %llu was made meanwhile", (unsigned long long)v.version);
+        *e = why;
+        return (struct result){1};
+    }
+    admin_refresh(c->svc->admin);
+    return ok();
 }
 
 static struct result apply(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)
@@ -115,6 +122,16 @@ static struct result apply(struct call *c, const ProtobufCMessage *req, Protobuf
     return done;
 }
 
+static bool known_action(struct bytes action)
+{
+    size_t n;
+    const struct rpc_row *const *rows = table_rows(&n);
+    for (size_t i = 0; i < n; i++)
+        if (rows[i]->action != NULL && bytes_equal(action, bytes_str(rows[i]->action)))
+            return true;
+    return false;
+}
+
 static RESULT test_with(struct call *c, const TestRequest *q, struct policy_set *set, TestResponse *r, struct err *e)
 {
     static const char prefix[] = "principals/";
@@ -124,6 +141,8 @@ static RESULT test_with(struct call *c, const TestRequest *q, struct policy_set 
     who = BYTES(who.p + sizeof prefix - 1, who.n - (sizeof prefix - 1));
     struct admin_principal p;
     TRY(admin_principal_get(c->svc->admin, who, &c->arena, &p, e));
+    if (!known_action(pb_bytes(q->action))) /* "denied" would hide a slip of the pen */
+        return err_field(e, "action", "there is no such action: policies/ACTIONS.md lists them");
     struct name resource = {.kind = NAME_NONE};
     unsigned any = 1u << NAME_TENANT | 1u << NAME_LOCATION | 1u << NAME_KEYRING | 1u << NAME_CRYPTOKEY | 1u << NAME_VERSION;
     if (q->resource.len > 0)

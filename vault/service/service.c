@@ -151,6 +151,12 @@ void service_health(struct service *s, struct health *ret)
                               "its PIN file, service returns by itself. ",
                               why);
     }
+    if (!admin_current(s->admin) && n < sizeof ret->reasons) {
+        ret->serving = false;
+        ret->degraded = true;
+        n += (size_t)snprintf(ret->reasons + n, sizeof ret->reasons - n,
+                              "A committed change of policy or principals cannot be loaded: all work is refused; see the log. ");
+    }
     struct journal_status js;
     journal_status(s->journal, &js);
     if (!js.ok && n < sizeof ret->reasons) {

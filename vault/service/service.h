@@ -41,18 +41,22 @@ struct service {
     struct waiters *waiters; /* server streams with nothing to send */
     struct sweep *sweep; /* background: refusal counts, expired idempotency records, health */
     _Atomic uint64_t calls_in_flight;
-    _Atomic bool draining;
+    _Atomic bool draining;        /* open streams end at their next step */
+    _Atomic uint64_t traffic[4];  /* the front's connections: open, accepted, refused, policed */
 };
 struct service_options {
     const struct config *config;
     const struct clock *clock;
     struct hsm *hsm; /* owned from here on */
     struct bytes ca_pem, crl_pem;
+    bool vendor_clone; /* service_init: the operator's word that the vendor's tool clones the token */
 };
 RESULT service_start(const struct service_options *o, struct service **ret, struct err *e);
 void service_stop(struct service *s); /* after the transport has drained; NULL accepted */
 
-/* `kmsd init`: creates HSM objects, store, policy version 1 and the administrator; refuses to overwrite any of them. */
+/* `kmsd init`: creates HSM objects, a verified backup of the token, store, policy version 1 and the administrator; refuses to
+ * overwrite any of them. ERR_EXISTS "ALREADY_INITIALISED": all is there; ERR_STATE "INIT_UNFINISHED": an earlier run was
+ * interrupted, and the detail says what there is; ERR_STATE "TOKEN_BACKUP": this token needs vendor_clone, or may not have it. */
 struct init_document {
     struct bytes name, yaml;
 };

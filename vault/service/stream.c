@@ -90,6 +90,8 @@ static RESULT still_allowed(struct call *c, struct err *e)
 {
     if (call_is_cancelled(c))
         FAIL(e, ERR_CANCELLED, NULL, "the client went away or its deadline passed");
+    if (atomic_load(&c->svc->draining))
+        FAIL(e, ERR_UNAVAILABLE, "SHUTTING_DOWN", "the daemon is stopping: open streams end");
     if (c->row->plane == PLANE_PUBLIC)
         return ok();
     c->priv->limited = true; /* the stream was counted when it began */

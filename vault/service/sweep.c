@@ -1,6 +1,7 @@
 #include "vault/service/sweep.h"
 
 #include "base/log.h"
+#include "vault/service/admin.h"
 #include "vault/service/lanes.h"
 #include "vault/service/pipeline.h"
 
@@ -29,7 +30,8 @@ static void run_probe(struct lane_job *j)
     struct sweep *w = (struct sweep *)((char *)j - offsetof(struct sweep, probe));
     struct hsm_status st;
     struct err e = {0};
-    bool good = !hsm_probe(w->s->hsm, &st, &e).failed;
+    uint8_t asked[8]; /* the probe tells what the hsm process knows; that the token answers is known only by asking it */
+    bool good = !hsm_probe(w->s->hsm, &st, &e).failed && !hsm_random(w->s->hsm, asked, sizeof asked, &e).failed;
     pthread_mutex_lock(&w->lock);
     if (good != w->hsm_ok)
         log_event(good ? LOG_INFO : LOG_ERROR, "hsm state changed", LF_STR("state", good ? "up" : "down"), LF_ERR(&e));
@@ -246,6 +248,8 @@ static void *sweep_thread(void *arg)
         if (now - probed >= SWEEP_PROBE_MS) {
             probed = now;
             start_probe(w);
+            if (!admin_current(w->s->admin))
+                admin_refresh(w->s->admin);
             drain_refusals(w->s, false);
         }
         if (now - kept >= SWEEP_BUDGET_MS) {

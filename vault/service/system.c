@@ -76,6 +76,10 @@ static void view_parts(struct call *c, Status *r)
     s->backend = call_text(c, "sqlite");
     s->epoch = c->svc->instance.seal_epoch;
     r->traffic = PART(Traffic, traffic);
+    r->traffic->connections_open = atomic_load(&c->svc->traffic[0]);
+    r->traffic->connections_accepted = atomic_load(&c->svc->traffic[1]);
+    r->traffic->connections_refused = atomic_load(&c->svc->traffic[2]);
+    r->traffic->connections_policed = atomic_load(&c->svc->traffic[3]);
     r->traffic->calls_in_flight = atomic_load(&c->svc->calls_in_flight);
 }
 

@@ -6,7 +6,7 @@
 
 enum { HOT_ROWS_MAX = 10 };
 
-static RESULT row_check(const struct rpc_row *r, struct err *e)
+RESULT table_check_row(const struct rpc_row *r, struct err *e)
 {
     const char *what = NULL;
     bool public = r->plane == PLANE_PUBLIC;
@@ -40,7 +40,7 @@ RESULT table_check(struct err *e)
     size_t n, hot = 0;
     const struct rpc_row *const *rows = table_rows(&n);
     for (size_t i = 0; i < n; i++) {
-        TRY(row_check(rows[i], e));
+        TRY(table_check_row(rows[i], e));
         hot += rows[i]->hot;
         for (size_t j = 0; j < i; j++)
             if (strcmp(rows[i]->path, rows[j]->path) == 0)

@@ -53,6 +53,7 @@ struct rpc_row {
 
 const struct rpc_row *const *table_rows(size_t *ret_n); /* all rows, assembled from each service's file */
 const struct rpc_row *table_find(const char *path);      /* NULL: UNIMPLEMENTED */
+RESULT table_check_row(const struct rpc_row *r, struct err *e);
 RESULT table_check(struct err *e);                       /* completeness, uniqueness; at start-up and in a test */
 
 #endif

@@ -158,6 +158,24 @@ static void test_closed_and_late(void **state)
     (void)close(fds[1]);
 }
 
+/* Who leaves without reading what was sent to it makes the kernel say ECONNRESET first: its own last words come after that. */
+static void test_last_words_survive_a_reset(void **state)
+{
+    struct chan_msg m = {.type = 11, .body = BYTES_LIT("why")}, got;
+    struct err e;
+    int fds[2];
+
+    (void)state;
+    assert_ok(chan_pair(fds, &e));
+    assert_ok(chan_send(fds[1], &m, &e)); /* never read */
+    assert_ok(chan_send(fds[0], &m, &e));
+    (void)close(fds[0]);
+    assert_ok(chan_recv(fds[1], 0, buf, sizeof(buf), &got, &e));
+    assert_int_equal(got.type, 11);
+    assert_err(chan_recv(fds[1], 0, buf, sizeof(buf), &got, &e), &e, ERR_UNAVAILABLE, "CHANNEL_CLOSED");
+    (void)close(fds[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -166,6 +184,7 @@ int main(void)
         cmocka_unit_test(test_bad_packets),
         cmocka_unit_test(test_bad_packets_leak_no_descriptor),
         cmocka_unit_test(test_closed_and_late),
+        cmocka_unit_test(test_last_words_survive_a_reset),
     };
     return cmocka_run_group_tests_name("chan", tests, NULL, NULL);
 }

@@ -21,6 +21,7 @@ struct monitor {
     pthread_cond_t changed;
     bool ready, ended;
     unsigned pins;
+    void (*_Atomic before_pin)(const struct fixture *f); /* in the monitor's thread: no assertions */
     char fatal[1024];
 };
 
@@ -62,6 +63,9 @@ static inline void *monitor_run(void *arg)
     struct chan_msg in;
     uint8_t buf[4096];
     while (!chan_recv(m->control, -1, buf, sizeof buf, &in, &e).failed) {
+        void (*spoil)(const struct fixture *f) = m->before_pin;
+        if (in.type == IPC_WANT_PIN && spoil != NULL)
+            spoil(m->f);
         if (in.type == IPC_WANT_PIN)
             monitor_send_pin(m);
         (void)pthread_mutex_lock(&m->lock);

@@ -77,6 +77,11 @@ static void test_long_and_dirty(void **state)
     event_encode(&dirty, &a);
     assert_false(event_decode(buf_bytes(&a), &out, &e).failed);
     assert_memory_equal(out.resource.p, "a\\x00b\\xff\\x0a... sha256:", 24);
+    struct audit_event rubbed_out = {.resource = BYTES_LIT("a\x7f")}; /* DEL is a control character too */
+    buf_reset(&a);
+    event_encode(&rubbed_out, &a);
+    assert_false(event_decode(buf_bytes(&a), &out, &e).failed);
+    assert_memory_equal(out.resource.p, "a\\x7f... sha256:", 15);
 
     memset(big, 0xc3, 600); /* two-byte characters are not cut in half */
     for (int i = 1; i < 600; i += 2)

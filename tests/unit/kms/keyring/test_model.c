@@ -88,7 +88,12 @@ static void key_round_trip(void **state)
     assert_int_equal(back.newest, 9);
     assert_int_equal(back.nlabels, 2);
     assert_true(bytes_equal(back.labels[1].key, BYTES_LIT("team")));
+    b.p[1 + 8 + 4 + 4 + 8 + 8 + 8] = 2; /* import only: neither yes nor no */
+    assert_true(model_key_get(&r, &a, &back, &e).failed);
+    assert_int_equal(e.code, ERR_DATA_LOSS);
+    b.p[1 + 8 + 4 + 4 + 8 + 8 + 8] = 0;
     r.body.n--;
+    e = (struct err){0};
     assert_true(model_key_get(&r, &a, &back, &e).failed);
     assert_int_equal(e.code, ERR_DATA_LOSS);
 }
@@ -109,6 +114,11 @@ static void tenant_round_trip(void **state)
     assert_string_equal(back.t.location, "eu");
     assert_memory_equal(back.salt, m.salt, sizeof m.salt);
     assert_memory_equal(back.kcv, m.kcv, sizeof m.kcv);
+    b.p[1 + 16 + 2] = 0; /* a NUL inside the location */
+    assert_true(model_tenant_get(&r, &back, &e).failed);
+    assert_int_equal(e.code, ERR_DATA_LOSS);
+    b.p[1 + 16 + 2] = 'e';
+    e = (struct err){0};
     r.body.n--;
     assert_true(model_tenant_get(&r, &back, &e).failed);
     assert_int_equal(e.code, ERR_DATA_LOSS);

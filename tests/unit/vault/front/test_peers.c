@@ -117,6 +117,68 @@ static void test_the_table_is_bounded(void **state)
     peers_free(ps);
 }
 
+static void test_streams_of_one_address(void **state)
+{
+    (void)state;
+    struct peers *ps = peers_new(10);
+    struct peer *p, *q, *other;
+    assert_int_equal(join(ps, "192.0.2.1", 1000, &p), PEERS_OK);
+    assert_int_equal(join(ps, "192.0.2.1", 1000, &q), PEERS_OK);
+    assert_int_equal(join(ps, "192.0.2.2", 1000, &other), PEERS_OK);
+    peers_count(p, 1000, &(struct peer_change){PEERS_STREAMS - 1, 0, 0, 0});
+    assert_int_equal(peers_stream_room(q, 1000), 1);
+    peers_count(q, 1000, &(struct peer_change){1, 0, 0, 0});
+    assert_int_equal(peers_stream_room(p, 1000), 0);
+    assert_int_equal(peers_stream_room(other, 1000), PEERS_STREAMS);
+    peers_count(p, 1000, &(struct peer_change){-100, 0, 100, 0});
+    assert_int_equal(peers_stream_room(q, 1000), 100);
+    peers_free(ps);
+}
+
+static void test_unfinished_bytes_of_one_address(void **state)
+{
+    (void)state;
+    struct peers *ps = peers_new(10);
+    struct peer *p, *q;
+    assert_int_equal(join(ps, "192.0.2.1", 1000, &p), PEERS_OK);
+    assert_int_equal(join(ps, "192.0.2.1", 1000, &q), PEERS_OK);
+    peers_count(p, 1000, &(struct peer_change){.unfinished_bytes = PEERS_UNFINISHED_BYTES - 1});
+    assert_int_equal(peers_unfinished_room(q), 1);
+    peers_count(q, 1000, &(struct peer_change){.unfinished_bytes = 5}); /* a frame may carry it over */
+    assert_int_equal(peers_unfinished_room(p), 0);
+    peers_count(p, 1000, &(struct peer_change){.unfinished_bytes = 1 - PEERS_UNFINISHED_BYTES});
+    assert_int_equal(peers_unfinished_room(q), PEERS_UNFINISHED_BYTES - 5);
+    peers_free(ps);
+}
+
+static void test_undone_streams_outlive_their_connection(void **state)
+{
+    (void)state;
+    struct peers *ps = peers_new(10);
+    struct peer *p, *q;
+    int64_t now_ms = 1000;
+    assert_int_equal(join(ps, "192.0.2.1", now_ms, &p), PEERS_OK);
+    peers_count(p, now_ms, &(struct peer_change){0, 0, 0, PEERS_UNDONE_BURST});
+    assert_int_equal(join(ps, "192.0.2.1", now_ms, &q), PEERS_OK); /* just allowed */
+    peers_leave(ps, q, now_ms);
+    assert_int_equal(peers_stream_room(p, now_ms), PEERS_STREAMS);
+    peers_count(p, now_ms, &(struct peer_change){0, 0, 0, 1});
+    assert_int_equal(peers_stream_room(p, now_ms), 0);
+    peers_leave(ps, p, now_ms);
+    assert_int_equal(join(ps, "192.0.2.1", now_ms, &p), PEERS_UNDONE);
+    assert_int_equal(join(ps, "192.0.2.2", now_ms, &p), PEERS_OK);
+    now_ms += 1000 / PEERS_UNDONE_PER_S + 1;
+    assert_int_equal(join(ps, "192.0.2.1", now_ms, &p), PEERS_OK);
+    peers_count(p, now_ms, &(struct peer_change){0, 0, 0, 2});
+    assert_int_equal(peers_stream_room(p, now_ms), 0);
+    peers_count(p, now_ms, &(struct peer_change){0, 0, 4, 0}); /* completed ones pay, too */
+    assert_int_equal(peers_stream_room(p, now_ms), PEERS_STREAMS);
+    peers_count(p, now_ms, &(struct peer_change){0, 0, 0, 1000 * PEERS_UNDONE_BURST}); /* the debt is bounded */
+    assert_int_equal(peers_stream_room(p, now_ms + 1000LL * PEERS_UNDONE_BURST / PEERS_UNDONE_PER_S - 100), 0);
+    assert_int_equal(peers_stream_room(p, now_ms + 1000LL * PEERS_UNDONE_BURST / PEERS_UNDONE_PER_S), PEERS_STREAMS);
+    peers_free(ps);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -125,6 +187,9 @@ int main(void)
         cmocka_unit_test(test_rate),
         cmocka_unit_test(test_penalty_doubles_and_is_forgotten),
         cmocka_unit_test(test_the_table_is_bounded),
+        cmocka_unit_test(test_streams_of_one_address),
+        cmocka_unit_test(test_unfinished_bytes_of_one_address),
+        cmocka_unit_test(test_undone_streams_outlive_their_connection),
     };
     return cmocka_run_group_tests_name("peers", tests, NULL, NULL);
 }

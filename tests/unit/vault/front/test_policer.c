@@ -195,6 +195,60 @@ static void test_open_streams(void **state)
     is_cut(r, FRAME_ENHANCE_YOUR_CALM, "too many open streams");
 }
 
+/* What its address has left binds as the connection's own limit does, and room that comes back is used. */
+static void test_streams_of_the_address(void **state)
+{
+    (void)state;
+    struct rig *r = &rig;
+    open_acked(r);
+    policer_set_room(&r->p, 2, 0);
+    add_call(r, 1);
+    add_call(r, 3);
+    passes(r);
+    add_call(r, 5);
+    assert_int_equal(feed(r), POLICER_WAIT);
+    r->now_ms += POLICER_EXCESS_MS - 1;
+    policer_set_room(&r->p, 1, 0);
+    passes(r);
+    add_call(r, 7);
+    policer_set_room(&r->p, 0, 0);
+    assert_int_equal(feed(r), POLICER_WAIT); /* a new wait, not the rest of the old one */
+    r->now_ms += POLICER_EXCESS_MS;
+    is_cut(r, FRAME_ENHANCE_YOUR_CALM, "too many open streams");
+}
+
+static void test_unfinished_messages(void **state)
+{
+    (void)state;
+    struct rig *r = &rig;
+    uint8_t part[5 + 1000] = {0, 0, 0, 0x10, 0}; /* a quarter of a message */
+    open_acked(r);
+    add_call(r, 1);
+    add_call(r, 3);
+    add_frame(r, FRAME_DATA, 0, 1, part, sizeof part);
+    passes(r);
+    assert_int_equal(r->p.unfinished, 1000);
+    policer_set_room(&r->p, 100, sizeof part - 1);
+    add_frame(r, FRAME_DATA, 0, 3, part, sizeof part);
+    assert_int_equal(feed(r), POLICER_WAIT);
+    struct policer waiting = r->p;
+    policer_set_room(&r->p, 100, sizeof part); /* another connection has finished one */
+    passes(r);
+    assert_int_equal(r->p.unfinished, 2000);
+    policer_set_room(&r->p, 100, 0);
+    add_frame(r, FRAME_DATA, 0, 1, NULL, 4096 - 1000); /* the end of a message always passes */
+    passes(r);
+    assert_int_equal(r->p.unfinished, 1000);
+    add_frame(r, FRAME_RST_STREAM, 0, 3, NULL, 4); /* and so does giving one up */
+    passes(r);
+    assert_int_equal(r->p.unfinished, 0);
+    assert_int_equal(r->p.undone, 1);
+    r->p = waiting;
+    add_frame(r, FRAME_DATA, 0, 3, part, sizeof part);
+    r->now_ms += POLICER_EXCESS_MS;
+    is_cut(r, FRAME_ENHANCE_YOUR_CALM, "too much of messages not finished");
+}
+
 static void test_streams_end_from_both_sides(void **state)
 {
     (void)state;
@@ -225,6 +279,27 @@ static void test_streams_end_from_both_sides(void **state)
     passes(r);
     add_frame(r, FRAME_DATA, 0, 9, NULL, 20);
     is_cut(r, FRAME_PROTOCOL_ERROR, "a frame on a stream that was never opened");
+}
+
+/* A call whose deadline passes before its HEADERS leave: gRPC's clients reset its stream all the same. */
+static void test_reset_before_headers(void **state)
+{
+    (void)state;
+    struct rig *r = &rig;
+    open_acked(r);
+    add_call(r, 1);
+    passes(r);
+    size_t kept = r->kept;
+    add_frame(r, FRAME_RST_STREAM, 0, 3, NULL, 4);
+    passes(r);
+    assert_int_equal(r->kept, kept); /* the core never hears of it */
+    assert_int_equal(policer_open_streams(&r->p), 1);
+    add_call(r, 5);
+    passes(r);
+    assert_int_equal(policer_open_streams(&r->p), 2);
+    for (int i = 0; i < 3000; i++) /* its twin: as many as one likes is still too many */
+        add_frame(r, FRAME_RST_STREAM, 0, 7, NULL, 4);
+    assert_int_equal(feed(r), POLICER_WAIT);
 }
 
 static void test_no_data_after_the_end(void **state)
@@ -293,7 +368,7 @@ static void test_wrong_streams(void **state)
         {FRAME_HEADERS, 2, 1, "HEADERS on a stream that is not a client's"},
         {FRAME_DATA, 0, 20, "DATA without a stream"},
         {FRAME_RST_STREAM, 0, 4, "malformed RST_STREAM"},
-        {FRAME_RST_STREAM, 3, 4, "a frame on a stream that was never opened"},
+        {FRAME_RST_STREAM, 2, 4, "a frame on a stream that was never opened"},
         {FRAME_WINDOW_UPDATE, 3, 4, "a frame on a stream that was never opened"},
         {FRAME_PRIORITY, 0, 5, "malformed PRIORITY"},
         {FRAME_SETTINGS, 1, 6, "malformed SETTINGS"},
@@ -599,7 +674,10 @@ int main(void)
         cmocka_unit_test(test_settings_ack),
         cmocka_unit_test(test_streams_before_ack),
         cmocka_unit_test(test_open_streams),
+        cmocka_unit_test(test_streams_of_the_address),
+        cmocka_unit_test(test_unfinished_messages),
         cmocka_unit_test(test_streams_end_from_both_sides),
+        cmocka_unit_test(test_reset_before_headers),
         cmocka_unit_test(test_no_data_after_the_end),
         cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_wrong_streams),

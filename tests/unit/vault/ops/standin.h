@@ -104,7 +104,7 @@ static void standin_init(struct standin *s, struct bytes body)
         struct bytes name = reader_v16(&r), text = reader_v32(&r);
         standin_report(s, "document %.*s %.*s", (int)name.n, (const char *)name.p, (int)text.n, (const char *)text.p);
     }
-    if (!reader_done(&r))
+    if (reader_u8(&r) != 0 || !reader_done(&r))
         _exit(9);
     if (standin_is(s, "dies"))
         _exit(5);
@@ -156,6 +156,9 @@ static void standin_message(struct standin *s, const struct chan_msg *m)
         break;
     case IPC_INIT:
         standin_init(s, m->body);
+        break;
+    case IPC_STOPPING:
+        standin_report(s, "stopping");
         break;
     case IPC_DRAIN:
         standin_report(s, "drain");

@@ -203,7 +203,7 @@ static void test_init_message(void **state)
 {
     CLEANUP(buf_release) struct buf b;
     char folder[128]; /* at() hands out its buffers in turn */
-    const struct init_request r = {"alice", "spiffe://x/alice", folder};
+    struct init_request r = {.admin = "alice", .admin_san = "spiffe://x/alice", .policy_dir = folder};
     static char big[40000];
     struct err e;
 
@@ -226,10 +226,19 @@ static void test_init_message(void **state)
     assert_true(bytes_equal(reader_v32(&in), BYTES_LIT("one")));
     assert_true(bytes_equal(reader_v16(&in), BYTES_LIT("b.yaml")));
     assert_true(bytes_equal(reader_v32(&in), BYTES_LIT("two")));
+    assert_int_equal(reader_u8(&in), 0);
     assert_true(reader_done(&in));
 
-    init_fails(&(struct init_request){"", "san", r.policy_dir}, ERR_INVALID, "INIT_ARGUMENT");
-    init_fails(&(struct init_request){"alice", "a\nb", r.policy_dir}, ERR_INVALID, "INIT_ARGUMENT");
+    r.token_backup = "vendor-clone";
+    buf_reset(&b);
+    assert_ok(init_message(&r, &b, &e));
+    assert_int_equal(b.p[b.n - 1], 1);
+    r.token_backup = "none";
+    init_fails(&r, ERR_INVALID, "INIT_ARGUMENT");
+    r.token_backup = NULL;
+
+    init_fails(&(struct init_request){.admin = "", .admin_san = "san", .policy_dir = r.policy_dir}, ERR_INVALID, "INIT_ARGUMENT");
+    init_fails(&(struct init_request){.admin = "alice", .admin_san = "a\nb", .policy_dir = r.policy_dir}, ERR_INVALID, "INIT_ARGUMENT");
     assert_int_equal(chmod(at("p/a.yaml"), 0666), 0); /* anybody could have written that policy */
     init_fails(&r, ERR_INVALID, "FILE_MODE");
     put("p/a.yaml", "\xff", 0644);

@@ -507,6 +507,38 @@ static void a_cancelled_server_stream_ends(void **state)
     wait_for(&fake.live_calls, 0);
 }
 
+/* Half the places are the most that one certificate gets: the next call is refused for it, and served for another one. */
+static void one_certificate_does_not_get_all_places(void **state)
+{
+    struct fixture *f = *state;
+    struct client_call hanging[MAX_CALLS / 2], c;
+    char reply[64];
+
+    atomic_store(&fake.certificate, 1);
+    for (int i = 0; i < MAX_CALLS / 2; i++) {
+        client_call_begin(&f->cl, &hanging[i], "/test.Echo/Hang", 8000);
+        client_unary_start(&hanging[i], BYTES_LIT("x"), NULL, 0);
+    }
+    wait_for(&fake.live_calls, MAX_CALLS / 2);
+    for (int i = 0; i < 4; i++) {
+        atomic_store(&fake.certificate, 1 + i % 2);
+        assert_int_equal(unary(f, i < 2 ? "/test.Echo/Hot" : "/test.Echo/Hot2", "x", &c, reply),
+                         i % 2 == 0 ? GRPC_STATUS_RESOURCE_EXHAUSTED : GRPC_STATUS_OK);
+        client_call_end(&c);
+    }
+    for (int i = 0; i < MAX_CALLS / 2; i++)
+        grpc_call_cancel(hanging[i].call, NULL);
+    for (int i = 0; i < MAX_CALLS / 2; i++)
+        client_wait(&f->cl);
+    for (int i = 0; i < MAX_CALLS / 2; i++)
+        client_call_end(&hanging[i]);
+    wait_for(&fake.live_calls, 0);
+    atomic_store(&fake.certificate, 1); /* and what ended counts no more */
+    assert_int_equal(unary(f, "/test.Echo/Hot", "x", &c, reply), GRPC_STATUS_OK);
+    client_call_end(&c);
+    atomic_store(&fake.certificate, 0);
+}
+
 static void streams_have_their_own_cap(void **state)
 {
     struct fixture *f = *state;
@@ -655,6 +687,7 @@ int main(void)
         T(a_server_stream_without_a_request_is_refused),
         T(a_cancelled_server_stream_ends),
         T(streams_have_their_own_cap),
+        T(one_certificate_does_not_get_all_places),
         T(many_calls_at_once),
         T(stopping_waits_then_cancels),
         T(the_caller_is_named_by_its_socket),

@@ -1,0 +1,99 @@
+"""The one refusal takes the same time whether the thing is there or not.
+
+Samples of the variants are interleaved and shuffled, so that whatever the machine does meanwhile falls on all of them alike. Compared are
+lower quartiles: noise only ever adds, so they hold still where medians on a busy machine do not. A store read costs some hundred
+microseconds, an HSM call a millisecond; the ruler is tried on the first."""
+import itertools
+import random
+import statistics
+import time
+
+import pytest
+
+import requests
+import walk
+from walk import Code
+
+FIRST, SAMPLES, AGAIN = 10, 30, 3  # a difference must stay through every round: noise comes and goes, a leak does not
+BOUND_S, BOUND_SHARE = 80e-6, 0.2  # one row's variants: the larger of both
+TOGETHER_SHARE = 0.08              # all rows together: what a row alone would hide
+
+
+def quick(values):
+    return statistics.quantiles(values, n=4)[0]
+
+
+def sample(variants, n, rng):
+    """name -> seconds, n samples of each."""
+    taken = {name: [] for name in variants}
+    for _ in range(n):
+        order = list(variants)
+        rng.shuffle(order)
+        for name in order:
+            start = time.perf_counter()
+            variants[name]()
+            taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def apart(taken):
+    """How far the variants lie apart beyond the bound, in seconds; <= 0: within noise."""
+    times = [quick(v) for v in taken.values()]
+    return max(times) - min(times) - max(BOUND_S, BOUND_SHARE * min(times))
+
+
+def differs(variants, ret=None):
+    """None, or what each variant took. ret: the first round's samples, for who wants them."""
+    rng, taken = random.Random(1), {}
+    for n in (FIRST, *[SAMPLES] * AGAIN):
+        taken = sample(variants, n, rng)
+        if n == FIRST and ret is not None:
+            ret.update(taken)
+        if apart(taken) <= 0:
+            return None
+    return {name: f"{quick(v) * 1e6:.0f} us" for name, v in taken.items()}
+
+
+def names_of(walked, row, identity):
+    """The first field of this row that takes names of a kind, with a step for each reason why something is or is not there."""
+    for path in requests.text_fields(row.request.DESCRIPTOR):
+        for kind in reversed(walk.KINDS):
+            steps = walked.of(row=row, identity=identity, whose="foreign", path=path, kind=kind, child=None)
+            if steps and all(a.code is Code.PERMISSION_DENIED for a in steps.values()):
+                by_why = {s.why: s for s in steps}
+                return dict(itertools.islice(by_why.items(), 3)) | {"no such tenant": by_why.get("no such tenant", by_why["there"])}
+    return {}
+
+
+@pytest.mark.parametrize("identity", ["acme-orders", "acme-keyadmin"])
+def test_refusals_take_the_same_time(walked, identity):
+    caller, late, shares = walked.callers[identity], [], []
+    for row in walked.table:
+        steps = names_of(walked, row, identity) if row.kind == "unary" and not row.public else {}
+        if len(steps) < 2:
+            continue
+        variants = {why: (lambda q=requests.build(row, s.path, s.name): caller(row, q)) for why, s in steps.items()}
+        first = {}
+        if found := differs(variants, first):
+            late.append((str(row), found))
+        there = quick(first.pop("there"))
+        shares += [(quick(v) - there) / there for v in first.values()]
+    assert late == [] and len(shares) > 40
+    assert abs(statistics.median(shares)) < TOGETHER_SHARE, statistics.median(shares)
+
+
+# ---- the ruler itself -----------------------------------------------------------------------------------------------------
+def test_the_ruler_sees_a_lookup(walked):
+    """A permitted read looks into the store and waits for its event; the same read of another's thing does neither."""
+    row, = [r for r in walked.table if r.method == "GetCryptoKey"]
+    caller = walked.callers["acme-orders"]
+    own, other = (requests.build(row, ("name",), walked.places[t].key) for t in ("acme", "globex"))
+    found = differs({"own": lambda: caller(row, own), "another's": lambda: caller(row, other)})
+    assert found, "a store read was not seen"
+
+
+def test_the_ruler_on_numbers():
+    rng = random.Random(7)
+    noisy = [0.0004 + rng.expovariate(1 / 0.0002) for _ in range(200)]
+    assert apart({"a": noisy[:100], "b": noisy[100:]}) <= 0
+    assert apart({"a": noisy[:100], "b": [v + 0.0002 for v in noisy[100:]]}) > 0

@@ -1,0 +1,94 @@
+# The quality targets: make asan | tsan | cover | tidy | fuzz | fuzz-smoke | interop. Each builds in a tree of its own.
+
+# ---- sanitizers and coverage: the suites of `make test`, again ---------------------------------------------------------
+# tests/quality/runtime.c and leave.c say what they do there. In forked children of unit tests only counters are wanted: the
+# stacks of other threads are gone, and all that they held would look leaked.
+ifneq ($(filter asan tsan cover,$(FLAVOUR)),)
+QUALITY_runtime := $(if $(filter asan tsan,$(FLAVOUR)),$(BUILD)/obj/tests/quality/runtime.o)
+QUALITY_leave   := $(if $(filter asan cover,$(FLAVOUR)),$(BUILD)/obj/tests/quality/leave.o)
+$(BUILD)/obj/tests/quality/%.o: CFLAGS += -DQUALITY_$(FLAVOUR) -DQUALITY_REPORTS='"$(abspath $(BUILD))/reports/r"' \
+    -DQUALITY_SUPPRESSIONS='"$(abspath tests/suppressions)"'
+$(PROGRAMS): $(QUALITY_runtime) $(QUALITY_leave)
+$(UNIT_BIN): $(QUALITY_runtime) $(if $(filter cover,$(FLAVOUR)),$(QUALITY_leave))
+# The daemon again, with a defect in its core (tests/quality/planted.c).
+PLANTED := $(BUILD)/planted/bin
+.PHONY: planted
+planted: $(PLANTED)/kmsd-core $(filter-out %/kmsd-core,$(PROGRAMS))
+	@ln -sf $(abspath $(filter-out %/kmsd-core,$(PROGRAMS))) $(PLANTED)/
+	@rm -f $(PLANTED)/kmsd && cp $(BUILD)/bin/kmsd $(PLANTED)/
+$(PLANTED)/kmsd-core: $(BUILD)/obj/vault/cmd/kmsd-core.o $(BUILD)/obj/tests/quality/planted.o $(QUALITY_runtime) $(QUALITY_leave) $(call libs_for,vault/rpc)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+endif
+
+# The runs happen in a make of the flavour: some tests build on what was built and need its flags.
+.PHONY: asan tsan cover sanitized covered
+asan tsan:
+	@tools/deps test
+	@$(MAKE) -j$(JOBS) FLAVOUR=$@ BUILD=build/$@ test-programs planted
+	@$(MAKE) FLAVOUR=$@ BUILD=build/$@ sanitized
+sanitized:
+	@tools/run-sanitized $(FLAVOUR) $(BUILD)
+cover:
+	@tools/deps cover
+	@$(MAKE) -j$(JOBS) FLAVOUR=$@ BUILD=build/$@ test-programs
+	@$(MAKE) FLAVOUR=$@ BUILD=build/$@ covered
+covered:
+	@find $(BUILD) -name '*.gcda' -delete
+	@tools/run-tests $(BUILD)
+	@tools/coverage $(BUILD)
+
+# ---- fuzzing: every tests/fuzz/fuzz_<name>.c with the libraries of the folder that it attacks --------------------------
+# A crash stops the run and leaves its input in build/fuzz/found/<name>; mended, it becomes a seed in tests/fuzz/corpus/<name>.
+FUZZ_config   := base
+FUZZ_kdfenc   := base
+FUZZ_uri      := hsm
+FUZZ_format   := kms/crypto
+FUZZ_name     := kms/name
+FUZZ_event    := kms/audit
+FUZZ_journal  := kms/audit
+FUZZ_conn_new := kms/authn
+FUZZ_san      := kms/authn
+FUZZ_policy   := kms/policy
+FUZZ_model    := kms/keyring
+FUZZ_decode   := vault/service
+FUZZ_listing  := vault/service
+FUZZ_policer  := vault/front
+FUZZ_csv      := vault/client
+FUZZ_NAMES := $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+SECONDS ?= 60
+ifeq ($(FLAVOUR),fuzz)
+define fuzz_rule # name
+$$(if $$(FUZZ_$(1)),,$$(error tests/fuzz/fuzz_$(1).c: name its folder in tests/quality.mk))
+$(BUILD)/bin/fuzz_$(1): $(BUILD)/obj/tests/fuzz/fuzz_$(1).o $$(call libs_for,$$(FUZZ_$(1)))
+	@mkdir -p $$(@D)
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $$@ $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group $(LDLIBS)
+endef
+$(foreach n,$(FUZZ_NAMES),$(eval $(call fuzz_rule,$(n))))
+$(BUILD)/bin/fuzz_csv: $(filter-out %/main.o,$(KMSCTL_OBJ)) $(call lib_of,kms/name)
+.PHONY: fuzz-programs
+fuzz-programs: $(patsubst %,$(BUILD)/bin/fuzz_%,$(FUZZ_NAMES))
+endif
+# Which to run, and how many at a time: make fuzz NAMES="uri csv" JOBS=1
+NAMES ?= $(FUZZ_NAMES)
+.PHONY: fuzz fuzz-smoke
+fuzz:
+	@tools/deps test
+	@$(MAKE) -j$(JOBS) FLAVOUR=fuzz BUILD=build/fuzz CC=clang-14 $(patsubst %,build/fuzz/bin/fuzz_%,$(NAMES))
+	@tools/run-fuzz build/fuzz $(SECONDS) $(JOBS) $(NAMES)
+fuzz-smoke:
+	@$(MAKE) SECONDS=5 fuzz
+
+# ---- static analysis: .clang-tidy says which checks, and why others are off ---------------------------------------------
+.PHONY: tidy
+tidy:
+	@tools/deps test
+	@$(MAKE) BUILD=build/tidy build/tidy/gen/.stamp
+	@tools/run-tidy build/tidy $(JOBS) $(FILES)
+
+# ---- the published client -------------------------------------------------------------------------------------------------
+.PHONY: interop
+interop:
+	@command -v node >/dev/null && command -v npm >/dev/null || tools/deps interop
+	@$(MAKE) -j$(JOBS) all pygen
+	@tests/integration/interop/run $(BUILD)

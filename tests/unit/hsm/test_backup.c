@@ -1,0 +1,322 @@
+/* The token's backup: exact, verified by a fresh process, and what is not exact is never taken for one. */
+#include "tests/unit/hsm/fixture.h"
+
+#include "base/log.h"
+#include "hsm/answer.h"
+#include "hsm/backup.h"
+#include "hsm/copy.h"
+
+#include <glob.h>
+
+struct world {
+    struct fixture f;
+    struct token t;
+    struct fake_clock clock;
+    const char *spoil; /* glob pattern below state; the first match loses a bit when the PIN is asked for */
+    long at;           /* which byte, negative from the end */
+    int countdown;     /* at which request */
+};
+static struct verifier verifier;
+
+static void flip(const char *pattern, const struct world *w)
+{
+    char path[512];
+    glob_t g;
+    (void)snprintf(path, sizeof path, "%s/%s", w->f.state, pattern);
+    assert_int_equal(glob(path, 0, NULL, &g), 0);
+    FILE *f = fopen(g.gl_pathv[0], "r+e");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, w->at, w->at < 0 ? SEEK_END : SEEK_SET), 0);
+    int c = fgetc(f);
+    assert_int_not_equal(c, EOF);
+    assert_int_equal(fseek(f, -1, SEEK_CUR), 0);
+    assert_int_equal(fputc(c ^ 1, f), c ^ 1);
+    assert_int_equal(fclose(f), 0);
+    globfree(&g);
+}
+
+static RESULT pin(void *user, int *ret_fd, struct err *e)
+{
+    struct world *w = user;
+    if (w->spoil != NULL && w->countdown-- == 0)
+        flip(w->spoil, w);
+    return fixture_pin(&w->f, ret_fd, e);
+}
+
+static int setup(void **state)
+{
+    struct world *w = calloc(1, sizeof *w);
+    assert_non_null(w);
+    fixture_make(&w->f);
+    fake_clock_init(&w->clock, 1700000000000000000, 5000000000);
+    struct token_setup s = fixture_setup(&w->f, &w->clock.c);
+    s.pin = pin;
+    s.pin_user = w;
+    OK(token_init(&w->t, &s, &e));
+    OK(token_open(&w->t, &e));
+    *state = w;
+    return 0;
+}
+
+static int setup_keys(void **state)
+{
+    (void)setup(state);
+    struct world *w = *state;
+    OK(ops_generate(&w->t, &verifier, HSM_MASTER, 1, &e));
+    OK(ops_generate(&w->t, &verifier, HSM_SEAL, 1, &e));
+    OK(ops_generate(&w->t, &verifier, HSM_AUDIT, 1, &e));
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct world *w = *state;
+    token_release(&w->t);
+    fixture_remove(&w->f);
+    free(w);
+    return 0;
+}
+
+static size_t count(const struct world *w, const char *pattern)
+{
+    char path[512];
+    glob_t g;
+    (void)snprintf(path, sizeof path, "%s/%s", w->f.state, pattern);
+    int rc = glob(path, 0, NULL, &g);
+    size_t n = rc == 0 ? g.gl_pathc : 0;
+    globfree(&g);
+    return n;
+}
+
+static void shell(const char *format, const char *a, const char *b)
+{
+    char text[1024];
+    (void)snprintf(text, sizeof text, format, a, b);
+    char *argv[] = {(char *)"sh", (char *)"-ec", text, NULL};
+    run_tool(argv);
+}
+
+static void derive(struct world *w, struct secret **ret)
+{
+    CLEANUP(buf_release) struct buf in = {0};
+    tenant_kek_input(&in);
+    OK(ops_derive(&w->t, HSM_MASTER, 1, buf_bytes(&in), ret, &e));
+}
+
+static void test_backup_is_exact_and_verified(void **state)
+{
+    struct world *w = *state;
+    struct hsm_backup b;
+    struct hsm_status st;
+    struct stat s;
+    ops_status(&w->t, &st);
+    assert_true(st.copyable && st.backups == 0);
+    assert_string_equal(st.weaknesses, "");
+    OK(ops_backup(&w->t, &verifier, &b, &e));
+    assert_string_equal(b.serial, st.serial);
+    assert_string_equal(b.holds, "master-1 seal-1 audit-1");
+    assert_int_equal(b.made_unix_s, 1700000000);
+    assert_non_null(strstr(b.path, "-20231114T221320Z"));
+    shell("cd '%s' && sha256sum --quiet -c SHA256SUMS && test -z \"$(find . -type f ! -perm 600 -o -type d ! -perm 700)\"", b.path, "");
+    assert_int_equal(stat(b.path, &s), 0);
+    assert_int_equal(count(w, "token-backup/.verify"), 0);
+    assert_int_equal(count(w, "token-backup/*.part"), 0);
+    ops_status(&w->t, &st);
+    assert_int_equal(st.backups, 1);
+    assert_string_equal(st.weaknesses, HSM_WEAK_BACKUP_DEVICE);
+    /* Moved away: the weakness goes with it. */
+    shell("mv '%s' '%s'", b.path, w->f.dir);
+    ops_status(&w->t, &st);
+    assert_int_equal(st.backups, 0);
+    assert_string_equal(st.weaknesses, "");
+}
+
+static void test_one_a_second_and_never_over_another(void **state)
+{
+    struct world *w = *state;
+    struct hsm_backup b;
+    OK(ops_backup(&w->t, &verifier, &b, &e));
+    REFUSED(ERR_EXISTS, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e));
+    fake_clock_advance(&w->clock, 1000000000);
+    OK(ops_backup(&w->t, &verifier, &b, &e));
+    assert_int_equal(count(w, "token-backup/*Z"), 2);
+    _Static_assert(BACKUPS_MAX == 64, "the loop below fills it");
+    shell("cd '%s/token-backup' && for i in $(seq 3 64); do mkdir %s-$i; done", w->f.state, b.serial);
+    fake_clock_advance(&w->clock, 1000000000);
+    REFUSED(ERR_EXHAUSTED, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e));
+}
+
+/* One bit of any file of the copy, at the last moment before the keys in it are tried. */
+static void test_flipped_bit_in_the_copy(void **state)
+{
+    struct world *w = *state;
+    struct hsm_backup b = {0};
+    struct hsm_status st;
+    static const char *const files[] = {"token-backup/*.part/*/token.object", "token-backup/*.part/*/generation",
+                                        "token-backup/*.part/*/[0-9a-f]*-*.object"};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
+        for (w->at = -1; w->at <= 0; w->at++) {
+            w->spoil = files[i];
+            w->countdown = 0;
+            REFUSED(ERR_DATA_LOSS, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e));
+            assert_int_equal(w->countdown, -3); /* it did happen: one PIN for each key */
+            assert_int_equal(count(w, "token-backup/*Z"), 0);
+            assert_int_equal(count(w, "token-backup/*.part"), 1);
+            assert_int_equal(count(w, "token-backup/.verify"), 0);
+            shell("rm -r '%s'/token-backup/*.part%s", w->f.state, "");
+        }
+    ops_status(&w->t, &st);
+    assert_int_equal(st.backups, 0);
+    assert_string_equal(b.path, "");
+    w->spoil = NULL;
+    OK(ops_backup(&w->t, &verifier, &b, &e));
+}
+
+/* What the fresh process opens is damaged, in any object: the keys and what was stored beside them are asked, not the files. */
+static void test_flipped_bit_in_what_is_opened(void **state)
+{
+    struct world *w = *state;
+    struct hsm_backup b;
+    size_t objects = count(w, "../tokens/*/*-*.object");
+    assert_int_equal(objects, 6); /* master, seal, their answers, both halves of the audit key */
+    for (size_t i = 0; i < objects; i++) {
+        char pattern[400];
+        glob_t g;
+        (void)snprintf(pattern, sizeof pattern, "%s/*/*-*.object", w->f.tokens);
+        assert_int_equal(glob(pattern, 0, NULL, &g), 0);
+        (void)snprintf(pattern, sizeof pattern, "token-backup/.verify/*/%s", strrchr(g.gl_pathv[i], '/') + 1);
+        globfree(&g);
+        w->spoil = pattern;
+        w->at = 100; /* inside the attributes that every object has */
+        w->countdown = 0;
+        struct err e = {0};
+        assert_true(ops_backup(&w->t, &verifier, &b, &e).failed);
+        assert_true(e.code == ERR_NOT_FOUND || e.code == ERR_DATA_LOSS); /* a key, or a stored answer, that is no more */
+        assert_int_equal(count(w, "token-backup/*Z"), 0);
+        shell("rm -rf '%s'/token-backup%s", w->f.state, "");
+    }
+}
+
+static void test_wrong_answer_is_refused(void **state)
+{
+    struct world *w = *state;
+    uint8_t nonce[ANSWER_NONCE_BYTES] = {1}, answer[ANSWER_BYTES];
+    for (enum hsm_object k = HSM_MASTER; k <= HSM_AUDIT; k++) {
+        OK(verifier_answer(&w->t, k, 1, nonce, answer, &e));
+        OK(verifier_check(&verifier, &w->t, NULL, k, 1, nonce, answer, &e));
+        answer[31] ^= 1;
+        REFUSED(ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", verifier_check(&verifier, &w->t, NULL, k, 1, nonce, answer, &e));
+        REFUSED(ERR_NOT_FOUND, "HSM_OBJECT_ABSENT", verifier_answer(&w->t, k, 2, nonce, answer, &e));
+    }
+}
+
+static void test_restore(void **state)
+{
+    struct world *w = *state;
+    struct hsm_backup b;
+    CLEANUP(secret_freep) struct secret *before = NULL, *after = NULL;
+    derive(w, &before);
+    OK(ops_backup(&w->t, &verifier, &b, &e));
+    token_close(&w->t);
+    shell("rm -r '%s'/*%s", w->f.tokens, "");
+    REFUSED(ERR_UNAVAILABLE, "HSM_TOKEN", token_open(&w->t, &e));
+    shell("cp -a '%s'/*-*-*-*-* '%s'", b.path, w->f.tokens);
+    w->t.setup.complete = true;
+    OK(token_open(&w->t, &e));
+    derive(w, &after);
+    assert_true(secret_equal(before, after));
+    OK(ops_generate(&w->t, &verifier, HSM_MASTER, 3, &e)); /* the restored token is as good as the first */
+    OK(ops_generate(&w->t, &verifier, HSM_MASTER, 2, &e));
+    fake_clock_advance(&w->clock, 1000000000);
+    OK(ops_backup(&w->t, &verifier, &b, &e));
+    assert_string_equal(b.holds, "master-1 master-2 master-3 seal-1 audit-1");
+}
+
+static void test_what_a_crash_left_is_in_nobodys_way(void **state)
+{
+    struct world *w = *state;
+    struct hsm_backup b;
+    struct hsm_status st;
+    ops_status(&w->t, &st);
+    shell("mkdir -p '%s'/token-backup/.verify/x && cd '%s'/token-backup && touch .verify/softhsm2.conf .verify/x/y", w->f.state,
+          w->f.state);
+    shell("mkdir '%s'/token-backup/%s-19991231T235959Z.part", w->f.state, st.serial);
+    ops_status(&w->t, &st);
+    assert_int_equal(st.backups, 0);
+    OK(ops_backup(&w->t, &verifier, &b, &e));
+    ops_status(&w->t, &st);
+    assert_int_equal(st.backups, 1);
+    assert_int_equal(count(w, "token-backup/.verify"), 0);
+}
+
+static void test_refusals(void **state)
+{
+    struct world *w = *state;
+    struct hsm_backup b;
+    struct hsm_status st;
+    shell("ln -s /etc/passwd '%s'/token-backup%s", w->f.state, "");
+    REFUSED(ERR_UNAVAILABLE, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e));
+    shell("rm '%s'/token-backup && mkdir '%s'/elsewhere && cd '%1$s' && ln -s elsewhere token-backup", w->f.state, w->f.state);
+    REFUSED(ERR_UNAVAILABLE, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e)); /* not through a link */
+    assert_int_equal(count(w, "elsewhere/*"), 0);
+    shell("rm '%s'/token-backup && cd '%s'/* && ln -s /etc/passwd zz.object", w->f.state, w->f.tokens);
+    REFUSED(ERR_UNAVAILABLE, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e));
+    shell("cd '%s'/*%s && rm zz.object && mkfifo zz", w->f.tokens, "");
+    fake_clock_advance(&w->clock, 1000000000);
+    REFUSED(ERR_STATE, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e));
+    shell("cd '%s'/*%s && rm zz && truncate -s 1048577 zz", w->f.tokens, "");
+    fake_clock_advance(&w->clock, 1000000000);
+    REFUSED(ERR_STATE, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e));
+    w->t.storage.path[0] = '\0'; /* a token in a device */
+    REFUSED(ERR_UNIMPLEMENTED, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e));
+    ops_status(&w->t, &st);
+    assert_false(st.copyable);
+}
+
+static void test_empty_token(void **state)
+{
+    struct world *w = *state;
+    struct hsm_backup b;
+    REFUSED(ERR_STATE, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e));
+    assert_int_equal(count(w, "token-backup"), 0);
+}
+
+/* A verifier that is gone: no backup, whatever the files look like. */
+static void test_without_confirmation(void **state)
+{
+    struct world *w = *state;
+    struct hsm_backup b;
+    struct verifier dead;
+    OK(verifier_start(&dead, NULL, &e));
+    assert_int_equal(kill(dead.pid, SIGKILL), 0);
+    assert_int_equal(waitpid(dead.pid, NULL, 0), dead.pid);
+    REFUSED(ERR_UNAVAILABLE, "CHANNEL_CLOSED", ops_backup(&w->t, &dead, &b, &e));
+    assert_int_equal(close(dead.fd), 0);
+    assert_int_equal(count(w, "token-backup/*Z"), 0);
+}
+
+#define MADE(name) cmocka_unit_test_setup_teardown(name, setup_keys, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        MADE(test_backup_is_exact_and_verified),
+        MADE(test_one_a_second_and_never_over_another),
+        MADE(test_flipped_bit_in_the_copy),
+        MADE(test_flipped_bit_in_what_is_opened),
+        MADE(test_wrong_answer_is_refused),
+        MADE(test_restore),
+        MADE(test_what_a_crash_left_is_in_nobodys_way),
+        MADE(test_refusals),
+        cmocka_unit_test_setup_teardown(test_empty_token, setup, teardown),
+        MADE(test_without_confirmation),
+    };
+    struct err e = {0};
+    log_init("test", LOG_ERROR);
+    if (verifier_start(&verifier, NULL, &e).failed || secret_slab_init(32, &e).failed)
+        return 2;
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    verifier_stop(&verifier);
+    (void)fflush(NULL);
+    _exit(failed); /* SoftHSM crashes in exit handlers */
+}
