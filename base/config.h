@@ -32,6 +32,7 @@ enum { CONFIG_MAX_BYTES = 65536 };
     X(PATH, hsm_pin_file,           NULL, 1, 4000, "file with the user PIN, 0600; or a systemd credential path")             \
     X(PATH, hsm_config_file,        "", 0, 4000,  "vendor configuration, exported to the module (SOFTHSM2_CONF)")            \
     X(MS,   hsm_timeout,            "2s", 10, 60000, "longest wait for one HSM operation")                                   \
+    X(PATH, anchor_file,            "", 0, 4000,  "file on another device that remembers how far the store had come; empty: an object on the token") \
     X(STR,  user_front,             "", 0, 32,    "user of the front process; empty: unchanged")                             \
     X(STR,  user_core,              "", 0, 32,    "user of the core process")                                                \
     X(STR,  user_hsm,               "", 0, 32,    "user of the hsm process")                                                 \

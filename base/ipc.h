@@ -9,6 +9,7 @@
  *   core:  HSM_CHANNEL (1 fd), FRONT_CHANNEL (1 fd)                               -> core answers READY
  *   core --init: HSM_CHANNEL (1 fd), INIT                                         -> core answers READY, then DRAIN, exits
  *   hsm:   CORE_CHANNEL (1 fd); on WANT_PIN the monitor answers PIN_FILE (1 fd, opened anew)  -> hsm answers READY
+ *   core --offline: HSM_CHANNEL (1 fd), OFFLINE                                   -> core answers READY, then DRAIN, exits
  * kmsd init: both children get the argument --init: hsm then accepts a token without our objects.
  * When one of front, core, hsm dies the monitor makes new socketpairs and sends both sides the new channel of that edge.
  */
@@ -36,6 +37,8 @@ enum ipc_control { /* monitor <-> child */
     IPC_INIT,          /* m>core (kmsd-core --init only, after HSM_CHANNEL) body: v16 admin name, v16 admin SAN, u16 n,
                           n x {v16 file name, v32 policy document}, u8 token backup: 0 a verified copy, 1 the operator's
                           word for the vendor's clone. Core answers READY (done; its text is printed) or FATAL */
+    IPC_OFFLINE,       /* m>core (kmsd-core --offline only, after HSM_CHANNEL) body: u8 task (vault/service/offline.h), v16 reason.
+                          Core prints its findings, then answers READY (its text is printed) or FATAL */
     IPC_STOPPING,      /* m>core the front is draining: let open streams end, go on serving */
 };
 

@@ -189,6 +189,11 @@ static RESULT change_all(struct accepting *p, const struct store_options *o, str
     return db_run(&p->d, p->d.commit, e);
 }
 
+static uint64_t journal_now(void *user)
+{
+    return ((struct store_acceptance *)user)->journal_next_index;
+}
+
 static RESULT accept_all(struct accepting *p, const struct store_options *o, struct err *e)
 {
     TRY(store_lock(p->s, o->dir, e));
@@ -206,6 +211,7 @@ static RESULT accept_all(struct accepting *p, const struct store_options *o, str
         sqlite3_exec(p->d.h, "ROLLBACK", NULL, NULL, NULL);
         return (struct result){1};
     }
+    store_anchor_journal(p->s, journal_now, p->a);
     atomic_store(&p->s->fresh.epoch, p->s->fresh.root.epoch);
     atomic_store(&p->s->outbox_last, p->s->fresh.root.outbox_last);
     return p->s->anchor ? anchor_write(p->s, e) : ok();

@@ -1,10 +1,11 @@
-/* The core process: `kmsd-core [--init]`, started by the monitor (base/ipc.h): gRPC, the pipeline, keys, store, audit. */
+/* The core process: `kmsd-core [--init | --offline]`, started by the monitor (base/ipc.h): gRPC, the pipeline, keys, store, audit. */
 #include "base/child.h"
 #include "base/confine.h"
 #include "base/log.h"
 #include "kms/crypto/cipher.h"
 #include "kms/crypto/nonce.h"
 #include "vault/rpc/rpc.h"
+#include "vault/service/offline.h"
 #include "vault/service/service.h"
 
 #include <errno.h>
@@ -23,6 +24,7 @@ struct core {
     struct rpc_server *rpc;
     int front_fd; /* came before the server was there: -1 when none */
     struct buf ca, crl;
+    char anchor_weakness[FLOOR_TEXT_MAX];
     char socket_path[4096];
     uint8_t packet[CHILD_BUF_BYTES];
 };
@@ -75,8 +77,11 @@ static RESULT prepare(struct core *c, struct err *e)
     snprintf(c->socket_path, sizeof c->socket_path, "%s/" IPC_CORE_SOCKET, cf->run_dir);
     umask(077);
     TRY(make_folder(journal, e));
+    floor_weakness(cf, c->anchor_weakness);
+    char anchor[4096];
+    floor_folder(cf, anchor);
     const struct confine_path paths[] = {
-        {cf->state_dir, true}, {journal, true}, {cf->run_dir, true}, {cf->client_ca_file, false}, {cf->client_crl_file, false}};
+        {cf->state_dir, true}, {journal, true}, {cf->run_dir, true}, {cf->client_ca_file, false}, {cf->client_crl_file, false}, {anchor, true}};
     const struct confine confine = {.role = CONFINE_CORE, .user = cf->user_core, .paths = paths, .npaths = sizeof paths / sizeof paths[0]};
     size_t slots = keyring_secrets_max(cf->key_cache_max) + cf->max_calls_in_flight + SPARE_SECRETS;
     TRY(secret_slab_init(slots, e));
@@ -176,7 +181,7 @@ static RESULT wait_for_hsm(struct core *c, struct err *e)
 static void service_options_of(struct core *c, struct service_options *o)
 {
     *o = (struct service_options){.config = c->child.config, .clock = &clock_system, .hsm = c->hsm, .ca_pem = buf_bytes(&c->ca),
-                                  .crl_pem = buf_bytes(&c->crl)};
+                                  .crl_pem = buf_bytes(&c->crl), .anchor_weakness = c->anchor_weakness};
 }
 
 /* ---- serving --------------------------------------------------------------------------------------------------------------- */
@@ -240,14 +245,44 @@ static RESULT init(struct core *c, struct err *e)
     return child_ready(&c->child, buf_cstr(&text), e);
 }
 
-static RESULT run(struct core *c, bool is_init, struct err *e)
+/* ---- kmsd fsck, accept-rollback, review-rollback ---------------------------------------------------------------------------- */
+static void print_line(void *user, const char *text)
+{
+    (void)user;
+    printf("%s\n", text);
+    fflush(stdout);
+}
+
+static RESULT offline(struct core *c, struct err *e)
+{
+    struct chan_msg m;
+    TRY(child_expect(&c->child, IPC_OFFLINE, 0, FIRST_CHANNEL_MS, c->packet, sizeof c->packet, &m, e));
+    struct reader in = reader_of(m.body);
+    enum offline_task task = (enum offline_task)reader_u8(&in);
+    struct bytes reason = reader_v16(&in);
+    if (!reader_done(&in))
+        FAIL(e, ERR_INVALID, NULL, "the offline message is not well formed");
+    CLEANUP(buf_release) struct buf text;
+    buf_init(&text, 8192);
+    struct service_options so;
+    service_options_of(c, &so);
+    const struct offline_out out = {.line = print_line};
+    TRY(service_offline(&so, task, reason, &out, &text, e));
+    return child_ready(&c->child, buf_cstr(&text), e);
+}
+
+enum mode { MODE_SERVE, MODE_INIT, MODE_OFFLINE };
+
+static RESULT run(struct core *c, enum mode mode, struct err *e)
 {
     buf_init(&c->ca, PEM_MAX_BYTES);
     buf_init(&c->crl, PEM_MAX_BYTES);
     TRY(prepare(c, e));
     TRY(wait_for_hsm(c, e));
-    if (is_init)
+    if (mode == MODE_INIT)
         return init(c, e);
+    if (mode == MODE_OFFLINE)
+        return offline(c, e);
     TRY(start(c, e));
     return serve(c, e);
 }
@@ -256,16 +291,16 @@ int main(int argc, char **argv)
 {
     static struct core core = {.front_fd = -1};
     struct err e = {0};
-    const bool is_init = argc == 2 && strcmp(argv[1], "--init") == 0;
-    if (argc != 1 && !is_init) {
-        fprintf(stderr, "usage: kmsd-core [--init]; started by kmsd\n");
+    const bool is_init = argc == 2 && strcmp(argv[1], "--init") == 0, is_offline = argc == 2 && strcmp(argv[1], "--offline") == 0;
+    if (argc != 1 && !is_init && !is_offline) {
+        fprintf(stderr, "usage: kmsd-core [--init | --offline]; started by kmsd\n");
         return 2;
     }
     if (child_start("core", &core.child, &e).failed)
         return child_start_failed("core", &e);
-    struct result done = run(&core, is_init, &e);
+    struct result done = run(&core, is_init ? MODE_INIT : is_offline ? MODE_OFFLINE : MODE_SERVE, &e);
     /* What waiting can mend (the HSM is restarting) is the monitor's to try again; everything else is for a person. */
-    if (done.failed && (is_init || (core.rpc == NULL && e.code != ERR_UNAVAILABLE)))
+    if (done.failed && (is_init || is_offline || (core.rpc == NULL && e.code != ERR_UNAVAILABLE)))
         child_fatal(&core.child, &e);
     if (done.failed)
         log_event(LOG_ERROR, "leaving", LF_ERR(&e));

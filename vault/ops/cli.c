@@ -1,7 +1,9 @@
 #include "vault/ops/cli.h"
 
 #include "base/log.h"
+#include "base/chan.h"
 #include "base/secret.h"
+#include "base/text.h"
 #include "vault/ops/files.h"
 #include "vault/ops/init.h"
 #include "vault/ops/listen.h"
@@ -21,6 +23,7 @@
 struct arguments {
     const char *config_file, *admin, *admin_san, *policy_dir, *token_backup;
     const char *verb; /* NULL: run */
+    const char *reason;
     bool help, version, manual, dump;
 };
 
@@ -36,6 +39,7 @@ static const struct option {
     {"--policy-dir", "DIR", OFFSET(policy_dir), "init: policy documents (*.yaml); default " CLAVIGER_SHARE "/policies"},
     {"--token-backup", "HOW", OFFSET(token_backup),
      "init: " INIT_VENDOR_CLONE " = you clone the token by its vendor's tool; for a token that is no files"},
+    {"--reason", "TEXT", OFFSET(reason), "accept-rollback, review-rollback: why; it goes on the record"},
     {"--dump-config", NULL, OFFSET(dump), "print the configuration as it is understood, with all defaults"},
     {"--manual", NULL, OFFSET(manual), "print the table of configuration keys (Markdown)"},
     {"--version", NULL, OFFSET(version), "print the version"},
@@ -44,7 +48,7 @@ static const struct option {
 };
 
 typedef int verb_fn(const struct arguments *a, const struct config *c);
-static verb_fn verb_run, verb_check, verb_init;
+static verb_fn verb_run, verb_check, verb_init, verb_accept, verb_review, verb_fsck;
 static const struct verb {
     const char *name;
     verb_fn *fn;
@@ -53,6 +57,9 @@ static const struct verb {
     {"run", verb_run, "serve in the foreground (the default); SIGHUP reloads certificates, SIGTERM drains and stops"},
     {"check", verb_check, "examine configuration, files and permissions; change nothing"},
     {"init", verb_init, "once: create keys on the token, a verified backup of it, the store, policy version 1 and the first administrator"},
+    {"fsck", verb_fsck, "offline: examine store, journal and keys; change nothing; exit code 1 when something is found"},
+    {"accept-rollback", verb_accept, "offline: go on with an older or damaged store, knowingly and on the record"},
+    {"review-rollback", verb_review, "offline: say that an accepted rollback was looked into"},
 };
 
 /* A wrong file or setting is the configuration's fault; what happened at run time is not. */
@@ -163,10 +170,10 @@ static int parse_arguments(int argc, char **argv, struct arguments *a)
 
 /* ---- commands ---- */
 
-static int run_monitor(const struct config *c, struct bytes init)
+static int run_monitor(const struct config *c, struct bytes init, bool offline)
 {
     char libexec[PATH_MAX];
-    struct monitor_options o = {.config = c, .libexec = libexec, .init_message = init};
+    struct monitor_options o = {.config = c, .libexec = libexec, .init_message = init, .offline = offline};
     struct err e;
     int code;
 
@@ -180,7 +187,7 @@ static int verb_run(const struct arguments *a, const struct config *c)
 {
     if (a->admin != NULL || a->admin_san != NULL || a->policy_dir != NULL || a->token_backup != NULL)
         return usage("--admin, --admin-san, --policy-dir and --token-backup belong to", "init");
-    return run_monitor(c, BYTES(NULL, 0));
+    return run_monitor(c, BYTES(NULL, 0), false);
 }
 
 static int verb_init(const struct arguments *a, const struct config *c)
@@ -198,7 +205,41 @@ static int verb_init(const struct arguments *a, const struct config *c)
         (void)report(&e);
         return e.reason != NULL && strcmp(e.reason, "INIT_ARGUMENT") == 0 ? CLI_USAGE : CLI_CONFIG;
     }
-    return run_monitor(c, buf_bytes(&message));
+    return run_monitor(c, buf_bytes(&message), false);
+}
+
+/* As vault/service/offline.h numbers them. */
+enum task { TASK_ACCEPT = 1, TASK_REVIEW = 2, TASK_FSCK = 3 };
+
+static int run_offline(const struct arguments *a, const struct config *c, enum task task)
+{
+    CLEANUP(buf_release) struct buf message;
+
+    buf_init(&message, CHAN_MAX_BYTES);
+    if (task == TASK_FSCK && a->reason != NULL)
+        return usage("--reason belongs to", "accept-rollback and review-rollback");
+    if (task != TASK_FSCK && a->reason == NULL)
+        return usage("a reason is needed:", "--reason TEXT");
+    if (a->reason != NULL && (strlen(a->reason) > INIT_NAME_MAX || !text_is_clean_utf8(bytes_str(a->reason))))
+        return usage("--reason must be at most 255 characters", "without control characters");
+    buf_put_u8(&message, (uint8_t)task);
+    buf_put_v16(&message, bytes_str(a->reason));
+    return run_monitor(c, buf_bytes(&message), true);
+}
+
+static int verb_accept(const struct arguments *a, const struct config *c)
+{
+    return run_offline(a, c, TASK_ACCEPT);
+}
+
+static int verb_review(const struct arguments *a, const struct config *c)
+{
+    return run_offline(a, c, TASK_REVIEW);
+}
+
+static int verb_fsck(const struct arguments *a, const struct config *c)
+{
+    return run_offline(a, c, TASK_FSCK);
 }
 
 static bool check_one(const char *what, struct result r, const struct err *e)

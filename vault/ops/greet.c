@@ -68,6 +68,6 @@ RESULT greet_child(struct monitor *m, struct proc *p, struct err *e)
     if (!monitor_is_init(m))
         return edge_connect(&m->edge[1], p, e);
     if (p == &m->child[CORE])
-        TRY(proc_send(p, IPC_INIT, m->init_message, NULL, 0, e));
+        TRY(proc_send(p, m->offline ? IPC_OFFLINE : IPC_INIT, m->init_message, NULL, 0, e));
     return ok();
 }

@@ -127,7 +127,7 @@ static void on_ready(struct monitor *m, struct proc *p, struct bytes text)
     else if (p == &m->child[CORE]) {
         (void)printf("%.*s\n", (int)text.n, (const char *)text.p);
         (void)fflush(stdout);
-        stop(m, 0, "initialised");
+        stop(m, 0, "done");
     }
 }
 
@@ -192,7 +192,7 @@ static void reap(struct monitor *m)
         while (receive(m, p))
             continue;
         if (proc_reap(p, now_ms()) && monitor_is_init(m) && !m->stopping) {
-            (void)fprintf(stderr, "kmsd: %s ended before the initialisation was done; see the log lines above\n", p->role);
+            (void)fprintf(stderr, "kmsd: %s ended before the task was done; see the log lines above\n", p->role);
             stop(m, 1, "a child ended early");
         }
     }
@@ -359,14 +359,15 @@ static void monitor_release(struct monitor *m)
 RESULT monitor_run(const struct monitor_options *o, int *ret_exit, struct err *e)
 {
     CLEANUP(monitor_release) struct monitor m = {.config = o->config, .libexec = o->libexec, .init_message = o->init_message,
+                                                 .offline = o->offline,
                                                  .signals = -1, .listener = -1, .lock = -1};
 
     m.buf = malloc(CHAN_MAX_BYTES + 16);
     INVARIANT(m.buf != NULL);
     m.nchildren = monitor_is_init(&m) ? FRONT : CHILDREN;
     const char *argument = monitor_is_init(&m) ? "--init" : NULL;
-    proc_init(&m.child[HSM], "hsm", argument);
-    proc_init(&m.child[CORE], "core", argument);
+    proc_init(&m.child[HSM], "hsm", m.offline ? NULL : argument);
+    proc_init(&m.child[CORE], "core", m.offline ? "--offline" : argument);
     proc_init(&m.child[FRONT], "front", NULL);
     edge_init(&m.edge[0], &m.child[HSM], IPC_CORE_CHANNEL, &m.child[CORE], IPC_HSM_CHANNEL);
     edge_init(&m.edge[1], &m.child[CORE], IPC_FRONT_CHANNEL, &m.child[FRONT], IPC_CORE_CHANNEL);

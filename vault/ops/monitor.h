@@ -19,6 +19,7 @@ struct monitor_options {
     const struct config *config;
     const char *libexec;       /* folder of kmsd-hsm, kmsd-core, kmsd-front */
     struct bytes init_message; /* init.h; empty: serve */
+    bool offline;              /* init_message is one of IPC_OFFLINE: core is started with --offline, hsm as always */
 };
 
 /* Runs until stopped. *ret_exit is the process's exit code: 0 stopped or initialised, 1 something was fatal or had to be

@@ -17,6 +17,7 @@ struct monitor {
     const struct config *config;
     const char *libexec;
     struct bytes init_message;
+    bool offline; /* ... is of another task than init */
     struct proc child[CHILDREN];
     size_t nchildren; /* CHILDREN, or without the front for init */
     struct edge edge[2];
@@ -28,6 +29,7 @@ struct monitor {
     uint8_t *buf; /* CHAN_MAX_BYTES + 16 */
 };
 
+/* One task, without the front, and then the end. */
 static inline bool monitor_is_init(const struct monitor *m)
 {
     return m->init_message.n > 0;

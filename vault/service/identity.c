@@ -68,6 +68,8 @@ static RESULT commit_principal(struct call *c, const struct admin_principal *p, 
 {
     CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(c->svc->store);
     TRY(admin_principal_put(c->svc->admin, p, expected, txn, e));
+    if (p->p.state == PRINCIPAL_DISABLED)
+        store_txn_urgent(txn); /* must not come back with an older copy of the store */
     view(c, p, r);
     c->ev.after = event_text(c, p);
     TRY(call_commit(c, txn, &r->base, e));

@@ -218,6 +218,9 @@ static RESULT create_store(const struct instance *in, const struct first *f, str
     struct store_options so = instance_store_options(in, f->o->config, f->o->clock);
     TRY(store_create(&so, e));
     struct store *s;
+    struct floor floor;
+    floor_init(&floor, f->o->config, f->o->hsm);
+    so.anchor = &floor.io; /* from the first record on */
     TRY(store_open(&so, &s, e));
     struct result done = first_records(s, f, e);
     store_close(s);

@@ -124,6 +124,8 @@ static RESULT change_state(struct call *c, struct keyring_version *m, enum versi
     c->ev.before = view_version_json(c, m);
     m->state = to;
     TRY(keyring_version_put(c->svc->keyring, n, m, from, txn, e));
+    if (to != VERSION_ENABLED)
+        store_txn_urgent(txn); /* must not come back with an older copy of the store */
     view_version(c, m, r);
     c->ev.after = view_version_json(c, m);
     TRY(call_commit(c, txn, &r->base, e));

@@ -90,6 +90,7 @@ static RESULT commit(struct call *c, struct policy_set *set, const struct policy
     hex_encode(v.digest, sizeof v.digest, hex);
     c->ev.before = bytes_str(arena_printf(&c->arena, "{\"version\":%llu}", (unsigned long long)q->expected_version));
     c->ev.after = bytes_str(arena_printf(&c->arena, "{\"version\":%llu,\"digest\":\"%s\"}", (unsigned long long)v.version, hex));
+    store_txn_urgent(txn); /* a right that was taken away must not come back with an older copy of the store */
     struct err why = {0};
     if (call_commit(c, txn, &r->base, &why).failed) {
         if (why.code == ERR_EXISTS) /* somebody else's next version came first */

@@ -4,6 +4,7 @@
 #include "vault/service/admin.h"
 #include "vault/service/instance.h"
 #include "vault/service/lanes.h"
+#include "vault/service/offline.h"
 #include "vault/service/pipeline.h"
 #include "vault/service/sweep.h"
 
@@ -31,10 +32,45 @@ static const struct audit_tenant *relay_tenant(void *user, const uint8_t tenant_
     return tenant_ref_audit(t);
 }
 
+static uint64_t journal_end(void *user)
+{
+    struct journal_status js;
+    journal_status(user, &js);
+    return js.next_index;
+}
+
+static RESULT check_journal_floor(struct service *s, struct err *e)
+{
+    struct store_anchor_status a;
+    store_anchor_status(s->store, &a);
+    uint64_t now = journal_end(s->journal);
+    if (now < a.floor_journal)
+        FAIL(e, ERR_STATE, "STORE_ROLLED_BACK",
+             "the journal has %llu records, the anchor saw %llu: it is an older copy; to go on with it knowingly: kmsd accept-rollback "
+             "--reason TEXT",
+             (unsigned long long)now, (unsigned long long)a.floor_journal);
+    store_anchor_journal(s->store, journal_end, s->journal);
+    return ok();
+}
+
+static RESULT load_rollback(struct service *s, struct err *e)
+{
+    struct rollback_note *n = calloc(1, sizeof *n);
+    bool found = false;
+    INVARIANT(n != NULL);
+    struct result r = rollback_note_get(s->store, n, &found, e);
+    if (!r.failed && found && !n->reviewed)
+        s->rollback = n;
+    else
+        free(n);
+    return r;
+}
+
 static RESULT start_storage(struct service *s, const struct instance *in, struct err *e)
 {
     struct store_options so = instance_store_options(in, s->config, s->clock);
     so.readers = STORE_READERS;
+    so.anchor = &s->floor.io;
     TRY(store_open(&so, &s->store, e));
     struct journal_options jo = {
         .dir = in->journal_dir,
@@ -45,6 +81,7 @@ static RESULT start_storage(struct service *s, const struct instance *in, struct
     };
     memcpy(jo.instance, in->id, sizeof jo.instance);
     TRY(journal_open(&jo, &s->journal, e));
+    TRY(check_journal_floor(s, e));
     struct keyring_options ko = {
         .store = s->store,
         .hsm = s->hsm,
@@ -89,6 +126,7 @@ static RESULT start_all(struct service *s, const struct service_options *o, stru
     s->instance = in;
     TRY(token_key(s, e));
     TRY(start_storage(s, &s->instance, e));
+    TRY(load_rollback(s, e));
     TRY(start_gates(s, o, e));
     s->waiters = waiters_new();
     s->lanes = lanes_new((unsigned)s->config->slow_workers, s->config->slow_queue_max);
@@ -105,6 +143,8 @@ RESULT service_start(const struct service_options *o, struct service **ret, stru
     s->config = o->config;
     s->clock = o->clock;
     s->hsm = o->hsm;
+    floor_init(&s->floor, o->config, o->hsm);
+    snprintf(s->anchor_weakness, sizeof s->anchor_weakness, "%s", o->anchor_weakness != NULL ? o->anchor_weakness : "");
     s->started_unix_ns = clock_wall_ns(o->clock);
     if (start_all(s, o, e).failed) {
         service_stop(s);
@@ -122,6 +162,8 @@ void service_stop(struct service *s)
     sweep_stop(s->sweep);
     lanes_free(s->lanes);
     relay_stop(s->relay);
+    if (s->store != NULL)
+        store_anchor_journal(s->store, NULL, NULL);
     journal_close(s->journal);
     admin_free(s->admin);
     tenant_ref_drop(s->relay_tenant);
@@ -135,7 +177,27 @@ void service_stop(struct service *s)
     aead_key_free(s->token_key);
     hsm_free(s->hsm);
     free(s->sweep);
+    free(s->rollback);
     free(s);
+}
+
+static void floor_health(struct service *s, struct health *ret, size_t n)
+{
+    struct store_anchor_status a;
+    store_anchor_status(s->store, &a);
+    if (a.failing && n < sizeof ret->reasons) {
+        ret->degraded = true;
+        n += (size_t)snprintf(ret->reasons + n, sizeof ret->reasons - n,
+                              "The anchor is behind the store (%s): until it is written again an older copy of the store may pass "
+                              "unnoticed; it is tried every 2 s. ",
+                              a.why);
+    }
+    if (s->rollback != NULL && n < sizeof ret->reasons) {
+        ret->degraded = true;
+        snprintf(ret->reasons + n, sizeof ret->reasons - n,
+                 "An older store was accepted (\"%s\"): check what was revoked or destroyed since, then kmsd review-rollback.",
+                 s->rollback->reason);
+    }
 }
 
 void service_health(struct service *s, struct health *ret)
@@ -162,8 +224,10 @@ void service_health(struct service *s, struct health *ret)
     if (!js.ok && n < sizeof ret->reasons) {
         ret->serving = false;
         ret->degraded = true;
-        snprintf(ret->reasons + n, sizeof ret->reasons - n,
-                 "The audit journal takes no events (%s): all work is refused; make room on its disk, service returns by itself.",
-                 js.reason);
+        n += (size_t)snprintf(ret->reasons + n, sizeof ret->reasons - n,
+                              "The audit journal takes no events (%s): all work is refused; make room on its disk, service returns by "
+                              "itself. ",
+                              js.reason);
     }
+    floor_health(s, ret, n);
 }

@@ -16,6 +16,7 @@
 #include "kms/limit/limit.h"
 #include "kms/policy/policy.h"
 #include "kms/store/store.h"
+#include "vault/service/floor.h"
 #include "vault/service/instance.h"
 
 struct lanes; /* the slow lane: bounded queue and its threads (lanes.h) */
@@ -37,6 +38,9 @@ struct service {
     struct instance instance;
     struct aead_key *token_key; /* seals page tokens */
     struct tenant_ref *relay_tenant; /* relay thread only */
+    struct floor floor;              /* where the store's floor is kept */
+    char anchor_weakness[FLOOR_TEXT_MAX];
+    struct rollback_note *rollback;  /* an accepted rollback that nobody has reviewed, or NULL */
     int64_t started_unix_ns;
     struct waiters *waiters; /* server streams with nothing to send */
     struct sweep *sweep; /* background: refusal counts, expired idempotency records, health */
@@ -49,6 +53,7 @@ struct service_options {
     const struct clock *clock;
     struct hsm *hsm; /* owned from here on */
     struct bytes ca_pem, crl_pem;
+    const char *anchor_weakness; /* service_start: what floor_weakness said before confinement; NULL: nothing */
     bool vendor_clone; /* service_init: the operator's word that the vendor's tool clones the token */
 };
 RESULT service_start(const struct service_options *o, struct service **ret, struct err *e);
@@ -66,7 +71,7 @@ RESULT service_init(const struct service_options *o, struct bytes admin_name, st
 struct health {
     bool serving;         /* answers at all */
     bool degraded;        /* cached keys work, something behind does not */
-    char reasons[512];    /* in words, with what to do; "" when healthy */
+    char reasons[1536];    /* in words, with what to do; "" when healthy */
 };
 void service_health(struct service *s, struct health *ret);
 

@@ -75,6 +75,7 @@ static void view_parts(struct call *c, Status *r)
     Claviger__System__V1__Store *s = r->store = PART(Store, store);
     s->backend = call_text(c, "sqlite");
     s->epoch = c->svc->instance.seal_epoch;
+    s->weaknesses = call_text(c, c->svc->anchor_weakness);
     r->traffic = PART(Traffic, traffic);
     r->traffic->connections_open = atomic_load(&c->svc->traffic[0]);
     r->traffic->connections_accepted = atomic_load(&c->svc->traffic[1]);

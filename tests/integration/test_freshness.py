@@ -1,0 +1,238 @@
+"""An edited store, an older store, a stolen store: found when it matters, refused, named in the log, and never opened."""
+import os
+import pathlib
+import re
+import shutil
+import sqlite3
+
+import pytest
+
+from claviger.identity.v1 import identity_pb2
+from claviger.system.v1 import system_pb2
+from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg
+
+from kit.wire import Code, refused
+
+PRINCIPAL, VERSION = 7, 5
+DISABLED = identity_pb2.Principal.DISABLED
+
+
+def edit(instance, *statements):
+    """The store's file, edited as whoever has it would. Returns the rows the last statement changed."""
+    with sqlite3.connect(instance.state / "store.db", timeout=10) as db:
+        for s in statements:
+            changed = db.execute(s).rowcount
+    db.close()
+    return changed
+
+
+def keep(instance, name):
+    """A whole copy of the stopped instance's store, put away; its write-ahead log is in it once kmsd has closed it."""
+    assert instance.process is None
+    kept = instance.dir / name
+    shutil.copytree(instance.state, kept)
+    return kept
+
+
+def put_back(instance, kept):
+    assert instance.process is None
+    for f in instance.state.glob("store.db*"):
+        f.unlink()
+    for f in kept.glob("store.db*"):
+        shutil.copy2(f, instance.state / f.name)
+
+
+def refuses_to_start(instance, *words):
+    """kmsd run to its end: exit 1, and what it said, with these words in it."""
+    code, said = instance.run()
+    assert code == 1, said
+    for w in words:
+        assert w in said, said
+    return said
+
+
+def disable(admin, name):
+    request = identity_pb2.UpdatePrincipalRequest(principal=identity_pb2.Principal(name=f"principals/{name}", state=DISABLED))
+    request.update_mask.paths.append("state")
+    return admin.identity.UpdatePrincipal(request)
+
+
+def status(admin):
+    return admin.system.GetStatus(system_pb2.GetStatusRequest())
+
+
+def start_again(world):
+    """Started once more, with clients of their own; names go on where they were."""
+    world.instance.start()
+    again = type(world)(world.instance)
+    again.names = world.names
+    return again
+
+
+def test_deleted_row_is_found_refused_and_named(new_world):
+    w = new_world
+    key = w.key()
+    version = f"{key}/cryptoKeyVersions/1"
+    w.set_state(version, res.CryptoKeyVersion.DISABLED)
+    assert edit(w.instance, f"DELETE FROM record WHERE kind = {VERSION}") == 1
+    with refused(Code.DATA_LOSS, "STORE_STALE"):
+        w.keyadmin.kms.GetCryptoKeyVersion(msg.GetCryptoKeyVersionRequest(name=version))
+    with refused(Code.DATA_LOSS, "STORE_STALE"):
+        w.keyadmin.kms.ListCryptoKeyVersions(msg.ListCryptoKeyVersionsRequest(parent=key))
+    assert re.search(r'level=error.*STORE_STALE.*key version .*' + key.rsplit("/", 1)[1], w.instance.log)
+    w.key()  # what is not concerned goes on
+
+
+def test_older_revision_does_not_bring_a_version_back(new_world):
+    w = new_world
+    key = w.key()
+    version = f"{key}/cryptoKeyVersions/1"
+    ciphertext = w.encrypt(key)
+    edit(w.instance, f"CREATE TABLE old AS SELECT * FROM record WHERE kind = {VERSION}")
+    w.set_state(version, res.CryptoKeyVersion.DISABLED)
+    with refused(Code.FAILED_PRECONDITION):
+        w.decrypt(key, ciphertext)
+    assert edit(w.instance, f"DELETE FROM record WHERE kind = {VERSION}", "INSERT INTO record SELECT * FROM old") == 1
+    w.instance.restart()
+    w = type(w)(w.instance)
+    with refused(Code.DATA_LOSS):
+        w.decrypt(key, ciphertext)
+    assert "STORE_STALE" in w.instance.log
+
+
+def test_older_revision_of_a_principal_stops_the_start(new_world):
+    w = new_world
+    edit(w.instance, f"CREATE TABLE old AS SELECT * FROM record WHERE kind = {PRINCIPAL}")
+    disable(w.admin, "acme-orders")
+    w.instance.stop()
+    edit(w.instance, f"DELETE FROM record WHERE kind = {PRINCIPAL}", "INSERT INTO record SELECT * FROM old")
+    refuses_to_start(w.instance, "STORE_STALE", "acme-orders")
+
+
+def test_whole_store_put_back(new_world):
+    """Revoked and disabled things do not come back with an older copy; going on with it is explicit, audited and shown."""
+    w = new_world
+    key = w.key()
+    ciphertext = w.encrypt(key)
+    assert w.decrypt(key, ciphertext)
+    w.instance.stop()
+    old = keep(w.instance, "old")
+    w = start_again(w)
+    disable(w.admin, "acme-orders")
+    w.set_state(f"{key}/cryptoKeyVersions/1", res.CryptoKeyVersion.DISABLED)
+    events = w.audit.position()
+    os.kill(w.instance.process.pid, 9)  # no orderly end: what was revoked is in the floor already
+    w.instance.wait()
+    w.instance.close_clients()
+    new = keep(w.instance, "new")
+    put_back(w.instance, old)
+    refuses_to_start(w.instance, "STORE_ROLLED_BACK", "kmsd accept-rollback")
+    put_back(w.instance, new)
+    w = start_again(w)  # the newest copy is no rollback
+    with refused(Code.UNAUTHENTICATED):  # still revoked
+        w.decrypt(key, ciphertext)
+    w.instance.stop()
+    put_back(w.instance, old)
+    assert w.instance.run("accept-rollback")[0] == 2  # not without a reason
+    refuses_to_start(w.instance, "STORE_ROLLED_BACK")
+    code, said = w.instance.run("accept-rollback", "--reason", "disk lost, ticket 4711")
+    assert code == 0 and "accepted the store" in said, said
+    w = start_again(w)
+    st = status(w.admin)
+    assert st.health == "degraded" and any("ticket 4711" in r for r in st.reasons), st
+    w.audit.one(events, action="system.rollback.accept", after="disk lost, ticket 4711")
+    w.decrypt(key, ciphertext)  # accepted means accepted: the reviewer must disable it again
+    w.instance.stop()
+    put_back(w.instance, new)  # the future that was given up
+    refuses_to_start(w.instance, "STORE_ROLLED_BACK")
+
+
+def test_review_ends_the_warning(new_world):
+    w = new_world
+    w.instance.stop()
+    code, said = w.instance.run("review-rollback", "--reason", "none")
+    assert code == 1 and "NO_ROLLBACK" in said, said
+    code, said = w.instance.run("accept-rollback", "--reason", "drill")
+    assert code == 0, said
+    w = start_again(w)
+    assert any("drill" in r for r in status(w.admin).reasons)
+    w.instance.stop()
+    code, said = w.instance.run("review-rollback", "--reason", "looked into")
+    assert code == 0, said
+    w = start_again(w)
+    assert not any("drill" in r for r in status(w.admin).reasons)
+    w.audit.one(0, action="system.rollback.review")
+
+
+def test_journal_put_back(new_world):
+    w = new_world
+    w.instance.stop()
+    journal = w.instance.state / "journal"
+    shutil.copytree(journal, w.instance.dir / "oldjournal")
+    w = start_again(w)
+    for _ in range(3):
+        w.key()
+    w.instance.stop()
+    shutil.rmtree(journal)
+    shutil.copytree(w.instance.dir / "oldjournal", journal)
+    refuses_to_start(w.instance, "STORE_ROLLED_BACK", "journal")
+    code, said = w.instance.run("accept-rollback", "--reason", "journal lost")
+    assert code == 0, said
+    w = start_again(w)
+    w.key()
+
+
+def test_same_device_is_a_named_weakness(new_world):
+    assert "same disk" in status(new_world.admin).store.weaknesses or "store's own device" in status(new_world.admin).store.weaknesses
+
+
+def test_anchor_in_a_file(fresh):
+    """Moving the anchor keeps the floor; the file is then what counts."""
+    from conftest import World
+    place = fresh.dir / "elsewhere"
+    place.mkdir(mode=0o700)
+    w = World(fresh.start())
+    w.key()
+    w.instance.stop()
+    fresh.configure(anchor_file=place / "anchor")
+    w = start_again(w)
+    w.key()
+    fresh.stop()
+    assert (place / "anchor").stat().st_size > 50
+    assert (place / "anchor").stat().st_mode & 0o777 == 0o600
+    (place / "anchor").unlink()
+    refuses_to_start(fresh, "STORE_ROLLED_BACK", "anchor")
+
+
+@pytest.mark.parametrize("table", ["bucket", "root"])
+def test_freshness_tables_edited(new_world, table):
+    w = new_world
+    w.key()
+    w.instance.stop()
+    if table == "bucket":
+        edit(w.instance, "INSERT OR REPLACE INTO bucket SELECT 5, randomblob(32), zeroblob(56)")
+    else:
+        edit(w.instance, "UPDATE root SET body = zeroblob(length(body))")
+    refuses_to_start(w.instance, "STORE_STALE")
+
+
+def test_thief_finds_nothing(new_world):
+    """Database, its log and the journal without the token: names and sizes, and nothing of what was put in."""
+    w = new_world
+    key = w.key()
+    plain, aad = b"THIEF-PLAINTEXT-0123456789", b"THIEF-CONTEXT-VALUE-987654"
+    ciphertext = w.encrypt(key, plain, additional_authenticated_data=aad)
+    data_key = os.urandom(32)
+    w.encrypt(key, data_key)
+    assert w.decrypt(key, ciphertext, additional_authenticated_data=aad) == plain
+    pin = (pathlib.Path(re.search(r"(?m)^hsm_pin_file = (.*)$", w.instance.config.read_text()).group(1)))
+    pin = (w.instance.dir / pin).read_bytes().strip()
+    w.instance.stop()
+    loot = b""
+    for f in sorted(w.instance.state.rglob("*")):
+        if f.is_file() and "token" not in f.relative_to(w.instance.state).as_posix():
+            loot += f.read_bytes()
+    assert b"acme" in loot  # names may be found: the search works
+    for secret in (plain, aad, data_key, pin):
+        assert secret not in loot
+        assert secret.hex().encode() not in loot
