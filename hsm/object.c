@@ -119,8 +119,8 @@ static RESULT load_one(struct module *m, CK_SESSION_HANDLE s, CK_OBJECT_CLASS cl
                        struct buf *weak, struct err *e)
 {
     char label[OBJECT_LABEL_MAX];
-    size_t n;
-    bool known, ours;
+    size_t n = 0;
+    bool known = false, ours = false;
     struct object o = {.class = class, .handle = h};
     TRY(object_read(m, s, h, CKA_LABEL, label, sizeof label, &n, &known, e));
     if (!known)
@@ -144,7 +144,7 @@ static RESULT load_class(struct module *m, CK_SESSION_HANDLE s, CK_OBJECT_CLASS 
     CK_OBJECT_HANDLE seen[SEEN_MAX];
     CK_BBOOL yes = CK_TRUE;
     CK_ATTRIBUTE match[] = {{CKA_CLASS, &class, sizeof class}, {CKA_TOKEN, &yes, sizeof yes}};
-    size_t n;
+    size_t n = 0;
     TRY(object_find(m, s, match, 2, seen, SEEN_MAX, &n, e));
     for (size_t i = 0; i < n; i++)
         TRY(load_one(m, s, class, seen[i], all, weak, e));

@@ -33,9 +33,9 @@ enum { REASONS = sizeof reasons / sizeof reasons[0] };
 
 static uint8_t reason_index(const char *reason)
 {
-    for (uint8_t i = 1; i < REASONS; i++)
+    for (size_t i = 1; i < REASONS; i++)
         if (reason != NULL && strcmp(reasons[i], reason) == 0)
-            return i;
+            return (uint8_t)i;
     return 0;
 }
 

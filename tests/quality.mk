@@ -35,8 +35,7 @@ cover:
 	@$(MAKE) FLAVOUR=$@ BUILD=build/$@ covered
 covered:
 	@find $(BUILD) -name '*.gcda' -delete
-	@tools/run-tests $(BUILD)
-	@tools/coverage $(BUILD)
+	@rc=0; tools/run-tests $(BUILD) || rc=1; tools/coverage $(BUILD) || rc=1; exit $$rc
 
 # ---- fuzzing: every tests/fuzz/fuzz_<name>.c with the libraries of the folder that it attacks --------------------------
 # A crash stops the run and leaves its input in build/fuzz/found/<name>; mended, it becomes a seed in tests/fuzz/corpus/<name>.

@@ -51,3 +51,8 @@ matrix: all pygen
 integration: all pygen
 	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -p no:cacheprovider $(if $(K),-k $(K)) \
 	    --ignore=tests/integration/front --ignore=tests/integration/interop tests/integration
+
+# hostile: the whole daemon under attack while a good client works (tests/hostile/README.md); LONG=1: a minute each
+.PHONY: hostile
+hostile: all pygen
+	CLV_BUILD=$(abspath $(BUILD)) LONG=$(LONG) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider tests/hostile

@@ -67,6 +67,9 @@ RESULT tenant_kek(struct keyring *k, struct tenant_ref *t, const struct aead_key
 RESULT derive_l1(struct keyring *k, const struct hierarchy_tenant *h, const uint8_t salt[HIERARCHY_SALT_BYTES],
                  struct secret **ret, struct err *e);
 void hierarchy_of(const struct keyring *k, const struct tenant_ref *t, uint32_t master, struct hierarchy_tenant *ret);
-RESULT would_block(struct err *e);
+static inline RESULT would_block(struct err *e)
+{
+    FAIL(e, ERR_WOULD_BLOCK, NULL, "not cached");
+}
 
 #endif

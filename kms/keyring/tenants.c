@@ -11,11 +11,6 @@
 enum { TAG_PAGE = 256 };
 static const uint8_t no_tenant[STORE_TENANT_BYTES];
 
-RESULT would_block(struct err *e)
-{
-    FAIL(e, ERR_WOULD_BLOCK, NULL, "not cached");
-}
-
 static void tenant_release(struct cache_entry *entry)
 {
     struct tenant_ref *t = (struct tenant_ref *)entry;

@@ -15,6 +15,7 @@ from claviger.policy.v1 import policy_pb2 as pol
 from claviger.tenants.v1 import tenants_pb2 as ten
 from conftest import ENCRYPT_DECRYPT, msg, res
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from kit.client import DEADLINE, AuditLog, in_threads
 from kit.instance import until
 from kit.wire import Code, refused
@@ -24,7 +25,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 def leaf_of(instance, identity):
     cert = x509.load_pem_x509_certificate(instance.cert(identity)[0].read_bytes())
-    return hashlib.sha256(cert.public_bytes(__import__("cryptography").hazmat.primitives.serialization.Encoding.DER)).digest()
+    return hashlib.sha256(cert.public_bytes(serialization.Encoding.DER)).digest()
 
 
 def every_call(world, ring):

@@ -7,7 +7,7 @@ from claviger.audit.v1 import audit_pb2  # noqa: F401  (registers the descriptor
 from claviger.envelope.v1 import envelope_pb2
 from claviger.tenants.v1 import tenants_pb2
 from conftest import msg, res
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc.health.v1 import health_pb2
 from grpc.reflection.v1 import reflection_pb2 as refl
 from kit import certs
@@ -108,7 +108,6 @@ def test_questions_without_an_answer_do_not_end_the_stream(world):
 
 def test_methods_of_a_symbol_can_be_called_from_its_description_alone(world, key):
     """What grpcurl does: from a name to a call, with nothing but reflection."""
-    from google.protobuf import descriptor_pool, message_factory
     (r,) = ask(world.orders, "v1", file_containing_symbol="google.cloud.kms.v1.KeyManagementService")
     pool = descriptor_pool.DescriptorPool()
     for raw in reversed(r.file_descriptor_response.file_descriptor_proto):

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from claviger.envelope.v1 import envelope_pb2 as env
 from conftest import msg, res
 from kit.wire import Code, crc32c, refused
 
@@ -127,7 +128,6 @@ def wrong_ones(world, key):
     sealed = world.encrypt(key, PLAIN, additional_authenticated_data=aad)
     other = world.key(key.rsplit("/", 2)[0])
     foreign = world.encrypt(world.key2(), PLAIN, who=world.billing, additional_authenticated_data=aad)
-    from claviger.envelope.v1 import envelope_pb2 as env
     wrapped = world.orders.env.Wrap(env.WrapRequest(name=key, plaintext_key=PLAIN)).wrapped_key
     swapped = world.encrypt(key, PLAIN, additional_authenticated_data=aad)
     bad = {

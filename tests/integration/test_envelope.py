@@ -6,7 +6,7 @@ import threading
 import grpc
 import pytest
 
-from conftest import msg, res
+from conftest import res
 from claviger.envelope.v1 import envelope_pb2 as env
 from claviger.identity.v1 import identity_pb2 as idy
 from google.rpc import code_pb2

@@ -4,7 +4,8 @@ import time
 import pytest
 
 from conftest import ENCRYPT_DECRYPT, msg, res
-from kit.wire import Code, refused
+from kit.client import in_threads
+from kit.wire import Code, crc32c, refused
 
 V = res.CryptoKeyVersion
 ENABLED, DISABLED, SCHEDULED = V.ENABLED, V.DISABLED, V.DESTROY_SCHEDULED
@@ -400,7 +401,6 @@ def test_other_services_are_unimplemented(world):
 
 # ---- random bytes -------------------------------------------------------------------------------------------------------------
 def test_random_bytes_come_from_the_token(world):
-    from kit.wire import crc32c
     ask = lambda n, level=res.HSM, where=world.location: world.orders.kms.GenerateRandomBytes(  # noqa: E731
         msg.GenerateRandomBytesRequest(location=where, length_bytes=n, protection_level=level))
     for n in (8, 1024):
@@ -418,7 +418,6 @@ def test_random_bytes_come_from_the_token(world):
 
 def test_versions_made_at_once_are_numbered_without_gaps(world, ring):
     """Who loses the race is told to try again; nothing is made twice or half."""
-    from kit.client import in_threads
     key = create_key(world, ring).name
     made = in_threads(8, lambda i: world.keyadmin.kms.CreateCryptoKeyVersion(msg.CreateCryptoKeyVersionRequest(parent=key)))
     lost = [m for m in made if isinstance(m, Exception)]

@@ -9,7 +9,7 @@ import pytest
 
 from claviger.envelope.v1 import envelope_pb2 as env
 from claviger.system.v1 import system_pb2
-from conftest import msg, res
+from conftest import World, msg, res
 from kit.client import connect
 from kit.instance import until
 from kit.wire import Code, field, refused, varint
@@ -195,7 +195,6 @@ def test_an_open_stream_is_not_counted_against_unary_calls(world, key):
 
 def test_rates_are_limited_by_principal(fresh):
     fresh.configure(rate_per_principal=20)
-    from conftest import World
     world = World(fresh.start())
     key = world.key()
     sealed = []

@@ -1,4 +1,5 @@
 """Four processes: any one may die, hang or be asked to leave; what was answered stays true, and service returns by itself."""
+import ipaddress
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import pytest
 from claviger.audit.v1 import audit_pb2
 from claviger.envelope.v1 import envelope_pb2 as env
 from claviger.system.v1 import system_pb2
+from claviger.tenants.v1 import tenants_pb2 as ten
 from conftest import ENCRYPT_DECRYPT, World, msg
 from grpc.health.v1 import health_pb2
 from kit import certs
@@ -220,7 +222,6 @@ def server_serial(instance):
 
 
 def test_a_new_certificate_is_taken_without_dropping_anybody(new_world):
-    import ipaddress
     world = new_world
     instance, key = world.instance, world.key()
     old, more, sent = server_serial(instance), threading.Event(), []
@@ -307,7 +308,6 @@ def test_the_token_gone_and_back(fresh):
         world.decrypt(tenant_cold, sealed_cold, who=world.billing)
     assert r.details.retry is not None and time.monotonic() - begun < 6
     with refused(Code.UNAVAILABLE):
-        from claviger.tenants.v1 import tenants_pb2 as ten
         world.admin.tenants.CreateTenant(ten.CreateTenantRequest(tenant_id="umbrella", tenant=dict(location="eu")))
     away.rename(fresh.dir / "tokens")
     back = time.monotonic()

@@ -1,14 +1,15 @@
 """A daemon whose wall clock is ours: libfaketime in all four processes, steered through a file. The boot clock stays real.
 
 kmsd gives its children no environment and confines them, and stays that way. Beside a copy of kmsd lie scripts in the children's names; each
-sets what libfaketime wants and becomes the real child. The file lies where that child may read anyway, as Landlock is in force."""
+sets what libfaketime wants and becomes the real child. The file lies where that child may read anyway, as Landlock is in force. When front
+ends, the library wants to unlink its own shared memory and front's filter ends it there: the last line of its log, and no fault of front."""
 import os
 import pathlib
 import shutil
 import stat
 
 from kit import instance as kit_instance
-from kit.instance import ROLES, Instance
+from kit.instance import Instance
 
 LIBRARY = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 REAL = "+0"
@@ -40,7 +41,7 @@ class SteppedInstance(Instance):
         if not folder.exists():
             folder.mkdir()
             shutil.copy2(kit_instance.BUILD / "bin/kmsd", folder / "kmsd")
-            for role in ROLES:
+            for role in self.files:
                 script = folder / f"kmsd-{role}"
                 words = " ".join(f"{k}={v!r}" for k, v in settings(self.files[role]).items())
                 script.write_text(f"#!/bin/sh\nexec env {words} {kit_instance.BUILD}/bin/kmsd-{role} \"$@\"\n")

@@ -30,20 +30,20 @@ def child_default(path):
     return "1" if "version" in path[-1] else "matrix-new"
 
 
-def build(row, path=(), name="", child=None):
-    """row's request with `name` at `path`, and `child` in its fields that name a child."""
+def build(row, path=(), name="", child=None, beside=None):
+    """row's request with `name` at `path`, and `child` in its fields that name a child. beside: {another path: name}."""
     request = row.request()
-    _fill(request, (), path, name, child, DEPTH)
+    _fill(request, (), {**(beside or {}), path: name}, child, DEPTH)
     return request
 
 
-def _fill(message, at, path, name, child, depth):
+def _fill(message, at, names, child, depth):
     for f in message.DESCRIPTOR.fields:
         here = at + (f.name,)
-        if f.containing_oneof is not None and path[:len(here)] != here:
+        if f.containing_oneof is not None and all(path[:len(here)] != here for path in names):
             continue
-        if here == path:
-            setattr(message, f.name, name)
+        if here in names:
+            setattr(message, f.name, names[here])
         elif f.type == f.TYPE_STRING and f.label != f.LABEL_REPEATED and is_child(here):
             setattr(message, f.name, child or child_default(here))
         elif f.type == f.TYPE_BYTES and f.label != f.LABEL_REPEATED:
@@ -52,7 +52,7 @@ def _fill(message, at, path, name, child, depth):
             inner = getattr(message, f.name)
             inner = inner.add() if f.label == f.LABEL_REPEATED else inner
             inner.SetInParent()
-            _fill(inner, here, path, name, child, depth - 1)
+            _fill(inner, here, names, child, depth - 1)
 
 
 def in_items(row, path):
@@ -61,7 +61,7 @@ def in_items(row, path):
     return len(path) > 1 and field.label == field.LABEL_REPEATED
 
 
-def beside(row, path, first, second):
+def batch(row, path, first, second):
     """A batch of two: one item for each name."""
     request = build(row, path, first)
     request.MergeFrom(build(row, path, second))

@@ -10,6 +10,9 @@ from google.protobuf import descriptor_pool, message_factory
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("CLV_BUILD", ROOT / "build/dev")).resolve()
 
+_CORE = (BUILD / "bin/kmsd-core").read_bytes()
+SANITIZED = b"__asan_init" in _CORE or b"__tsan_init" in _CORE
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:

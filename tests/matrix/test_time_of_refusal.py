@@ -58,7 +58,7 @@ def names_of(walked, row, identity):
     """The first field of this row that takes names of a kind, with a step for each reason why something is or is not there."""
     for path in requests.text_fields(row.request.DESCRIPTOR):
         for kind in reversed(walk.KINDS):
-            steps = walked.of(row=row, identity=identity, whose="foreign", path=path, kind=kind, child=None)
+            steps = walked.of(row=row, identity=identity, whose="foreign", path=path, kind=kind, child=None, beside=None)
             if steps and all(a.code is Code.PERMISSION_DENIED for a in steps.values()):
                 by_why = {s.why: s for s in steps}
                 return dict(itertools.islice(by_why.items(), 3)) | {"no such tenant": by_why.get("no such tenant", by_why["there"])}

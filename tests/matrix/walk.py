@@ -130,9 +130,10 @@ class Step:
     why: str
     name: str
     child: str = None
+    beside: tuple = None  # (another field, a name of one's own at which nothing is)
 
     def __str__(self):
-        child = f" + {self.child}" if self.child else ""
+        child = f" + {self.child}" if self.child else f" beside {'.'.join(self.beside[0])}={self.beside[1]}" if self.beside else ""
         return f"{self.identity} {self.row}({'.'.join(self.path)}={self.name}{child}) [{self.whose} {self.kind}, {self.why}]"
 
 
@@ -180,6 +181,32 @@ class Walk:
                 for child in self.places[next(t for t in self.places if t != self.identities[s.identity])].children:
                     yield dataclasses.replace(s, child=child)
 
+    def _first_name(self, row, identity):
+        """(path, kind) of the field that says what the request is about: the one that complains of garbage, and what it takes."""
+        for path in requests.text_fields(row.request.DESCRIPTOR):
+            garbage = self.garbage[row, identity, path]
+            if garbage.code is Code.INVALID_ARGUMENT and ".".join(path).encode() in dict(garbage.metadata).get("grpc-status-details-bin", b""):
+                for s, a in self.of(row=row, identity=identity, whose="foreign", path=path).items():
+                    if a.code is Code.PERMISSION_DENIED:
+                        return path, s.kind
+        return None, None
+
+    def _second(self, row, identity):
+        """Another's name in any further field, while the first holds one of one's own at which nothing is, so that nothing is changed."""
+        path, kind = self._first_name(row, identity)
+        place = self.places.get(self.identities.get(identity))
+        if path is None or place is None or not place.absent(kind):
+            return
+        beside = (path, list(place.absent(kind).values())[-1])
+        other, = [p for p in self.places.values() if p is not place]
+        for second in requests.text_fields(row.request.DESCRIPTOR):
+            if second == path or requests.is_child(second):
+                continue
+            for k in ("tenant", "key", "version", "principal"):
+                names = {"there": other.there(k), "no such tenant": other.no_tenant(k)} | dict(list(other.absent(k).items())[-1:])
+                for why, name in names.items():
+                    yield Step(row, identity, second, k, "foreign", why == "there", why, name, beside=beside)
+
     def harmless(self, s):
         """Nothing that would be done is asked for: a permitted change of what is there."""
         if s.identity not in self.identities or "change" not in s.row.flags:
@@ -193,7 +220,7 @@ class Walk:
         waiting = collections.deque()
         for s in steps:
             caller = self.callers[s.identity]
-            waiting.append((s, caller.begin(s.row, requests.build(s.row, s.path, s.name, s.child))))
+            waiting.append((s, caller.begin(s.row, requests.build(s.row, s.path, s.name, s.child, s.beside and dict([s.beside])))))
             if len(waiting) >= WINDOW:
                 self._take(waiting.popleft())
         while waiting:
@@ -218,6 +245,7 @@ class Walk:
             steps = [s for s in steps if (s.path, s.kind) in on]
             self._ask([s for s in steps if s not in self.answers])
             self._ask(list(self._children(row, steps)))
+            self._ask(list(self._second(row, identity)))
         return self
 
     def all(self):
@@ -234,7 +262,7 @@ class Walk:
     @functools.cache
     def taken(self, row, path, kind):
         """Whether that field takes names of that kind: somebody's was answered with anything but a complaint about it."""
-        return any(a.code not in (Code.INVALID_ARGUMENT, Code.UNAUTHENTICATED) for a in self.of(row=row, path=path, kind=kind).values())
+        return any(a.code not in (Code.INVALID_ARGUMENT, Code.UNAUTHENTICATED) for a in self.of(row=row, path=path, kind=kind, beside=None).values())
 
     def complaints(self):
         """Rows that were not exercised: all that a tenant's people were told is that the request is malformed."""

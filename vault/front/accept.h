@@ -12,7 +12,7 @@
 #include "vault/front/loop.h"
 
 enum {
-    ACCEPT_TURN = 32,       /* new connections a pass: handshakes are the dearest thing a stranger can ask for */
+    ACCEPT_TURN = 8,        /* new connections a pass: handshakes are the dearest thing a stranger can ask for */
     ACCEPT_PAUSE_MS = 100,  /* no descriptor, not even the reserve: look again after it */
     ACCEPT_FDS_KEPT = 32,   /* descriptors that are not for clients; each client takes two */
 };

@@ -171,8 +171,9 @@ static enum policer_verdict on_data(struct policer *p, int64_t now_ms, const str
     if (s != NULL && !has_room(p, s, f->length))
         return wait_for_room(p, now_ms, &p->stuffed, "too much of messages not finished", wait_ms);
     p->stuffed.dry_ms = 0;
-    /* The end of a stream is paid for by its HEADERS; DATA after the server closed the stream is a race, and bounded. */
-    if (s == NULL || (f->length < POLICER_TINY_BYTES && !ends)) {
+    /* The end of a stream is paid for by its HEADERS; DATA after the server closed the stream is a race, and bounded. gRPC
+     * never pads: whoever does, sends frames that may be empty. */
+    if (s == NULL || (f->flags & FRAME_PADDED) || (f->length < POLICER_TINY_BYTES && !ends)) {
         enum policer_verdict v = charge(p, now_ms, POLICER_CONTROL, wait_ms);
         if (v != POLICER_PASS)
             return v;

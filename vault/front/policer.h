@@ -31,7 +31,7 @@ enum {
     X(RESET,     400,  200,  500,    0) /* RST_STREAM of an open stream */                                             \
     X(SETTINGS,   20,    5,    0,    0)                                                                                \
     X(PING,      100,   20, 1000, 1000)                                                                                \
-    X(CONTROL,  2000,  500, 4000, 3000) /* WINDOW_UPDATE, PRIORITY, CONTINUATION, unknown, tiny, late frames */
+    X(CONTROL,  2000,  500, 4000, 3000) /* WINDOW_UPDATE, PRIORITY, CONTINUATION, unknown, tiny, padded, late frames */
 
 enum policer_budget {
 #define X(name, burst, per_s, stream, data) POLICER_##name,

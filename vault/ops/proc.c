@@ -51,15 +51,18 @@ bool proc_alive(const struct proc *p)
 }
 
 /* Nothing of our environment reaches a child: gRPC's and OpenSSL's variables print plaintext and change trust. */
-static char *const *child_environment(char *out[4])
+static char *const *child_environment(char *out[5])
 {
     size_t n = 0;
 
     out[n++] = (char *)(uintptr_t) "LANG=C.UTF-8";
+    /* Resolving a library's symbol at its first use leaves the vector registers on the stack, and with them the last bytes that
+     * were copied: plaintext. */
+    out[n++] = (char *)(uintptr_t) "LD_BIND_NOW=1";
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     static const char *const kept[] = {"ASAN_OPTIONS=", "TSAN_OPTIONS="};
     for (char **v = environ; *v != NULL; v++)
-        for (size_t i = 0; i < 2 && n < 3; i++)
+        for (size_t i = 0; i < 2 && n < 4; i++)
             if (strncmp(*v, kept[i], strlen(kept[i])) == 0)
                 out[n++] = *v;
 #endif
@@ -70,7 +73,7 @@ static char *const *child_environment(char *out[4])
 /* Between fork and exec: only calls that are safe there. */
 __attribute__((noreturn)) static void become(const char *path, char *const *argv, int control, pid_t monitor)
 {
-    char *env[4];
+    char *env[5];
     sigset_t none;
     int null = open("/dev/null", O_RDONLY);
 

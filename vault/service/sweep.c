@@ -156,7 +156,8 @@ static void expire_idempotency(struct service *s)
             log_event(LOG_WARN, "old idempotency records could not be removed", LF_ERR(&e));
             return;
         }
-        memcpy(after, q.after.p, q.after.n); /* outlives the page */
+        if (q.after.n > 0)
+            memmove(after, q.after.p, q.after.n); /* outlives the page */
         q.after.p = after;
     }
 }

@@ -1,0 +1,73 @@
+"""Clients that take their time, and crowds of them."""
+import os
+import resource
+
+import pytest
+from arena import LONG
+
+ADDRESS_STREAMS, CALLS = 1024, 4096  # PEERS_STREAMS, max_calls_in_flight
+UNFINISHED = 32 << 20                # PEERS_UNFINISHED_BYTES
+
+
+def test_slowloris(arena):
+    """Half handshakes, half prefaces, a byte at a time: gone when handshake_timeout (2 s here) and one second are over."""
+    o = arena.run("slowloris", n=500 if LONG else 100, seconds=20 if LONG else 2.8)
+    assert sum(o.result["opened"].values()) >= 90 and o.result["standing"] == 0, o
+    arena.counted(o.before, "connections_refused", 50)
+
+
+def test_windows_that_never_open(arena):
+    """Pinned answers of four addresses take half of all places and no more; core ends them after ten seconds."""
+    seen = []
+    o = arena.run("zero_windows", conns=88 if LONG else 44, each=100, seconds=60 if LONG else 2.2, addresses=4,
+                  meanwhile=lambda: seen.append(arena.status().traffic.calls_in_flight))
+    assert CALLS // 4 < max(seen) <= CALLS // 2 + 10, (max(seen), o)
+    assert o.result["ended"] > 0, o
+    assert arena.status().traffic.calls_in_flight < 50
+
+
+def test_streams_that_send_nothing(arena):
+    """Streams without a message: an address has 1,024, whatever the number of its connections."""
+    o = arena.run("half_messages", conns=60 if LONG else 30, each=100, size=0, seconds=60 if LONG else 1.5)
+    assert o.result["begun"] > ADDRESS_STREAMS, o
+    assert o.growth_mb < 30, o
+
+
+def test_messages_that_are_never_finished(arena):
+    """All but the last byte of 250 KB on every stream: core holds it, so an address may have only so much of it."""
+    o = arena.run("half_messages", conns=10 if LONG else 3, each=100, size=250_000, seconds=60 if LONG else 3)
+    assert UNFINISHED / 2 < o.result["filled"] < UNFINISHED + (4 << 20) or o.result["cut"] + o.result["refused"] > 0, o
+
+
+def test_descriptors_run_out(arena):
+    """CVE-2023-4785: with none left the front neither spins nor loses its listener, and serves again at once."""
+    pid = arena.pids["front"]
+    limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")) + 30, limit[1]))
+    try:
+        o = arena.once("idle", None, {"n": 250, "addresses": 2, "seconds": 10 if LONG else 1, "tls": False})
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+    print(o)
+    assert "out of descriptors" in arena.instance.log
+    assert o.result["refused"] >= 200, o
+    assert o.cpu_s["front"] < 0.5 * o.seconds, o
+    arena.counted(o.before, "connections_refused", 200)
+
+
+def test_idle_connections_of_one_address(arena):
+    """max_connections_per_peer, 512: the next one is refused, and everybody else is not."""
+    if not LONG:
+        pytest.skip("LONG=1: 600 handshakes that prove what tests/integration/front proves with 5")
+    o = arena.run("idle", n=600, addresses=1, seconds=5)
+    assert o.result["standing"] == 512 and o.result["refused"] == 88, o
+
+
+def test_a_crowd(arena):
+    """Thousands of clients, 500 of them in their handshakes at any time: those in service hardly notice, and everybody is served."""
+    clients = 10_000 if LONG else 1_000
+    # Hundreds of handshakes a second are real work on the cores that the good client shares with them: a wider floor.
+    o = arena.run("crowd", clients=clients, seconds=90 if LONG else 25, floor_ms=60)
+    assert o.result["served"] == clients, o
+    assert o.result["first_s"] < 2 and o.result["all_s"] < (60 if LONG else 20), o
+    arena.counted(o.before, "connections_accepted", clients)
