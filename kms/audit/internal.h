@@ -81,6 +81,12 @@ RESULT disk_roll(struct journal *j, int fd, struct err *e);
 /* ---- recover.c ---- */
 RESULT journal_recover(struct journal *j, struct err *e); /* finds the files, the end and the indexes; makes the first file */
 
+struct journal *journal_alloc(const struct journal_options *o); /* journal.c: neither files nor threads yet */
+RESULT journal_list(struct journal *j, struct err *e); /* fills firsts */
+RESULT journal_open_file(struct journal *j, size_t i, int flags, struct segment_header *ret, int *ret_fd, struct err *e);
+/* What stands behind the last good record: torn (up to *ret_dirty_to), or, with an error, damaged. */
+RESULT journal_judge_rest(struct journal *j, struct window *w, uint64_t *ret_dirty_to, struct err *e);
+
 /* ---- space.c ---- */
 void *space_main(void *journal);
 void space_want_locked(struct journal *j); /* asks for the next file when the active one runs low */

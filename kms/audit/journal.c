@@ -86,7 +86,7 @@ static RESULT check_options(const struct journal_options *o, struct err *e)
     return ok();
 }
 
-static struct journal *journal_alloc(const struct journal_options *o)
+struct journal *journal_alloc(const struct journal_options *o)
 {
     static const struct journal_io system_io = {sys_open, sys_pwrite, sys_fdatasync, NULL};
     struct journal *j = calloc(1, sizeof *j);

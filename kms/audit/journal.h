@@ -98,6 +98,17 @@ RESULT journal_read(struct journal *j, uint64_t from, size_t max_records, struct
 /* Waits until next_index > index or the timeout (ms): tail. */
 bool journal_wait(struct journal *j, uint64_t index, int timeout_ms);
 
+/* `kmsd fsck`: every file, read only: headers, CRCs, order, leaf hashes, and that each body opens. key: of the tenant with this
+ * tag, good until the next call; NULL with *e. What was being written when the power went is told as torn_bytes, not as a
+ * finding: the next open cuts it. */
+struct journal_checking {
+    void (*report)(void *user, const char *text);
+    const struct aead_key *(*key)(void *user, const uint8_t tag[32], struct err *e);
+    void *user;
+    uint64_t files, records, next_index, outbox_seq, torn_bytes; /* out */
+};
+RESULT journal_check(const struct journal_options *o, struct journal_checking *c, struct err *e);
+
 /* The relay: one thread that copies the store's outbox to the journal in sequence. Started after both are open. */
 struct store;
 struct relay;

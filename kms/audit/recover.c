@@ -31,7 +31,7 @@ static bool name_of_segment(const char *name, uint64_t *ret)
     return true;
 }
 
-static RESULT list_segments(struct journal *j, struct err *e)
+RESULT journal_list(struct journal *j, struct err *e)
 {
     DIR *d = opendir(j->dir);
     if (!d)
@@ -70,7 +70,7 @@ static RESULT check_header(struct journal *j, int fd, uint64_t first, uint64_t b
     return ok();
 }
 
-static RESULT open_segment(struct journal *j, size_t i, int flags, struct segment_header *ret, int *ret_fd, struct err *e)
+RESULT journal_open_file(struct journal *j, size_t i, int flags, struct segment_header *ret, int *ret_fd, struct err *e)
 {
     char path[JOURNAL_PATH_MAX];
     uint64_t first = j->firsts[i];
@@ -88,7 +88,7 @@ static RESULT open_segment(struct journal *j, size_t i, int flags, struct segmen
 
 /* What stands behind the last good record, at j->off, is either a group that was being written when the power went (nothing in
  * it was acknowledged: cut it) or a damaged record that was durable. A later frame tells: it knows what was durable before it. */
-static RESULT judge_rest(struct journal *j, struct window *w, uint64_t *ret_dirty_to, struct err *e)
+RESULT journal_judge_rest(struct journal *j, struct window *w, uint64_t *ret_dirty_to, struct err *e)
 {
     bool io = false;
     uint64_t dirty_to = 0;
@@ -126,7 +126,7 @@ static RESULT scan_active(struct journal *j, struct window *w, struct err *e)
     if (found == FRAME_IO)
         FAIL(e, ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE", "the journal cannot be read at %llu", (unsigned long long)j->off);
     j->was_closed = found == FRAME_GOOD && f.index == j->next_index;
-    TRY(judge_rest(j, w, &dirty_to, e));
+    TRY(journal_judge_rest(j, w, &dirty_to, e));
     if (j->was_closed || dirty_to == 0)
         return ok();
     j->cut_bytes = dirty_to - j->off;
@@ -138,7 +138,7 @@ static RESULT recover_active(struct journal *j, struct err *e)
 {
     struct segment_header h;
     struct window w;
-    TRY(open_segment(j, j->nfirsts - 1, O_RDWR, &h, &j->fd, e));
+    TRY(journal_open_file(j, j->nfirsts - 1, O_RDWR, &h, &j->fd, e));
     j->next_index = h.first_index;
     j->outbox_seq = h.outbox_seq;
     window_init(&w, j->fd, h.file_bytes);
@@ -159,9 +159,9 @@ RESULT journal_recover(struct journal *j, struct err *e)
     journal_part_path(j, part);
     if (unlink(part) != 0 && errno != ENOENT)
         FAIL_ERRNO(e, ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE", "remove %s", part);
-    TRY(list_segments(j, e));
+    TRY(journal_list(j, e));
     for (size_t i = 0; i + 1 < j->nfirsts; i++) {
-        TRY(open_segment(j, i, O_RDONLY, &h, &fd, e));
+        TRY(journal_open_file(j, i, O_RDONLY, &h, &fd, e));
         close(fd);
     }
     if (j->nfirsts)

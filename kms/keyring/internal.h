@@ -66,6 +66,18 @@ RESULT tenant_of_name(struct keyring *k, const struct name *n, bool may_block, s
 RESULT tenant_kek(struct keyring *k, struct tenant_ref *t, const struct aead_key **ret, struct err *e);
 RESULT derive_l1(struct keyring *k, const struct hierarchy_tenant *h, const uint8_t salt[HIERARCHY_SALT_BYTES],
                  struct secret **ret, struct err *e);
+/* L2, only for as long as it takes to derive from it. */
+struct version_l2 {
+    struct secret *l2;
+    struct hierarchy_ctx c; /* borrows key_name, and the location of the tenant */
+    char key_name[NAME_MAX_BYTES];
+};
+RESULT version_unwrap(struct keyring *k, struct tenant_ref *t, const struct name *version, const struct keyring_version *m,
+                      struct version_l2 *ret, struct err *e);
+static inline void version_l2_release(struct version_l2 *u)
+{
+    secret_free(u->l2);
+}
 void hierarchy_of(const struct keyring *k, const struct tenant_ref *t, uint32_t master, struct hierarchy_tenant *ret);
 static inline RESULT would_block(struct err *e)
 {

@@ -167,6 +167,15 @@ struct keyring_stats {
 };
 void keyring_stats(struct keyring *k, struct keyring_stats *ret);
 
+/* `kmsd fsck`: each tenant's KEK against its check value, each key's primary, each version's L2 under its KEK. A finding goes to
+ * report; an error is what keeps the check from going on (the HSM is away). */
+struct keyring_check {
+    void (*report)(void *user, const char *text);
+    void *user;
+    uint64_t tenants, keys, versions; /* out */
+};
+RESULT keyring_check(struct keyring *k, struct keyring_check *c, struct err *e);
+
 /* `kmsd init`: adds the system's audit key to txn. keyring_new fails ERR_STATE "NOT_INITIALISED" without it. */
 RESULT keyring_init_records(struct store_txn *txn, struct err *e);
 

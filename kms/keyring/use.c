@@ -127,6 +127,28 @@ static void handle_id(const uint8_t kvid[FORMAT_KVID_BYTES], enum key_use use, u
     out[FORMAT_KVID_BYTES] = (uint8_t)use;
 }
 
+RESULT version_unwrap(struct keyring *k, struct tenant_ref *t, const struct name *version, const struct keyring_version *m,
+                      struct version_l2 *ret, struct err *e)
+{
+    const struct aead_key *kek;
+    TRY(tenant_kek(k, t, &kek, e));
+    struct name key = name_truncate(version, NAME_CRYPTOKEY);
+    struct hierarchy_tenant h;
+    hierarchy_of(k, t, m->master_version, &h);
+    ret->c = (struct hierarchy_ctx){.location = h.location, .version = m->n};
+    ret->c.key = BYTES(ret->key_name, name_format(&key, ret->key_name));
+    memcpy(ret->c.tenant, t->t.id, sizeof ret->c.tenant);
+    memcpy(ret->c.kvid, m->kvid, sizeof ret->c.kvid);
+    struct err why = {0};
+    if (hierarchy_l2_unwrap(kek, &h, &ret->c, m->wrapped, &ret->l2, &why).failed) {
+        if (why.code == ERR_CIPHERTEXT) /* our own record, behind a good seal: not the caller's fault */
+            FAIL(e, ERR_DATA_LOSS, "KEY_UNWRAP_FAILED", "version %u does not unwrap under its tenant's KEK", m->n);
+        *e = why;
+        return (struct result){1};
+    }
+    return ok();
+}
+
 /* L1 (through the tenant's KEK) -> L2 -> L3: from the store and, at worst, the HSM. L2 lives only inside this function. */
 static RESULT derive_purpose_key(struct keyring *k, const struct name *version, const struct version_info *v, enum key_use use,
                                  struct aead_key **ret, struct err *e)
@@ -140,25 +162,9 @@ static RESULT derive_purpose_key(struct keyring *k, const struct name *version, 
     TRY(usable(&(struct version_info){.n = m.n, .state = m.state}, e));
     if (memcmp(m.kvid, v->kvid, sizeof m.kvid) != 0)
         FAIL(e, ERR_CONFLICT, NULL, "version %u changed its identity while it was loaded", v->n);
-    const struct aead_key *kek;
-    TRY(tenant_kek(k, t, &kek, e));
-    struct name key = name_truncate(version, NAME_CRYPTOKEY);
-    char text[NAME_MAX_BYTES];
-    struct hierarchy_tenant h;
-    hierarchy_of(k, t, m.master_version, &h);
-    struct hierarchy_ctx c = {.location = h.location, .version = m.n};
-    c.key = BYTES(text, name_format(&key, text));
-    memcpy(c.tenant, t->t.id, sizeof c.tenant);
-    memcpy(c.kvid, m.kvid, sizeof c.kvid);
-    CLEANUP(secret_freep) struct secret *l2 = NULL;
-    struct err why = {0};
-    if (hierarchy_l2_unwrap(kek, &h, &c, m.wrapped, &l2, &why).failed) {
-        if (why.code == ERR_CIPHERTEXT) /* our own record, behind a good seal: not the caller's fault */
-            FAIL(e, ERR_DATA_LOSS, "KEY_UNWRAP_FAILED", "version %u does not unwrap under its tenant's KEK", v->n);
-        *e = why;
-        return (struct result){1};
-    }
-    return hierarchy_purpose_key(l2, &c, use == KEY_USE_WRAP ? HIERARCHY_WRAP : HIERARCHY_ENCRYPT, (struct bytes){0}, ret, e);
+    CLEANUP(version_l2_release) struct version_l2 u = {0};
+    TRY(version_unwrap(k, t, version, &m, &u, e));
+    return hierarchy_purpose_key(u.l2, &u.c, use == KEY_USE_WRAP ? HIERARCHY_WRAP : HIERARCHY_ENCRYPT, (struct bytes){0}, ret, e);
 }
 
 static RESULT load_handle(struct keyring *k, const struct name *key, const struct version_info *v, enum key_use use,

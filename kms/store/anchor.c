@@ -111,22 +111,29 @@ static RESULT compare(struct store *s, const struct floor_value *f, struct err *
     return ok();
 }
 
-RESULT anchor_check(struct store *s, struct err *e)
+RESULT anchor_compare(struct store *s, struct floor_value *ret, bool *ret_found, struct err *e)
 {
-    struct floor_value f;
     struct err why = {0};
-    struct anchor *a = s->anchor;
-    if (!a)
-        return ok();
-    bool found = !anchor_read(s, &s->fresh.root, &f, &why).failed;
+    bool found = !anchor_read(s, &s->fresh.root, ret, &why).failed;
+    *ret_found = found;
     if (!found && why.code == ERR_NOT_FOUND && s->fresh.root.anchor_place != STORE_ANCHOR_NONE)
         FAIL(e, ERR_STATE, "STORE_ROLLED_BACK", "the anchor that the store was written with is gone; " WAY_ON);
     if (!found && why.code != ERR_NOT_FOUND) {
         *e = why;
         return (struct result){1};
     }
+    return found ? compare(s, ret, e) : ok();
+}
+
+RESULT anchor_check(struct store *s, struct err *e)
+{
+    struct floor_value f;
+    struct anchor *a = s->anchor;
+    bool found = false;
+    if (!a)
+        return ok();
+    TRY(anchor_compare(s, &f, &found, e));
     if (found) {
-        TRY(compare(s, &f, e));
         a->journal_next = a->found_journal = f.journal_next;
         a->written = f.epoch;
     }

@@ -116,9 +116,14 @@ RESULT stage_remove(struct store *s, enum rec_kind kind, const uint8_t tenant[16
 /* Writes the changed buckets and the root, and commits. On failure nothing has changed in memory. */
 RESULT fresh_commit(struct store *s, uint64_t txns, uint64_t outbox_last, struct err *e);
 
+RESULT fresh_load_leaves(struct store *s, struct db *d, struct err *e); /* the tree as the table says, before any replay */
+
 /* ---- prove.c: the readers' side. Within one read transaction of d. ---- */
 RESULT fresh_prove_row(struct store *s, struct db *d, const struct record *key /* kind, tenant, id */, bool present,
                        uint64_t revision, const uint8_t tag[ENTRY_TAG_BYTES], struct err *e);
+/* A copy of the entry out of a bucket that is the one last written; *ret_there false: the bucket has none. */
+RESULT fresh_entry(struct store *s, struct db *d, const struct entry_hash *h, uint8_t out[ENTRY_BYTES], bool *ret_there,
+                   struct err *e);
 struct fresh_bound {
     uint8_t tenant[16];
     struct bytes id;

@@ -157,6 +157,7 @@ struct store {
     struct fresh fresh;
     struct stage *stage; /* writer thread */
     struct anchor *anchor; /* NULL: none */
+    bool check_only;
     _Atomic uint64_t outbox_last;
     atomic_bool wal_dirty;
 };
@@ -171,6 +172,7 @@ void anchor_free(struct anchor *a); /* stops its thread; NULL accepted */
 /* What the configured place holds, or, when the root says that the floor was elsewhere before, what that holds.
  * ERR_NOT_FOUND: none was ever written. */
 RESULT anchor_read(struct store *s, const struct root *root, struct floor_value *ret, struct err *e);
+RESULT anchor_compare(struct store *s, struct floor_value *ret, bool *ret_found, struct err *e); /* changes nothing */
 RESULT anchor_check(struct store *s, struct err *e); /* the store as loaded against the floor */
 RESULT anchor_write(struct store *s, struct err *e); /* the store as committed becomes the floor */
 RESULT anchor_start(struct store *s, struct err *e);
@@ -183,6 +185,9 @@ RESULT store_lock(struct store *s, const char *dir, struct err *e); /* path, per
 RESULT store_identify(struct store *s, struct db *d, const struct store_options *o, struct err *e);
 RESULT store_write_identity(struct store *s, struct db *d, const uint8_t instance[16], struct err *e);
 RESULT store_upgrade(struct store *s, struct db *d, const struct store_options *o, struct err *e); /* migrations */
+
+/* ---- schema.c ---- */
+int schema_newest(void);
 
 /* ---- writer.c ---- */
 RESULT writer_note_place(struct store *s, uint8_t place, struct err *e); /* before the thread runs: into the root */

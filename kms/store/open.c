@@ -196,6 +196,35 @@ static RESULT check_then_migrate(struct store *s, const struct store_options *o,
     return fresh_load(s, &d, e);
 }
 
+static RESULT open_readers(struct store *s, const struct store_options *o, struct err *e)
+{
+    for (unsigned i = 0; i < o->readers; i++) {
+        TRY(db_open(s->path, DB_READER, &s->readers[i], e));
+        s->nreaders++;
+        s->readers[i].next_free = s->free_readers;
+        s->free_readers = &s->readers[i];
+        if (s->check_only) /* the log stays as it was found */
+            sqlite3_db_config(s->readers[i].h, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    }
+    return ok();
+}
+
+static RESULT open_to_check(struct store *s, const struct store_options *o, struct err *e)
+{
+    CLEANUP(db_close) struct db d = {0};
+    int64_t version = 0;
+    TRY(store_lock(s, o->dir, e));
+    TRY(db_open(s->path, DB_CREATE, &d, e));
+    sqlite3_db_config(d.h, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    TRY(schema_check(&d, e));
+    TRY(store_identify(s, &d, o, e));
+    TRY(db_int(&d, "PRAGMA user_version", &version, e));
+    if (version < schema_newest())
+        FAIL(e, ERR_STATE, "STORE_OLDER", "the store has schema %lld, this program's is %d: start kmsd once, it upgrades it",
+             (long long)version, schema_newest());
+    return open_readers(s, o, e);
+}
+
 static RESULT open_all(struct store *s, const struct store_options *o, struct err *e)
 {
     const struct seal_keys *current = NULL;
@@ -205,12 +234,7 @@ static RESULT open_all(struct store *s, const struct store_options *o, struct er
     TRY(seal_keys(&s->seal, o->epoch, &current, e)); /* the current key now: a commit must not wait for the HSM */
     TRY(anchor_check(s, e));
     TRY(db_open(s->path, DB_CHECKPOINTER, &s->checkpointer, e));
-    for (unsigned i = 0; i < o->readers; i++) {
-        TRY(db_open(s->path, DB_READER, &s->readers[i], e));
-        s->nreaders++;
-        s->readers[i].next_free = s->free_readers;
-        s->free_readers = &s->readers[i];
-    }
+    TRY(open_readers(s, o, e));
     TRY(writer_start(s, e));
     TRY(anchor_start(s, e));
     return checkpointer_start(s, e);
@@ -220,7 +244,8 @@ RESULT store_open(const struct store_options *o, struct store **ret, struct err 
 {
     INVARIANT(o->readers >= 1 && o->readers <= STORE_READERS_MAX && o->epoch >= 1);
     struct store *s = store_alloc(o);
-    if (open_all(s, o, e).failed) {
+    s->check_only = o->check_only;
+    if ((o->check_only ? open_to_check(s, o, e) : open_all(s, o, e)).failed) {
         store_close(s);
         return (struct result){1};
     }

@@ -40,9 +40,8 @@ RESULT fresh_stale(struct err *e, enum rec_kind kind, struct bytes id, const cha
     FAIL(e, ERR_DATA_LOSS, "STORE_STALE", "%s \"%s\": %s", store_kind_name(kind), text, what);
 }
 
-/* A copy of the entry out of a bucket that is the one last written; *ret_there false: the bucket has none. */
-static RESULT read_entry(struct store *s, struct db *d, const struct entry_hash *h, uint8_t out[ENTRY_BYTES], bool *ret_there,
-                         struct err *e)
+RESULT fresh_entry(struct store *s, struct db *d, const struct entry_hash *h, uint8_t out[ENTRY_BYTES], bool *ret_there,
+                   struct err *e)
 {
     uint8_t digest[TREE_DIGEST_BYTES];
     uint32_t n = entry_bucket(h);
@@ -85,7 +84,7 @@ RESULT fresh_prove_row(struct store *s, struct db *d, const struct record *key, 
     uint8_t entry[ENTRY_BYTES];
     bool there = false;
     struct entry_hash h = entry_hash_of(&s->fresh, key->kind, key->tenant, key->id);
-    TRY(read_entry(s, d, &h, entry, &there, e));
+    TRY(fresh_entry(s, d, &h, entry, &there, e));
     return compare_entry(there ? entry : NULL, key, present, revision, tag, e);
 }
 
@@ -110,7 +109,7 @@ static RESULT link_before(struct store *s, struct db *d, enum rec_kind kind, con
     sqlite3_reset(d->key_below);
     if (!first && rc != SQLITE_ROW)
         return db_fail(d, rc, "read neighbour", e);
-    TRY(read_entry(s, d, &h, entry, &there, e));
+    TRY(fresh_entry(s, d, &h, entry, &there, e));
     if (odd || (!there && !first)) /* a kind that never had a row has no head */
         return fresh_stale(e, kind, low->id, "a row that nobody wrote stands before this place");
     memcpy(next, there ? entry + ENTRY_NEXT_AT : (const uint8_t[ENTRY_HASH_BYTES]){0}, ENTRY_HASH_BYTES);
@@ -144,7 +143,7 @@ static RESULT walk_row(struct walk *w, struct record *key, uint64_t revision, st
     if (c > 0 || (c == 0 && !w->high_inclusive))
         return ok();
     tag_of(sealed_end, tag);
-    TRY(read_entry(w->s, w->d, &h, entry, &there, e));
+    TRY(fresh_entry(w->s, w->d, &h, entry, &there, e));
     TRY(compare_entry(there ? entry : NULL, key, true, revision, tag, e));
     memcpy(w->next, entry + ENTRY_NEXT_AT, sizeof w->next);
     return ok();

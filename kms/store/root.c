@@ -107,7 +107,7 @@ RESULT fresh_read_root(struct store *s, struct db *d, struct root *ret, struct e
     return r;
 }
 
-static RESULT load_leaves(struct store *s, struct db *d, struct err *e)
+RESULT fresh_load_leaves(struct store *s, struct db *d, struct err *e)
 {
     sqlite3_stmt *st = NULL;
     int rc;
@@ -131,7 +131,7 @@ RESULT fresh_load(struct store *s, struct db *d, struct err *e)
 {
     uint8_t tree[TREE_DIGEST_BYTES];
     TRY(fresh_read_root(s, d, &s->fresh.root, e));
-    TRY(load_leaves(s, d, e));
+    TRY(fresh_load_leaves(s, d, e));
     TRY(overlay_replay(s, d, e));
     tree_rebuild(s->fresh.tree);
     tree_root(s->fresh.tree, tree);

@@ -77,6 +77,7 @@ struct store_options {
     uint32_t epoch;               /* current seal epoch: new seals use it */
     unsigned readers;             /* read connections */
     const struct store_anchor *anchor; /* NULL: no floor is kept or asked for; copied */
+    bool check_only; /* for store_fsck: opens whatever opens, proves nothing, writes nothing; commits fail ERR_STATE */
 };
 /* Creates an empty store (schema, incarnation); ERR_EXISTS when there is one. */
 RESULT store_create(const struct store_options *o, struct err *e);
@@ -94,6 +95,15 @@ struct store_anchor_status {
     char why[160];
 };
 void store_anchor_status(struct store *s, struct store_anchor_status *ret);
+
+/* `kmsd fsck`: every row, bucket, link, count, the root, the outbox and the floor, of a store opened with check_only. What is
+ * found goes to report; an error is what keeps the check from going on. */
+struct store_check {
+    void (*report)(void *user, const char *text);
+    void *user;
+    uint64_t rows, covered, buckets, events, epoch, outbox_first, outbox_last; /* out; covered: rows that have an entry */
+};
+RESULT store_fsck(struct store *s, struct store_check *c, struct err *e);
 
 /* `kmsd accept-rollback`, offline: takes the store as it stands, older or damaged, for the truth from now on. Draws a new
  * incarnation, under which every row that opens is sealed again, so that nothing of what is given up ever opens; writes the fact

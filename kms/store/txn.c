@@ -125,6 +125,8 @@ static RESULT submit_and_wait(struct store_txn *t, struct err *e)
 
 RESULT store_txn_commit(struct store_txn *t, uint64_t *ret_seq, struct err *e)
 {
+    if (t->s->check_only)
+        FAIL(e, ERR_STATE, "STORE_CHECK_ONLY", "opened to be examined, not to be changed");
     if (t->broken)
         FAIL(e, ERR_OUT_OF_RANGE, "STORE_LIMIT", "transaction refused: %s", t->broken);
     TRY(submit_and_wait(t, e));
@@ -138,6 +140,8 @@ RESULT store_txn_commit(struct store_txn *t, uint64_t *ret_seq, struct err *e)
 RESULT store_outbox_trim(struct store *s, uint64_t up_to, struct err *e)
 {
     CLEANUP(store_txn_freep) struct store_txn *t = store_txn_new(s);
+    if (s->check_only)
+        FAIL(e, ERR_STATE, "STORE_CHECK_ONLY", "opened to be examined, not to be changed");
     t->is_trim = true;
     t->trim_up_to = up_to > INT64_MAX ? INT64_MAX : up_to;
     return submit_and_wait(t, e);
