@@ -111,13 +111,24 @@ static RESULT compare(struct store *s, const struct floor_value *f, struct err *
     return ok();
 }
 
+/* A token without its anchor was put back from a backup made before there was one: the same as one with an older anchor, a floor
+ * that is lower than it was. Whoever can do that to a token can do worse. A file that is gone was taken away. */
+static RESULT anchor_gone(struct store *s, struct err *e)
+{
+    if (s->anchor->io.place == STORE_ANCHOR_FILE)
+        FAIL(e, ERR_STATE, "STORE_ROLLED_BACK", "the anchor that the store was written with is gone; " WAY_ON);
+    log_event(LOG_WARN, "the token has no anchor though the store was written with one: it was put back from an older backup; that the"
+                        " store is the newest is not proven this time");
+    return ok();
+}
+
 RESULT anchor_compare(struct store *s, struct floor_value *ret, bool *ret_found, struct err *e)
 {
     struct err why = {0};
     bool found = !anchor_read(s, &s->fresh.root, ret, &why).failed;
     *ret_found = found;
     if (!found && why.code == ERR_NOT_FOUND && s->fresh.root.anchor_place != STORE_ANCHOR_NONE)
-        FAIL(e, ERR_STATE, "STORE_ROLLED_BACK", "the anchor that the store was written with is gone; " WAY_ON);
+        return anchor_gone(s, e);
     if (!found && why.code != ERR_NOT_FOUND) {
         *e = why;
         return (struct result){1};

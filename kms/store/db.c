@@ -102,7 +102,7 @@ static const struct {
     {DB_WRITER, AT(outbox_trim), "DELETE FROM outbox WHERE seq <= ?1 AND seq < (SELECT max(seq) FROM outbox)"},
 #define BUCKET_GET "SELECT entries FROM bucket WHERE n = ?1"
 #define KEY_BELOW                                                                                                                \
-    "SELECT tenant, id FROM record WHERE kind = ?1 AND (tenant, id) < (?2, ?3) ORDER BY tenant DESC, id DESC LIMIT 1"
+    "SELECT tenant, id FROM record WHERE kind = ?1 AND (tenant, id) < (?2, ?3) ORDER BY tenant DESC, id DESC"
     {DB_READER, AT(bucket_get), BUCKET_GET},
     {DB_WRITER, AT(bucket_get), BUCKET_GET},
     {DB_READER, AT(key_below), KEY_BELOW},

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { FOREIGN_MAX = 64 }; /* rows that nobody wrote, beside a range, that a proof passes over */
+
 static const char *const kind_names[] = {
     [REC_META] = "instance fact", [REC_TENANT] = "tenant",       [REC_KEYRING] = "key ring",   [REC_CRYPTOKEY] = "key",
     [REC_VERSION] = "key version", [REC_SAN] = "SAN",            [REC_PRINCIPAL] = "principal", [REC_POLICY] = "policy",
@@ -88,31 +90,36 @@ RESULT fresh_prove_row(struct store *s, struct db *d, const struct record *key, 
     return compare_entry(there ? entry : NULL, key, present, revision, tag, e);
 }
 
-/* The link that leads to the first row of the range: of the row before it, or of the head of the kind. */
+/* The link that leads to the first row of the range: of the row before it, or of the head of the kind. A row that nobody wrote is
+ * passed over: that it stands outside the range is not this range's trouble. */
 static RESULT link_before(struct store *s, struct db *d, enum rec_kind kind, const struct fresh_bound *low,
                           uint8_t next[ENTRY_HASH_BYTES], struct err *e)
 {
     uint8_t entry[ENTRY_BYTES] = {0};
     bool there = false;
-    struct entry_hash h = entry_head(&s->fresh, kind);
+    int rc = SQLITE_DONE;
+    struct result r = ok();
     sqlite3_bind_int(d->key_below, 1, (int)kind);
     db_bind_bytes(d->key_below, 2, BYTES(low->tenant, STORE_TENANT_BYTES));
     db_bind_bytes(d->key_below, 3, low->id);
-    int rc = sqlite3_step(d->key_below);
-    bool first = rc == SQLITE_DONE, odd = false;
-    if (rc == SQLITE_ROW) {
+    for (int i = 0; i < FOREIGN_MAX && !there && !r.failed && (rc = sqlite3_step(d->key_below)) == SQLITE_ROW; i++) {
         struct bytes tenant = db_column_bytes(d->key_below, 0);
-        odd = tenant.n != STORE_TENANT_BYTES;
-        if (!odd)
-            h = entry_hash_of(&s->fresh, kind, tenant.p, db_column_bytes(d->key_below, 1));
+        if (tenant.n != STORE_TENANT_BYTES)
+            continue;
+        struct entry_hash h = entry_hash_of(&s->fresh, kind, tenant.p, db_column_bytes(d->key_below, 1));
+        r = fresh_entry(s, d, &h, entry, &there, e);
     }
     sqlite3_reset(d->key_below);
-    if (!first && rc != SQLITE_ROW)
+    TRY(r);
+    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
         return db_fail(d, rc, "read neighbour", e);
-    TRY(fresh_entry(s, d, &h, entry, &there, e));
-    if (odd || (!there && !first)) /* a kind that never had a row has no head */
-        return fresh_stale(e, kind, low->id, "a row that nobody wrote stands before this place");
-    memcpy(next, there ? entry + ENTRY_NEXT_AT : (const uint8_t[ENTRY_HASH_BYTES]){0}, ENTRY_HASH_BYTES);
+    if (!there && rc == SQLITE_ROW)
+        return fresh_stale(e, kind, low->id, "rows that nobody wrote stand before this place");
+    if (!there) {
+        struct entry_hash head = entry_head(&s->fresh, kind);
+        TRY(fresh_entry(s, d, &head, entry, &there, e));
+    }
+    memcpy(next, entry + ENTRY_NEXT_AT, ENTRY_HASH_BYTES); /* a kind that never had a row has no head: zeros */
     return ok();
 }
 
@@ -127,8 +134,15 @@ struct walk {
     struct db *d;
     const struct fresh_bound *high;
     bool high_inclusive, done;
+    unsigned beyond; /* rows behind the range that were passed over */
     uint8_t next[ENTRY_HASH_BYTES];
 };
+
+static bool is_last(const struct walk *w)
+{
+    static const uint8_t none[ENTRY_HASH_BYTES];
+    return memcmp(w->next, none, sizeof none) == 0;
+}
 
 /* One row in order: it must be the one that the row before it names, and, inside the range, as its own entry says. */
 static RESULT walk_row(struct walk *w, struct record *key, uint64_t revision, struct bytes sealed_end, struct err *e)
@@ -136,11 +150,16 @@ static RESULT walk_row(struct walk *w, struct record *key, uint64_t revision, st
     uint8_t entry[ENTRY_BYTES], tag[ENTRY_TAG_BYTES];
     bool there = false;
     struct entry_hash h = entry_hash_of(&w->s->fresh, key->kind, key->tenant, key->id);
-    if (memcmp(h.b, w->next, sizeof h.b) != 0)
-        return fresh_stale(e, key->kind, key->id, "a row before it is missing, or it was put in behind our back");
+    bool named = memcmp(h.b, w->next, sizeof h.b) == 0;
     int c = w->high->none ? -1 : compare_to(key, w->high);
+    bool outside = c > 0 || (c == 0 && !w->high_inclusive);
+    /* Behind the range, what is named may come after rows that nobody wrote: then it is behind the range as well. */
+    if (!named && outside && !is_last(w) && ++w->beyond <= FOREIGN_MAX)
+        return ok();
+    if (!named && !(outside && is_last(w)))
+        return fresh_stale(e, key->kind, key->id, "a row before it is missing, or it was put in behind our back");
     w->done = c >= 0;
-    if (c > 0 || (c == 0 && !w->high_inclusive))
+    if (outside)
         return ok();
     tag_of(sealed_end, tag);
     TRY(fresh_entry(w->s, w->d, &h, entry, &there, e));
@@ -151,7 +170,6 @@ static RESULT walk_row(struct walk *w, struct record *key, uint64_t revision, st
 
 static RESULT walk_rows(struct walk *w, enum rec_kind kind, sqlite3_stmt *st, struct err *e)
 {
-    static const uint8_t none[ENTRY_HASH_BYTES];
     int rc = SQLITE_DONE;
     while (!w->done && (rc = sqlite3_step(st)) == SQLITE_ROW) {
         struct record key = {.kind = kind, .id = db_column_bytes(st, 1)};
@@ -163,7 +181,7 @@ static RESULT walk_rows(struct walk *w, enum rec_kind kind, sqlite3_stmt *st, st
     }
     if (rc != SQLITE_ROW && rc != SQLITE_DONE)
         return db_fail(w->d, rc, "walk", e);
-    if (!w->done && memcmp(w->next, none, sizeof none) != 0)
+    if (!w->done && !is_last(w))
         return fresh_stale(e, kind, BYTES(NULL, 0), "the last rows are missing");
     return ok();
 }

@@ -69,7 +69,7 @@ def test_every_column_of_a_row_is_believed_only_under_its_seal(fresh, database):
 def test_rows_swapped_or_copied_are_refused(fresh, database):
     world = World(fresh.start())
     ring = world.ring()
-    a, b, c, d, whole = (world.key(ring) for _ in range(5))
+    a, b, c, d, whole, _between = (world.key(ring) for _ in range(6))  # what stands right before a missing row cannot be proven
     moved, foreign = world.key(ring), world.key2()
     sealed = {k: world.encrypt(k) for k in (a, b, c, d, whole, moved)}
     sealed[foreign] = world.encrypt(foreign, who=world.billing)
@@ -91,7 +91,7 @@ def test_rows_swapped_or_copied_are_refused(fresh, database):
         with refused(Code.DATA_LOSS):
             world.decrypt(key, sealed[key])
     assert world.decrypt(whole, sealed[whole]) == b"jane@example.com"
-    with refused(Code.INVALID_ARGUMENT, "CIPHERTEXT"):  # its row is gone from its place
+    with refused(Code.DATA_LOSS):  # its row is gone from its place
         world.decrypt(moved, sealed[moved])
     assert world.decrypt(foreign, sealed[foreign], who=world.billing) == b"jane@example.com"
 

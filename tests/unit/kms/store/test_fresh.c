@@ -112,6 +112,29 @@ static void test_put_back_after_delete(void **state)
     assert_fails(fx_get(f, REC_PRINCIPAL, T0, "bob", &out), ERR_DATA_LOSS, "STORE_STALE");
 }
 
+/* A row put in between two ranges is in nobody's range but its own. */
+static void test_put_in_beside(void **state)
+{
+    struct fx *f = *state;
+    struct record *rows, r;
+    size_t n;
+    for (int i = 0; i < 3; i++) {
+        r = fx_rec(REC_VERSION, TA, (const char *[]){"a1", "c1", "e1"}[i], "x");
+        assert_ok(fx_put(f, &r, STORE_ABSENT, NULL));
+    }
+    edit(f, "INSERT INTO record SELECT kind, tenant, CAST('b1' AS BLOB), revision, name, state, time, count, epoch, body FROM record"
+            " WHERE id = CAST('a1' AS BLOB); INSERT INTO record SELECT kind, tenant, CAST('f1' AS BLOB), revision, name, state, time,"
+            " count, epoch, body FROM record WHERE id = CAST('a1' AS BLOB)");
+    for (int i = 0; i < 6; i++) {
+        struct store_scan q = {.kind = REC_VERSION, .limit = 10, .prefix = bytes_str((const char *[]){"a", "c", "e", "d", "b", "f"}[i])};
+        memcpy(q.tenant, TA, 16);
+        struct result done = store_scan(f->s, &q, &f->a, &rows, &n, &f->e);
+        assert_int_equal(done.failed, i >= 4);
+        if (i < 4)
+            assert_int_equal(n, i < 3);
+    }
+}
+
 /* A repeat or a budget is no decision: it is sealed, but may be older. */
 static void test_not_covered(void **state)
 {
@@ -353,7 +376,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(test_deleted),     T(test_first_and_last_deleted), T(test_older_revision),
-        T(test_put_back_after_delete), T(test_not_covered),  T(test_tables_put_back_alone),
+        T(test_put_back_after_delete), T(test_not_covered), T(test_put_in_beside),  T(test_tables_put_back_alone),
         T(test_bucket_edited_under_us), T(test_upgrade),     T(test_model),
         T(test_no_false_alarm),
     };

@@ -514,7 +514,7 @@ static void test_init_that_dies_is_not_repeated(void **state)
     (void)expect(b, "hsm drain");
     assert_int_equal(end(b), 1);
     assert_null(strstr(b->log + at + 1, "core started"));
-    assert_non_null(strstr(b->errors, "core ended before the initialisation was done"));
+    assert_non_null(strstr(b->errors, "core ended before the task was done"));
 }
 
 int main(int argc, char **argv)
