@@ -69,8 +69,8 @@ def test_every_column_of_a_row_is_believed_only_under_its_seal(fresh, database):
 def test_rows_swapped_or_copied_are_refused(fresh, database):
     world = World(fresh.start())
     ring = world.ring()
-    a, b, c, d, whole, _between = (world.key(ring) for _ in range(6))  # what stands right before a missing row cannot be proven
-    moved, foreign = world.key(ring), world.key2()
+    a, b, c, d, whole, _between = (world.key(ring) for _ in range(6))  # what stands beside a missing row cannot be proven
+    moved, _behind, foreign = world.key(ring), world.key(ring), world.key2()
     sealed = {k: world.encrypt(k) for k in (a, b, c, d, whole, moved)}
     sealed[foreign] = world.encrypt(foreign, who=world.billing)
     assert fresh.stop() == 0
