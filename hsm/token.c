@@ -189,10 +189,21 @@ RESULT token_reload(struct token *t, struct err *e)
     return ok();
 }
 
+/* A file token whose folder is gone makes the module say CKR_GENERAL_ERROR and no more. */
+static RESULT initialise(struct token *t, struct err *e)
+{
+    if (t->m.initialised || !module_initialise(&t->m, e).failed)
+        return ok();
+    if (storage_absent(&t->storage)) {
+        size_t n = strlen(e->detail);
+        snprintf(e->detail + n, sizeof e->detail - n, "; the token folder %s does not exist: put it back, or its backup", t->storage.path);
+    }
+    return (struct result){1};
+}
+
 static RESULT open_all(struct token *t, struct err *e)
 {
-    if (!t->m.initialised)
-        TRY(module_initialise(&t->m, e));
+    TRY(initialise(t, e));
     TRY(find_slot(t, e));
     TRY(probe_mechanisms(t, e));
     TRY(open_session(t, e));

@@ -22,13 +22,13 @@ static const struct field {
     {F_SHORT, AT(reason)},    {F_SHORT, AT(rule)},         {F_HASH, AT(policy_digest)}, {F_SHORT, AT(request_id)},
     {F_SHORT, AT(trace_id)},  {F_SHORT, AT(address)},      {F_SHORT, AT(listener)},    {F_HASH, AT(certificate)},
     {F_COUNT, AT(duration_ns)}, {F_COUNT, AT(items)},      {F_COUNT, AT(items_failed)}, {F_COUNT, AT(repeats)},
-    {F_CHANGE, AT(before)},   {F_CHANGE, AT(after)},
+    {F_CHANGE, AT(before)},   {F_CHANGE, AT(after)},      {F_SHORT, AT(cause)},
 #undef AT
 };
 enum { FIELDS = sizeof(fields) / sizeof(*fields), HASH_BYTES = 32, ID_BYTES = 16 };
-_Static_assert(FIELDS == 26, "event.proto has 26 fields");
-/* 3 names, 13 short texts, 2 changes, 2 hashes, 6 numbers of at most 10 bytes, at most 5 bytes of tag and length each. */
-_Static_assert(3 * EVENT_TEXT_MAX + 13 * EVENT_SHORT_MAX + 2 * EVENT_CHANGE_MAX + 2 * HASH_BYTES + ID_BYTES + 60 + FIELDS * 5 <=
+_Static_assert(FIELDS == 27, "event.proto has 27 fields");
+/* 3 names, 14 short texts, 2 changes, 2 hashes, 6 numbers of at most 10 bytes, at most 5 bytes of tag and length each. */
+_Static_assert(3 * EVENT_TEXT_MAX + 14 * EVENT_SHORT_MAX + 2 * EVENT_CHANGE_MAX + 2 * HASH_BYTES + ID_BYTES + 60 + FIELDS * 5 <=
                    EVENT_MAX_BYTES,
                "the longest event fits");
 

@@ -10,7 +10,7 @@
 #include "base/bytes.h"
 
 /* Longest value of a field after cutting: names (principal, resource, key version), other texts, before and after. */
-enum { EVENT_MAX_BYTES = 8192, EVENT_TEXT_MAX = 512, EVENT_SHORT_MAX = 256, EVENT_CHANGE_MAX = 1400 };
+enum { EVENT_MAX_BYTES = 8192, EVENT_TEXT_MAX = 512, EVENT_SHORT_MAX = 256, EVENT_CHANGE_MAX = 1390 };
 
 struct audit_event {
     uint8_t id[16];              /* incarnation-unique: u64 source (high bit: outbox), u64 sequence */
@@ -37,6 +37,7 @@ struct audit_event {
     uint64_t items, items_failed; /* batch */
     uint64_t repeats;            /* > 1: a counting event for this many equal refusals */
     struct bytes before, after;  /* changes: short canonical JSON text; over the limit: hash + length */
+    struct bytes cause;          /* why a caller could not be authenticated; the caller itself is not told */
 };
 void event_encode(const struct audit_event *ev, struct buf *out); /* appends; an all-zero id is left out, as are empty fields */
 /* Strict: fields ascending, none twice, sizes within limits; fields of a later version are skipped. Views into `encoded`.

@@ -112,6 +112,7 @@ static void revalidate(struct authn *a, struct authn_conn *c, int64_t now_s)
     c->trust_epoch = atomic_load(&a->trust_epoch);
     pthread_rwlock_unlock(&a->lock);
     struct err why = {0};
+    c->checked_boot_ms = clock_boot_ms(a->clock);
     c->valid = !trust_check(t, now_s, c->chain, c->chain_n, &c->verdict, &why).failed;
     if (!c->valid && (c->chain_n || c->cause[0] == '\0'))
         memcpy(c->cause, why.detail, sizeof c->cause);
@@ -198,7 +199,9 @@ static void resolve(struct authn *a, struct authn_conn *c)
 /* Caller holds c->lock. NULL: c's certificate speaks for an active principal now; otherwise the cause. */
 static const char *refusal(struct authn *a, struct authn_conn *c, int64_t now_s)
 {
-    if (c->trust_epoch != atomic_load_explicit(&a->trust_epoch, memory_order_acquire))
+    bool changed = c->trust_epoch != atomic_load_explicit(&a->trust_epoch, memory_order_acquire);
+    /* A chain that was refused is looked at again, once a second: what was wrong may have been the clock. */
+    if (changed || (!c->valid && clock_boot_ms(a->clock) - c->checked_boot_ms >= AUTHN_RECHECK_MS))
         revalidate(a, c, now_s);
     if (!c->valid)
         return c->cause;

@@ -14,7 +14,7 @@
 #include "base/ipc.h"
 #include "kms/name/name.h"
 
-enum { AUTHN_CHAIN_MAX = 6, AUTHN_PRINCIPAL_MAX = NAME_PRINCIPAL_MAX, AUTHN_CONNECTIONS_MAX = 1 << 17 };
+enum { AUTHN_CHAIN_MAX = 6, AUTHN_PRINCIPAL_MAX = NAME_PRINCIPAL_MAX, AUTHN_CONNECTIONS_MAX = 1 << 17, AUTHN_RECHECK_MS = 1000 };
 
 enum principal_state { PRINCIPAL_ACTIVE = 1, PRINCIPAL_DISABLED = 2 };
 struct principal { /* read-only, counted */

@@ -27,6 +27,7 @@ struct authn_conn {
     size_t chain_n;
 
     pthread_mutex_t lock;
+    int64_t checked_boot_ms;              /* when the chain was last validated */
     uint64_t trust_epoch, registry_epoch; /* what the two below were computed under; 0: never */
     bool valid;
     struct verdict verdict;

@@ -180,7 +180,7 @@ def test_a_stale_table_is_seen(tmp_path):
 
 # ---- folders ---------------------------------------------------------------------------------------------------------------
 NO_README = {".ci"}  # one script
-OWNED_BELOW = ("proto/", "docs/examples", "policies/tables", "kms/store/migrations", "tests/unit/", "tests/integration/")
+OWNED_BELOW = ("proto/", "docs/examples", "policies/tables", "kms/store/migrations", "tests/unit/", "tests/integration/", "tests/fuzz/corpus/")
 
 
 def folders():

@@ -101,7 +101,7 @@ def aborting_headers(t, tries=1):
             try:
                 s.sendall(blocks(next(ids), block, flags=END * (sent % 2)))
                 sent += 1
-                gone = is_cut(s, 0.01)[0]
+                gone = is_cut(s, 0.004)[0]
             except GONE:
                 gone = True
             cut, stood = cut + gone, stood + (not gone)

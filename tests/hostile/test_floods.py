@@ -11,7 +11,7 @@ SHAPES = ("open", "request", "served")
 @pytest.mark.parametrize("shape", SHAPES if LONG else SHAPES[:1])
 def test_rapid_reset(arena, shape):
     """CVE-2023-44487. 100,000 are offered; the front paces them, cuts after five seconds, and holds what was done against the address."""
-    o = arena.run("rapid_reset", n=100_000, seconds=60 if LONG else 6.2, shape=shape)
+    o = arena.run("rapid_reset", n=100_000, seconds=60 if LONG else 5.8, shape=shape)
     assert o.result["first_cut_s"] < 8 and o.result["paced"] > 10, o
     assert o.result["refused"] >= 1, o
     assert o.result["pairs"] < (60_000 if LONG else 20_000), o
@@ -28,7 +28,7 @@ def test_made_you_reset(arena):
 @pytest.mark.parametrize("read", [False, True] if LONG else [True])
 def test_control_frames(arena, read):
     """SETTINGS, PING, empty and tiny DATA and the rest of them: each alone is paced or cut, all together cost little."""
-    o = arena.run("control_floods", kinds=list(CONTROL), seconds=60 if LONG else 3.2, read=read)
+    o = arena.run("control_floods", kinds=list(CONTROL), seconds=60 if LONG else 2, read=read)
     for kind, r in o.result.items():
         assert r["frames"] > 1000 or r["cut_after_s"] is not None, (kind, o)
         # the kernel's buffers alone take megabytes of the one that is large

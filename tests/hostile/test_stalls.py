@@ -7,6 +7,7 @@ from arena import LONG
 
 ADDRESS_STREAMS, CALLS = 1024, 4096  # PEERS_STREAMS, max_calls_in_flight
 UNFINISHED = 32 << 20                # PEERS_UNFINISHED_BYTES
+KERNEL = 7 << 20                     # of socket buffers, each connection
 
 
 def test_slowloris(arena):
@@ -36,7 +37,8 @@ def test_streams_that_send_nothing(arena):
 def test_messages_that_are_never_finished(arena):
     """All but the last byte of 250 KB on every stream: core holds it, so an address may have only so much of it."""
     o = arena.run("half_messages", conns=10 if LONG else 3, each=100, size=250_000, seconds=60 if LONG else 3)
-    assert UNFINISHED / 2 < o.result["filled"] < UNFINISHED + (4 << 20) or o.result["cut"] + o.result["refused"] > 0, o
+    buffers = o.result["connections"] * KERNEL  # what waits there is not core's
+    assert UNFINISHED / 2 < o.result["filled"] < UNFINISHED + buffers, o
 
 
 def test_descriptors_run_out(arena):

@@ -72,6 +72,9 @@ def test_every_bad_certificate_is_refused_alike_and_on_record(new_world, tmp_pat
     full = until(lambda: len(found := world.audit.find(start, outcome="refused", code="UNAUTHENTICATED")) >= 10 and found)
     assert len(full) == 10 and all(e.event.principal == "" and e.event.address == "127.0.0.1" and e.event.action == "kms.cryptoKeys.encrypt"
                                    for e in full)
+    # the record says what the callers were not told: each cause in its own words, and which certificate it was
+    assert len({e.event.cause for e in full}) >= 5 and all(e.event.cause for e in full), [e.event.cause for e in full]
+    assert len({e.event.certificate for e in full}) == 10
     assert world.instance.stop() == 0
     world = type(world)(world.instance.start())
     rest = world.audit.one(start, code="UNAUTHENTICATED", outcome="refused", repeats=len(pairs) - 10)

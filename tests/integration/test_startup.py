@@ -48,7 +48,7 @@ CASES = {  # what is done to an instance: exit code, words that must be said
     "pin file readable by others": (world_readable_pin, FAILED, ["hsm_pin_file", "mode 0644", "chmod 600"]),
     "no pin file": (lambda i: (i.dir / "pin").unlink(), FAILED, ["hsm_pin_file", "No such file"]),
     "no token": (lambda i: [shutil.rmtree(t) for t in (i.dir / "tokens").iterdir()], FAILED, ["HSM_TOKEN", "no token matches hsm_token"]),
-    "token folder gone": (lambda i: shutil.rmtree(i.dir / "tokens"), FAILED, ["C_Initialize", "CKR_"]),
+    "token folder gone": (lambda i: shutil.rmtree(i.dir / "tokens"), FAILED, ["C_Initialize", "CKR_", "the token folder", "does not exist"]),
     "no module": (lambda i: i.configure(hsm_module="/usr/lib/softhsm/none.so"), FAILED, ["HSM_MODULE", "none.so", "correct hsm_module"]),
     "no pkcs11 module": (lambda i: i.configure(hsm_module="/usr/bin/true"), FAILED, ["HSM_MODULE", "no usable PKCS#11 module"]),
     "pin in the uri": (lambda i: i.configure(hsm_token="pkcs11:token=claviger?pin-value=1"), CONFIG, ["must not hold a PIN", "hsm_pin_file"]),
@@ -67,7 +67,7 @@ CASES = {  # what is done to an instance: exit code, words that must be said
     "state folder writable by all": (lambda i: i.state.chmod(0o777), CONFIG, ["state_dir", "chmod 0700"]),
     "broken certificate": (lambda i: (i.dir / "certs/server.pem").write_text("x"), FAILED, ["TLS_FILES", "no PEM certificate"]),
     "key of another certificate": (other_key, FAILED, ["TLS_FILES", "not the certificate's"]),
-    "broken client CA": (lambda i: (i.dir / "certs/ca.pem").write_text("x"), FAILED, ["CA file"]),
+    "broken client CA": (lambda i: (i.dir / "certs/ca.pem").write_text("x"), FAILED, ["CA file", "client_ca_file", "certs/ca.pem"]),
 }
 
 

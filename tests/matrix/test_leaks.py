@@ -23,7 +23,7 @@ import rows
 CLOSED_S = 2  # after its connection has closed, a plaintext is gone within
 
 
-own_allocator = pytest.mark.skipif(rows.SANITIZED, reason="sanitizers bring an allocator of their own, which keeps and does not wipe")
+not_sanitized = pytest.mark.skipif(rows.SANITIZED, reason="under sanitizers memory is kept, not wiped, and terabytes of it are their own")
 
 
 class Markers:
@@ -142,7 +142,7 @@ def test_arguments_and_environments_hold_no_secret(driven):
         assert pathlib.Path(f"/proc/{driven.pids[role]}/environ").read_bytes() == b"LANG=C.UTF-8\0LD_BIND_NOW=1\0"
 
 
-@own_allocator
+@not_sanitized
 def test_the_pin_lies_in_locked_memory_of_hsm_and_nowhere_else(driven):
     for role in ("monitor", "front", "core"):
         assert not memory.in_memory(driven.pids[role], driven.pin), role
@@ -150,6 +150,7 @@ def test_the_pin_lies_in_locked_memory_of_hsm_and_nowhere_else(driven):
     assert all(region.locked for _, region in hits), told(hits)
 
 
+@not_sanitized
 def test_monitor_and_hsm_see_no_plaintext(driven):
     for role in ("monitor", "hsm"):
         seen = {k: v for k, v in driven.markers.all.items() if role == "monitor" or not k.startswith("random")}
@@ -157,7 +158,7 @@ def test_monitor_and_hsm_see_no_plaintext(driven):
         assert not hits, f"{role}: {told(hits)}"
 
 
-@own_allocator
+@not_sanitized
 def test_keys_lie_in_locked_memory_of_core_and_nowhere_else(driven):
     """What core keeps in locked memory is looked for everywhere else: in its own other memory and in the other three."""
     keys = memory.key_bytes(driven.pids["core"])
@@ -185,7 +186,7 @@ def test_nothing_is_written_where_nobody_looks(driven):
 
 
 # ---- after the connection has closed ------------------------------------------------------------------------------------------
-@own_allocator
+@not_sanitized
 def test_plaintext_is_gone_with_its_connection(driven):
     driven.part()
     closed, left = time.monotonic(), None
@@ -196,6 +197,7 @@ def test_plaintext_is_gone_with_its_connection(driven):
     assert not left, told(left)
 
 
+@not_sanitized
 def test_the_search_finds_what_is_there(driven):
     """An open stream's key is its memory: so is the search's eyesight."""
     client = connect(driven.instance, "acme-orders")

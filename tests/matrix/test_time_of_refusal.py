@@ -11,6 +11,7 @@ import time
 import pytest
 
 import requests
+import rows
 import walk
 from walk import Code
 
@@ -65,6 +66,10 @@ def names_of(walked, row, identity):
     return {}
 
 
+measured = pytest.mark.skipif(rows.SANITIZED, reason="under sanitizers time says nothing")
+
+
+@measured
 @pytest.mark.parametrize("identity", ["acme-orders", "acme-keyadmin"])
 def test_refusals_take_the_same_time(walked, identity):
     caller, late, shares = walked.callers[identity], [], []
@@ -83,13 +88,14 @@ def test_refusals_take_the_same_time(walked, identity):
 
 
 # ---- the ruler itself -----------------------------------------------------------------------------------------------------
+@measured
 def test_the_ruler_sees_a_lookup(walked):
     """A permitted read looks into the store and waits for its event; the same read of another's thing does neither."""
     row, = [r for r in walked.table if r.method == "GetCryptoKey"]
     caller = walked.callers["acme-orders"]
     own, other = (requests.build(row, ("name",), walked.places[t].key) for t in ("acme", "globex"))
-    found = differs({"own": lambda: caller(row, own), "another's": lambda: caller(row, other)})
-    assert found, "a store read was not seen"
+    variants = {"own": lambda: caller(row, own), "another's": lambda: caller(row, other)}
+    assert any(apart(sample(variants, 2 * SAMPLES, random.Random(n))) > 0 for n in range(AGAIN)), "a store read was not seen"
 
 
 def test_the_ruler_on_numbers():

@@ -36,6 +36,12 @@ void pipeline_event(struct call *c, const struct err *failed, struct buf *out)
     }
     if (c->conn != NULL)
         ev->address = authn_conn_address(c->conn);
+    if (c->conn != NULL && c->id.principal == NULL) {
+        ev->listener = authn_conn_listener(c->conn);
+        ev->certificate = authn_conn_certificate(c->conn);
+    }
+    if (failed != NULL && failed->code == ERR_UNAUTHENTICATED)
+        ev->cause = bytes_str(failed->detail);
     if (c->priv->tenant != NULL)
         ev->active_tenant = bytes_str(tenant_ref_info(c->priv->tenant)->name);
     ev->action = bytes_str(c->row->action);

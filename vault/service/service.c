@@ -98,7 +98,10 @@ static RESULT start_storage(struct service *s, const struct instance *in, struct
 static RESULT start_gates(struct service *s, const struct service_options *o, struct err *e)
 {
     struct authn_options ao = {.clock = s->clock, .ca_pem = o->ca_pem, .crl_pem = o->crl_pem, .trust_domain = s->config->trust_domain};
-    TRY(authn_new(&ao, &s->authn, e));
+    struct err why = {0};
+    if (authn_new(&ao, &s->authn, &why).failed)
+        FAIL(e, why.code, "CLIENT_CA", "client_ca_file %s%s%s: %s", s->config->client_ca_file,
+             s->config->client_crl_file[0] != 0 ? " or client_crl_file " : "", s->config->client_crl_file, why.detail);
     struct admin_options mo = {.store = s->store, .authn = s->authn, .clock = s->clock, .trust_domain = s->config->trust_domain};
     TRY(admin_open(&mo, &s->admin, e));
     uint64_t rate = s->config->rate_per_principal;

@@ -11,7 +11,8 @@ static struct audit_event full(void)
                                 .reason = BYTES_LIT("r"), .rule = BYTES_LIT("rule-7"), .policy_digest = BYTES(digest, 32),
                                 .request_id = BYTES_LIT("req"), .trace_id = BYTES_LIT("trace"), .address = BYTES_LIT("127.0.0.1:1"),
                                 .listener = BYTES_LIT("main"), .certificate = BYTES(cert, 32), .duration_ns = 77, .items = 1000,
-                                .items_failed = 3, .repeats = 2, .before = BYTES_LIT("{}"), .after = BYTES_LIT("{\"a\":1}")};
+                                .items_failed = 3, .repeats = 2, .before = BYTES_LIT("{}"), .after = BYTES_LIT("{\"a\":1}"),
+                                .cause = BYTES_LIT("no such principal")};
 }
 
 static void test_round_trip(void **state)
@@ -27,7 +28,7 @@ static void test_round_trip(void **state)
     assert_memory_equal(out.id, in.id, 16);
     assert_true(out.time_unix_ns == in.time_unix_ns && out.items == 1000 && out.items_failed == 3 && out.repeats == 2);
     assert_true(bytes_equal(out.principal, in.principal) && bytes_equal(out.resource, in.resource));
-    assert_true(bytes_equal(out.after, in.after) && bytes_equal(out.certificate, in.certificate));
+    assert_true(bytes_equal(out.after, in.after) && bytes_equal(out.cause, in.cause) && bytes_equal(out.certificate, in.certificate));
     event_encode(&out, &b); /* canonical: what was read is written the same */
     assert_true(bytes_equal(buf_bytes(&a), buf_bytes(&b)));
 }
@@ -60,7 +61,7 @@ static void test_long_and_dirty(void **state)
     buf_init(&a, EVENT_MAX_BYTES);
     struct bytes *texts[] = {&ev.principal, &ev.auth_method, &ev.tenant, &ev.active_tenant, &ev.grant, &ev.action, &ev.resource,
                              &ev.key_version, &ev.outcome, &ev.code, &ev.reason, &ev.rule, &ev.request_id, &ev.trace_id,
-                             &ev.address, &ev.listener, &ev.before, &ev.after};
+                             &ev.address, &ev.listener, &ev.before, &ev.after, &ev.cause};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         *texts[i] = BYTES(big, sizeof big);
     event_encode(&ev, &a);

@@ -188,6 +188,21 @@ static void times_are_checked_on_every_call(void **state)
     authn_free(a);
 }
 
+static void a_chain_refused_by_a_wrong_clock_is_looked_at_again(void **state)
+{
+    (void)state;
+    struct authn *a = make();
+    fake_clock_step_wall(&fake, 3600 * DAY * SECOND);
+    struct authn_conn *c = connect_with(a, 1, &orders);
+    expect_call(a, c, NULL, "certificate");
+    fake_clock_step_wall(&fake, -3600 * DAY * SECOND);
+    expect_call(a, c, NULL, "certificate"); /* not for every call: validating is dear */
+    fake_clock_advance(&fake, SECOND);
+    expect_call(a, c, "acme-orders", NULL);
+    authn_conn_unref(c);
+    authn_free(a);
+}
+
 static void disabling_and_removing_take_effect_on_the_next_call(void **state)
 {
     (void)state;
@@ -447,6 +462,7 @@ int main(void)
         cmocka_unit_test(bad_certificates_are_recorded_and_refused_call_by_call),
         cmocka_unit_test(chains_over_the_limits_are_refused_like_bad_ones),
         cmocka_unit_test(times_are_checked_on_every_call),
+        cmocka_unit_test(a_chain_refused_by_a_wrong_clock_is_looked_at_again),
         cmocka_unit_test(disabling_and_removing_take_effect_on_the_next_call),
         cmocka_unit_test(new_trust_is_applied_to_open_connections),
         cmocka_unit_test(peers_are_known_by_exact_id_only),
