@@ -250,7 +250,7 @@ static void check_model(struct fx *f, const unsigned *revision, unsigned ids)
     arena_reset(&f->a);
     assert_ok(store_scan(f->s, &q, &f->a, &rows, &n, &f->e));
     for (unsigned i = 0; i < ids; i++) {
-        char id[8];
+        char id[16];
         snprintf(id, sizeof id, "%03u", i);
         if (!revision[i]) {
             assert_fails(fx_get(f, REC_VERSION, TA, id, &out), ERR_NOT_FOUND, NULL);
@@ -279,7 +279,7 @@ static void test_model(void **state)
         for (unsigned k = 0; k < 1 + (seed >> 20) % 6; k++) {
             seed = seed * 1103515245 + 12345;
             unsigned i = (seed >> 16) % IDS;
-            char id[8];
+            char id[16];
             snprintf(id, sizeof id, "%03u", i);
             struct record r = fx_rec(REC_VERSION, TA, id, "b");
             if ((seed >> 8) % 3 == 0) {
