@@ -5,11 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A heap-shaped array: node i has the children 2i and 2i + 1; the leaves begin at TREE_LEAVES. calloc: pages of a small
- * store's empty regions are never touched. */
+/* A heap-shaped array: node i has the children TREE_FAN * i + 1 to TREE_FAN * i + TREE_FAN; the leaves are its last level.
+ * calloc: pages of a small store's empty regions are never touched. */
+enum { INNER = 1 + 16 + 256 + 4096, NODES = INNER + TREE_LEAVES };
+_Static_assert(TREE_FAN * INNER + 1 == NODES, "the last inner node has the last leaves");
 struct tree {
     pthread_mutex_t mu; /* the leaves: readers look while the writer sets them */
-    uint8_t node[2 * TREE_LEAVES][TREE_DIGEST_BYTES];
+    uint8_t node[NODES][TREE_DIGEST_BYTES];
 };
 
 struct tree *tree_new(void)
@@ -27,32 +29,32 @@ void tree_free(struct tree *t)
     free(t);
 }
 
-static bool is_empty(const uint8_t d[TREE_DIGEST_BYTES])
+static bool are_empty(const uint8_t *children)
 {
-    static const uint8_t zeros[TREE_DIGEST_BYTES];
-    return memcmp(d, zeros, sizeof zeros) == 0;
+    static const uint8_t zeros[TREE_FAN * TREE_DIGEST_BYTES];
+    return memcmp(children, zeros, sizeof zeros) == 0;
 }
 
 static void recompute(struct tree *t, uint32_t i)
 {
     static const uint8_t inner = 1;
-    const uint8_t *left = t->node[2 * i], *right = t->node[2 * i + 1];
-    if (is_empty(left) && is_empty(right)) {
+    const uint8_t *children = t->node[TREE_FAN * i + 1];
+    if (are_empty(children)) {
         memset(t->node[i], 0, TREE_DIGEST_BYTES);
         return;
     }
-    struct bytes parts[] = {BYTES(&inner, 1), BYTES(left, 2 * TREE_DIGEST_BYTES)};
+    struct bytes parts[] = {BYTES(&inner, 1), BYTES(children, TREE_FAN * TREE_DIGEST_BYTES)};
     sha256(parts, 2, t->node[i]);
 }
 
 void tree_load(struct tree *t, uint32_t leaf, const uint8_t digest[TREE_DIGEST_BYTES])
 {
-    memcpy(t->node[TREE_LEAVES + leaf], digest, TREE_DIGEST_BYTES);
+    memcpy(t->node[INNER + leaf], digest, TREE_DIGEST_BYTES);
 }
 
 void tree_rebuild(struct tree *t)
 {
-    for (uint32_t i = TREE_LEAVES - 1; i > 0; i--)
+    for (uint32_t i = INNER; i-- > 0;)
         recompute(t, i);
 }
 
@@ -69,11 +71,11 @@ static void climb(struct tree *t, const struct tree_change *c, size_t n)
     uint32_t *up = reallocarray(NULL, n, sizeof *up);
     INVARIANT(up);
     for (size_t i = 0; i < n; i++)
-        up[i] = TREE_LEAVES + c[i].leaf;
-    while (n && up[0] > 1) {
+        up[i] = INNER + c[i].leaf;
+    while (n && up[0] > 0) {
         size_t kept = 0;
         for (size_t i = 0; i < n; i++) {
-            uint32_t parent = up[i] / 2;
+            uint32_t parent = (up[i] - 1) / TREE_FAN;
             if (kept && up[kept - 1] == parent)
                 continue;
             recompute(t, parent);
@@ -88,7 +90,7 @@ static void set_leaves(struct tree *t, struct tree_change *c, size_t n, bool und
 {
     pthread_mutex_lock(&t->mu);
     for (size_t i = 0; i < n; i++) {
-        uint8_t *leaf = t->node[TREE_LEAVES + c[i].leaf];
+        uint8_t *leaf = t->node[INNER + c[i].leaf];
         if (!undo)
             memcpy(c[i].before, leaf, TREE_DIGEST_BYTES);
         memcpy(leaf, undo ? c[i].before : c[i].after, TREE_DIGEST_BYTES);
@@ -115,13 +117,13 @@ void tree_undo(struct tree *t, struct tree_change *c, size_t n)
 
 void tree_root(struct tree *t, uint8_t out[TREE_DIGEST_BYTES])
 {
-    memcpy(out, t->node[1], TREE_DIGEST_BYTES);
+    memcpy(out, t->node[0], TREE_DIGEST_BYTES);
 }
 
 bool tree_leaf_is(struct tree *t, uint32_t leaf, const uint8_t digest[TREE_DIGEST_BYTES])
 {
     pthread_mutex_lock(&t->mu);
-    bool same = bytes_ct_equal(t->node[TREE_LEAVES + leaf], digest, TREE_DIGEST_BYTES);
+    bool same = bytes_ct_equal(t->node[INNER + leaf], digest, TREE_DIGEST_BYTES);
     pthread_mutex_unlock(&t->mu);
     return same;
 }
