@@ -562,7 +562,7 @@ def resident_kb(front):
     return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1])
 
 
-@pytest.mark.skipif("asan" in str(h.FRONT), reason="shadow memory")
+@pytest.mark.skipif("asan" in str(h.FRONT) or "tsan" in str(h.FRONT), reason="shadow memory")
 def test_idle_connections_are_small():
     with Front(max_connections_per_peer="200") as f:
         def served():
