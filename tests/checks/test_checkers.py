@@ -15,7 +15,7 @@ def repository(folder, files):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     shutil.copytree(ROOT / "tools", folder / "tools", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "docs").mkdir()
+    (folder / "docs").mkdir(exist_ok=True)
     shutil.copy2(ROOT / "docs/LAYERS", folder / "docs/LAYERS")
     subprocess.run("git init -q . && git add -A", shell=True, cwd=folder, check=True)
     return folder
@@ -110,3 +110,9 @@ def test_headers_sees_what_is_wrong(tmp_path):
     code, said = check(small, "check-headers", BUILD)
     assert code == 1 and said.endswith("headers: 1 passed, 2 failed\n"), said
     assert "base/alone.h" in said and 'base/silent.h: no "Secrets:"' in said and "good.h" not in said
+
+
+@pytest.mark.parametrize("name", ["check-layers", "check-banned"])
+def test_a_check_that_reads_nothing_has_not_passed(tmp_path, name):
+    code, said = check(repository(tmp_path / "empty", {}), name)
+    assert code != 0, said

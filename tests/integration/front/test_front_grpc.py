@@ -47,7 +47,7 @@ def world():
 def channel(f, number=0):
     creds = grpc.ssl_channel_credentials(f.server_cert[0].read_bytes(), f.client_cert[1].read_bytes(),
                                          f.client_cert[0].read_bytes())
-    return grpc.secure_channel(f"localhost:{f.port}", creds, options=[
+    return grpc.secure_channel(f"127.0.0.1:{f.port}", creds, options=[
         ("grpc.ssl_target_name_override", "localhost"), ("n", number), ("grpc.use_local_subchannel_pool", 1)])
 
 
