@@ -110,30 +110,34 @@ static void audit_done(struct journal_entry *en, const struct err *failed)
     pipeline_deliver(c);
 }
 
-/* Refusals before authorisation, and repeats, never wait for the disk: a detached entry that frees itself. */
-struct detached {
-    struct journal_entry entry;
-};
-
+/* An entry nobody waits for: it frees itself. Nothing was answered on the strength of it; the journal reports its own trouble. */
 static void detached_done(struct journal_entry *en, const struct err *failed)
 {
-    (void)failed; /* nothing was answered on the strength of it; the journal reports its own trouble */
+    (void)failed;
     free(en);
 }
 
+RESULT pipeline_submit_detached(struct service *s, const struct audit_tenant *t, const struct audit_event *ev, struct bytes event,
+                                struct err *e)
+{
+    struct journal_entry *en = calloc(1, sizeof *en);
+    INVARIANT(en != NULL);
+    en->done = detached_done;
+    struct result done = journal_submit(s->journal, en, t, ev->id, ev->time_unix_ns, event, e);
+    if (done.failed)
+        free(en);
+    return done;
+}
+
+/* Refusals before authorisation, and repeats, never wait for the disk. */
 static void record_refusal(struct call *c)
 {
-    struct detached *d = calloc(1, sizeof *d);
     CLEANUP(buf_release) struct buf event;
     buf_init(&event, EVENT_MAX_BYTES);
     journal_next_event_id(c->svc->journal, c->ev.id);
     pipeline_event(c, &c->err, &event);
-    INVARIANT(d != NULL);
-    d->entry.done = detached_done;
     struct err why = {0};
-    if (journal_submit(c->svc->journal, &d->entry, pipeline_audit_tenant(c), c->ev.id, c->ev.time_unix_ns, buf_bytes(&event), &why)
-            .failed)
-        free(d);
+    (void)pipeline_submit_detached(c->svc, pipeline_audit_tenant(c), &c->ev, buf_bytes(&event), &why).failed;
 }
 
 /* Who is refused: the principal where it is known, else "addr:" and the address (the front sends it without a port). */

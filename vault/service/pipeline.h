@@ -51,6 +51,9 @@ void pipeline_deliver(struct call *c);                /* hands the answer to the
 RESULT pipeline_encode(struct call *c, const ProtobufCMessage *m, struct err *e);
 void pipeline_event(struct call *c, const struct err *outcome, struct buf *out); /* fills c->ev and encodes */
 const struct audit_tenant *pipeline_audit_tenant(struct call *c);
+/* Journals an encoded event that no answer waits for; ev gives its id and time. */
+RESULT pipeline_submit_detached(struct service *s, const struct audit_tenant *t, const struct audit_event *ev, struct bytes event,
+                                struct err *e);
 
 /* Prefix of a refusal's source that is an address, not a principal. */
 #define SOURCE_ADDRESS "addr:"

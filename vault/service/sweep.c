@@ -71,16 +71,6 @@ bool sweep_hsm_state(struct sweep *w, struct hsm_status *ret, char *why, size_t 
 }
 
 /* ---- counted refusals ---- */
-struct counting {
-    struct journal_entry entry;
-};
-
-static void counting_done(struct journal_entry *en, const struct err *failed)
-{
-    (void)failed;
-    free(en);
-}
-
 static void record_count(struct service *s, const struct refusal_count *r)
 {
     struct audit_event ev = {.time_unix_ns = clock_wall_ns(s->clock), .repeats = r->repeats};
@@ -97,14 +87,9 @@ static void record_count(struct service *s, const struct refusal_count *r)
     CLEANUP(buf_release) struct buf out;
     buf_init(&out, EVENT_MAX_BYTES);
     event_encode(&ev, &out);
-    struct counting *c = calloc(1, sizeof *c);
-    INVARIANT(c != NULL);
-    c->entry.done = counting_done;
     struct err e = {0};
-    if (journal_submit(s->journal, &c->entry, keyring_system_audit(s->keyring), ev.id, ev.time_unix_ns, buf_bytes(&out), &e).failed) {
+    if (pipeline_submit_detached(s, keyring_system_audit(s->keyring), &ev, buf_bytes(&out), &e).failed)
         log_event(LOG_WARN, "a count of refusals could not be journalled", LF_INT("repeats", r->repeats), LF_ERR(&e));
-        free(c);
-    }
 }
 
 static void drain_refusals(struct service *s, bool all)
