@@ -1,7 +1,8 @@
 /*
  * Purpose: a small gRPC core client for tests of the transport: unary calls, streams step by step, status and details.
- * Owns: channel and queue. Threads: one. Errors: a step that does not complete in 10 s fails the test. Limits: none.
- * Secrets: none.
+ * Owns: channel and queue; a call, until every batch of it has ended: gRPC writes into the call until then, and a call on a
+ *       frame that has returned would be somebody else's memory.
+ * Threads: one. Errors: a step that does not complete in 10 s fails the test. Limits: none. Secrets: none.
  */
 #ifndef TESTS_UNIT_VAULT_RPC_CLIENT_H
 #define TESTS_UNIT_VAULT_RPC_CLIENT_H
@@ -18,8 +19,16 @@ struct client {
     grpc_channel *channel;
     grpc_completion_queue *cq;
 };
+enum client_step { STEP_OPENED, STEP_HEADERS, STEP_STATUS, STEP_SAID, STEP_HEARD, STEP_CLOSED, STEP_UNARY, STEPS };
+struct client_call;
+struct client_tag {
+    struct client_call *c;
+    enum client_step step;
+};
 struct client_call {
     struct client *cl;
+    struct client_tag tags[STEPS];
+    unsigned pending, ended, failed; /* bits of steps: under way; over and not yet waited for; over, not well */
     grpc_call *call;
     grpc_metadata_array headers, trailers;
     grpc_status_code status;
@@ -54,13 +63,30 @@ static inline gpr_timespec client_after_ms(int64_t ms)
     return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(ms, GPR_TIMESPAN));
 }
 
-/* Waits for the next event: true when its batch went well. */
-static inline bool client_wait(struct client *cl)
+/* Waits for the next event, of whichever call. */
+static inline void client_wait(struct client *cl)
 {
-    grpc_event ev = grpc_completion_queue_next(cl->cq, gpr_time_add(gpr_now(GPR_CLOCK_REALTIME), gpr_time_from_seconds(10, GPR_TIMESPAN)), NULL);
+    grpc_event ev = grpc_completion_queue_next(cl->cq, client_after_ms(10000), NULL);
+    struct client_tag *tag = ev.tag;
+    unsigned bit;
 
     INVARIANT(ev.type == GRPC_OP_COMPLETE);
-    return ev.success != 0;
+    bit = 1U << tag->step;
+    INVARIANT((tag->c->pending & bit) != 0);
+    tag->c->pending &= ~bit;
+    tag->c->ended |= bit;
+    tag->c->failed = ev.success ? tag->c->failed & ~bit : tag->c->failed | bit;
+}
+
+/* Runs events until this step of the call is over; true when it went well. */
+static inline bool client_until(struct client_call *c, enum client_step step)
+{
+    unsigned bit = 1U << step;
+
+    while ((c->ended & bit) == 0)
+        client_wait(c->cl);
+    c->ended &= ~bit;
+    return (c->failed & bit) == 0;
 }
 
 static inline void client_call_begin(struct client *cl, struct client_call *c, const char *method, int64_t deadline_ms)
@@ -76,6 +102,8 @@ static inline void client_call_begin(struct client *cl, struct client_call *c, c
 
 static inline void client_call_end(struct client_call *c)
 {
+    while (c->pending != 0)
+        client_wait(c->cl);
     grpc_metadata_array_destroy(&c->headers);
     grpc_metadata_array_destroy(&c->trailers);
     grpc_slice_unref(c->message);
@@ -83,9 +111,12 @@ static inline void client_call_end(struct client_call *c)
     grpc_call_unref(c->call);
 }
 
-static inline void client_batch(struct client_call *c, const grpc_op *ops, size_t n, void *tag)
+static inline void client_batch(struct client_call *c, const grpc_op *ops, size_t n, enum client_step step)
 {
-    INVARIANT(grpc_call_start_batch(c->call, ops, n, tag, NULL) == GRPC_CALL_OK);
+    INVARIANT((c->pending & 1U << step) == 0);
+    c->pending |= 1U << step;
+    c->tags[step] = (struct client_tag){c, step};
+    INVARIANT(grpc_call_start_batch(c->call, ops, n, &c->tags[step], NULL) == GRPC_CALL_OK);
 }
 
 static inline grpc_byte_buffer *client_buffer(struct bytes m)
@@ -131,7 +162,7 @@ static inline void client_unary_start(struct client_call *c, struct bytes reques
     ops[n] = (grpc_op){.op = GRPC_OP_RECV_MESSAGE};
     ops[n++].data.recv_message.recv_message = &c->received;
     ops[n++] = client_op_status(c);
-    client_batch(c, ops, n, c);
+    client_batch(c, ops, n, STEP_UNARY);
     grpc_byte_buffer_destroy(bb);
 }
 

@@ -31,7 +31,7 @@ static struct fake {
     pthread_t lane;
     bool stop;
     struct fake_job *head, **tail;
-    atomic_int live_calls, cancelled, half_closed, conns_open, conns_held; atomic_int certificate; /* 0: none, else whose */
+    atomic_int live_calls, arrived, cancelled, half_closed, conns_open, conns_held; atomic_int certificate; /* 0: none, else whose */
     struct fake_last last;
 } fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER, .tail = &fake.head};
 
@@ -78,6 +78,7 @@ struct call *call_new(struct service *s, const struct call_start *start, struct 
     fake.last.deadline_left_ms = start->deadline_boot_ms - clock_boot_ms(s->clock);
     pthread_mutex_unlock(&fake.lock);
     atomic_fetch_add(&fake.live_calls, 1);
+    atomic_fetch_add(&fake.arrived, 1);
     return c;
 }
 

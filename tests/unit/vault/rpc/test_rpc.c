@@ -42,6 +42,7 @@ static int setup(void **state)
     o.socket_path = f->path;
     atomic_store(&fake.cancelled, 0);
     atomic_store(&fake.half_closed, 0);
+    atomic_store(&fake.arrived, 0);
     fake_start();
     assert_false(rpc_server_start(&o, &f->server, &e).failed);
     client_open(&f->cl, f->path);
@@ -235,12 +236,18 @@ static void a_deadline_ends_a_call_on_both_sides(void **state)
     struct fixture *f = *state;
     struct client_call c;
 
-    client_call_begin(&f->cl, &c, "/test.Echo/Hang", 50);
-    client_unary_start(&c, BYTES_LIT("x"), NULL, 0);
-    client_wait(&f->cl);
-    assert_int_equal(c.status, GRPC_STATUS_DEADLINE_EXCEEDED);
-    client_call_end(&c);
-    wait_for(&fake.cancelled, 1);
+    /* On a busy machine a short deadline may pass before the call has arrived: then the server has nothing to end. */
+    for (int64_t ms = 50; atomic_load(&fake.arrived) == 0; ms *= 2) {
+        assert_true(ms < 5000);
+        client_call_begin(&f->cl, &c, "/test.Echo/Hang", ms);
+        client_unary_start(&c, BYTES_LIT("x"), NULL, 0);
+        client_wait(&f->cl);
+        assert_int_equal(c.status, GRPC_STATUS_DEADLINE_EXCEEDED);
+        client_call_end(&c);
+    }
+    for (int i = 0; i < 2000 && atomic_load(&fake.cancelled) != atomic_load(&fake.arrived); i++)
+        usleep(1000);
+    assert_int_equal(atomic_load(&fake.cancelled), atomic_load(&fake.arrived));
     wait_for(&fake.live_calls, 0);
 }
 
@@ -288,11 +295,11 @@ static void stream_open(struct fixture *f, struct client_call *c, const char *me
 
     client_call_begin(&f->cl, c, method, 8000);
     n = client_ops_open(c, ops, NULL, 0);
-    client_batch(c, ops, 1, NULL); /* send headers */
-    client_wait(&f->cl);
-    client_batch(c, ops + 1, n - 1, (void *)1);
+    client_batch(c, ops, 1, STEP_OPENED);
+    client_until(c, STEP_OPENED);
+    client_batch(c, ops + 1, n - 1, STEP_HEADERS);
     status = client_op_status(c);
-    client_batch(c, &status, 1, (void *)2);
+    client_batch(c, &status, 1, STEP_STATUS);
 }
 
 static void stream_say(struct client_call *c, const char *text)
@@ -301,7 +308,7 @@ static void stream_say(struct client_call *c, const char *text)
     grpc_byte_buffer *bb = client_buffer(bytes_str(text));
 
     op.data.send_message.send_message = bb;
-    client_batch(c, &op, 1, (void *)3);
+    client_batch(c, &op, 1, STEP_SAID);
     grpc_byte_buffer_destroy(bb);
 }
 
@@ -310,36 +317,20 @@ static void stream_hear_start(struct client_call *c)
     grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
 
     op.data.recv_message.recv_message = &c->received;
-    client_batch(c, &op, 1, (void *)4);
+    client_batch(c, &op, 1, STEP_HEARD);
 }
 
 static void stream_close_start(struct client_call *c)
 {
     grpc_op op = {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT};
 
-    client_batch(c, &op, 1, (void *)5);
+    client_batch(c, &op, 1, STEP_CLOSED);
 }
 
-/* Runs events until the tag's has come. */
-static bool until(struct fixture *f, uintptr_t tag, unsigned *seen)
-{
-    bool ok = true;
-
-    while ((*seen & 1U << tag) == 0) {
-        grpc_event ev = grpc_completion_queue_next(f->cl.cq, client_after_ms(10000), NULL);
-        assert_int_equal(ev.type, GRPC_OP_COMPLETE);
-        *seen |= 1U << (uintptr_t)ev.tag;
-        if ((uintptr_t)ev.tag == tag)
-            ok = ev.success != 0;
-    }
-    *seen &= ~(1U << tag);
-    return ok;
-}
-
-static void hear(struct fixture *f, struct client_call *c, unsigned *seen, char text[64])
+static void hear(struct client_call *c, char text[64])
 {
     stream_hear_start(c);
-    until(f, 4, seen);
+    client_until(c, STEP_HEARD);
     client_text(c->received, text, 64);
     grpc_byte_buffer_destroy(c->received);
     c->received = NULL;
@@ -349,21 +340,20 @@ static void a_chat_echoes_until_it_is_closed(void **state)
 {
     struct fixture *f = *state;
     struct client_call c;
-    unsigned seen = 0;
     char said[24], heard[64];
 
     stream_open(f, &c, "/test.Echo/Chat");
     for (int i = 0; i < 100; i++) {
         snprintf(said, sizeof(said), "line %d", i);
         stream_say(&c, said);
-        hear(f, &c, &seen, heard);
+        hear(&c, heard);
         assert_string_equal(heard, said);
-        until(f, 3, &seen);
+        client_until(&c, STEP_SAID);
     }
     stream_close_start(&c);
-    until(f, 2, &seen);
+    client_until(&c, STEP_STATUS);
     assert_int_equal(c.status, GRPC_STATUS_OK);
-    until(f, 5, &seen);
+    client_until(&c, STEP_CLOSED);
     client_call_end(&c);
     assert_int_equal(atomic_load(&fake.half_closed), 1);
     assert_int_equal(atomic_load(&fake.cancelled), 0);
@@ -374,25 +364,24 @@ static void a_chat_that_talks_ahead_keeps_its_order(void **state)
 {
     struct fixture *f = *state;
     struct client_call c;
-    unsigned seen = 0;
     char said[24], heard[64];
 
     stream_open(f, &c, "/test.Echo/Chat");
     for (int i = 0; i < 20; i++) {
         snprintf(said, sizeof(said), "%d", i);
         stream_say(&c, said);
-        until(f, 3, &seen);
+        client_until(&c, STEP_SAID);
     }
     stream_close_start(&c);
-    until(f, 5, &seen);
+    client_until(&c, STEP_CLOSED);
     for (int i = 0; i < 20; i++) {
         snprintf(said, sizeof(said), "%d", i);
-        hear(f, &c, &seen, heard);
+        hear(&c, heard);
         assert_string_equal(heard, said);
     }
-    hear(f, &c, &seen, heard);
+    hear(&c, heard);
     assert_string_equal(heard, "");
-    until(f, 2, &seen);
+    client_until(&c, STEP_STATUS);
     assert_int_equal(c.status, GRPC_STATUS_OK);
     client_call_end(&c);
 }
@@ -401,14 +390,13 @@ static void a_chat_can_fail_in_the_middle(void **state)
 {
     struct fixture *f = *state;
     struct client_call c;
-    unsigned seen = 0;
 
     stream_open(f, &c, "/test.Echo/Chat");
     stream_say(&c, "!04");
-    until(f, 2, &seen);
+    client_until(&c, STEP_STATUS);
     assert_int_equal(c.status, GRPC_STATUS_PERMISSION_DENIED);
     check_details(&c, GRPC_STATUS_PERMISSION_DENIED, true);
-    until(f, 3, &seen);
+    client_until(&c, STEP_SAID);
     client_call_end(&c);
 }
 
@@ -416,19 +404,18 @@ static void a_chat_that_is_cancelled_leaves_nothing(void **state)
 {
     struct fixture *f = *state;
     struct client_call c;
-    unsigned seen = 0;
     char heard[64];
 
     for (int said = 0; said < 2; said++) { /* before and after its first message */
         stream_open(f, &c, "/test.Echo/Chat");
         if (said) {
             stream_say(&c, "x");
-            hear(f, &c, &seen, heard);
-            until(f, 3, &seen);
+            hear(&c, heard);
+            client_until(&c, STEP_SAID);
         }
         grpc_call_cancel(c.call, NULL);
-        until(f, 2, &seen);
-        until(f, 1, &seen);
+        client_until(&c, STEP_STATUS);
+        client_until(&c, STEP_HEADERS);
         assert_int_equal(c.status, GRPC_STATUS_CANCELLED);
         client_call_end(&c);
         wait_for(&fake.live_calls, 0);
@@ -439,13 +426,12 @@ static void an_empty_chat_ends_well(void **state)
 {
     struct fixture *f = *state;
     struct client_call c;
-    unsigned seen = 0;
 
     stream_open(f, &c, "/test.Echo/Chat");
     stream_close_start(&c);
-    until(f, 2, &seen);
-    until(f, 5, &seen);
-    until(f, 1, &seen);
+    client_until(&c, STEP_STATUS);
+    client_until(&c, STEP_CLOSED);
+    client_until(&c, STEP_HEADERS);
     assert_int_equal(c.status, GRPC_STATUS_OK);
     client_call_end(&c);
 }
@@ -454,22 +440,21 @@ static void a_server_stream_counts_down(void **state)
 {
     struct fixture *f = *state;
     struct client_call c;
-    unsigned seen = 0;
     char heard[64], want[16];
 
     stream_open(f, &c, "/test.Echo/Count");
     stream_say(&c, "5");
     stream_close_start(&c);
     for (int i = 5; i > 0; i--) {
-        hear(f, &c, &seen, heard);
+        hear(&c, heard);
         snprintf(want, sizeof(want), "%d", i);
         assert_string_equal(heard, want);
     }
-    hear(f, &c, &seen, heard);
-    until(f, 2, &seen);
+    hear(&c, heard);
+    client_until(&c, STEP_STATUS);
     assert_int_equal(c.status, GRPC_STATUS_OK);
-    until(f, 3, &seen);
-    until(f, 5, &seen);
+    client_until(&c, STEP_SAID);
+    client_until(&c, STEP_CLOSED);
     client_call_end(&c);
 }
 
@@ -477,13 +462,12 @@ static void a_server_stream_without_a_request_is_refused(void **state)
 {
     struct fixture *f = *state;
     struct client_call c;
-    unsigned seen = 0;
 
     stream_open(f, &c, "/test.Echo/Count");
     stream_close_start(&c);
-    until(f, 2, &seen);
-    until(f, 5, &seen);
-    until(f, 1, &seen);
+    client_until(&c, STEP_STATUS);
+    client_until(&c, STEP_CLOSED);
+    client_until(&c, STEP_HEADERS);
     assert_int_equal(c.status, GRPC_STATUS_INVALID_ARGUMENT);
     client_call_end(&c);
     assert_int_equal(atomic_load(&fake.live_calls), 0);
@@ -493,16 +477,15 @@ static void a_cancelled_server_stream_ends(void **state)
 {
     struct fixture *f = *state;
     struct client_call c;
-    unsigned seen = 0;
     char heard[64];
 
     stream_open(f, &c, "/test.Echo/Count");
     stream_say(&c, "1000000000"); /* flow control holds it */
-    hear(f, &c, &seen, heard);
+    hear(&c, heard);
     assert_string_equal(heard, "1000000000");
     grpc_call_cancel(c.call, NULL);
-    until(f, 2, &seen);
-    until(f, 3, &seen);
+    client_until(&c, STEP_STATUS);
+    client_until(&c, STEP_SAID);
     client_call_end(&c);
     wait_for(&fake.live_calls, 0);
 }
@@ -543,14 +526,13 @@ static void streams_have_their_own_cap(void **state)
 {
     struct fixture *f = *state;
     struct client_call c[MAX_STREAMS], more;
-    unsigned seen[MAX_STREAMS + 1] = {0};
     char heard[64], reply[64];
 
     for (int i = 0; i < MAX_STREAMS; i++) {
         stream_open(f, &c[i], "/test.Echo/Chat");
         stream_say(&c[i], "x");
-        hear(f, &c[i], &seen[i], heard);
-        until(f, 3, &seen[i]);
+        hear(&c[i], heard);
+        client_until(&c[i], STEP_SAID);
     }
     assert_int_equal(unary(f, "/test.Echo/Chat", "x", &more, reply), GRPC_STATUS_RESOURCE_EXHAUSTED);
     client_call_end(&more);
@@ -558,8 +540,8 @@ static void streams_have_their_own_cap(void **state)
     client_call_end(&more);
     for (int i = 0; i < MAX_STREAMS; i++) {
         stream_close_start(&c[i]);
-        until(f, 2, &seen[i]);
-        until(f, 5, &seen[i]);
+        client_until(&c[i], STEP_STATUS);
+        client_until(&c[i], STEP_CLOSED);
         client_call_end(&c[i]);
     }
 }
@@ -617,7 +599,7 @@ static void stopping_waits_then_cancels(void **state)
 static void the_caller_is_named_by_its_socket(void **state)
 {
     struct fixture *f = *state;
-    static const char name[] = "clv-00112233445566778899aabbccddeeff";
+    char name[sizeof("clv-00112233445566778899aabbccddeeff")]; /* of this run only: abstract names are the machine's */
     struct sockaddr_un me = {.sun_family = AF_UNIX}, core = {.sun_family = AF_UNIX};
     grpc_channel_credentials *insecure;
     struct client cl;
@@ -625,6 +607,7 @@ static void the_caller_is_named_by_its_socket(void **state)
     struct fake_last seen;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
+    snprintf(name, sizeof(name), "clv-00112233445566778899aabb%08x", (unsigned)getpid());
     memcpy(me.sun_path + 1, name, sizeof(name) - 1);
     snprintf(core.sun_path, sizeof(core.sun_path), "%s", f->path);
     assert_int_equal(bind(fd, (void *)&me, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + sizeof(name))), 0);
