@@ -18,13 +18,27 @@ formats: $(MAKE_RECORDS)
 bench-aead: $(BENCH_AEAD)
 	$(BENCH_AEAD)
 
-# hsm shim: a PKCS#11 module that fails on demand; test_server runs the real kmsd-hsm, also on it
-HSM_SHIM := $(BUILD)/unit/hsm/shim.so
-$(HSM_SHIM): tests/unit/hsm/shim/shim.c
+# hardware: a PKCS#11 module that fails on demand, and what is shown with it (tests/hardware/README.md); LONG=1: every fault at
+# every call, a storm of minutes, ten minutes of churn. test_server of hsm runs on the same shim.
+HSM_SHIM := $(BUILD)/hardware/shim.so
+CHURN    := $(BUILD)/hardware/churn/churn
+CHURN_UNLOCKED := $(BUILD)/hardware/churn/churn_unlocked
+HARDWARE := $(HSM_SHIM) $(CHURN) $(CHURN_UNLOCKED)
+$(HSM_SHIM): tests/hardware/shim.c tests/hardware/plan.c tests/hardware/plan.h
 	@mkdir -p $(@D)
 	@$(call say,LD,$@)
-	$(Q)$(CC) -std=gnu17 -g -D_GNU_SOURCE $(WARN) -Wno-missing-prototypes -O2 -fPIC -shared $(PKG_CFLAGS) -o $@ $< -ldl
+	$(Q)$(CC) -std=gnu17 -g -I. -D_GNU_SOURCE $(WARN) -Wno-missing-prototypes -O2 -fPIC -shared $(PKG_CFLAGS) -o $@ $(filter %.c,$^) -ldl
+$(CHURN): $(BUILD)/obj/tests/hardware/churn.o $(call libs_for,hsm) | $(BUILD)/bin/kmsd-hsm
+$(CHURN_UNLOCKED): $(BUILD)/obj/tests/hardware/churn_unlocked.o $(call libs_for,base)
+$(CHURN) $(CHURN_UNLOCKED):
+	@mkdir -p $(@D)
+	@$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka
 $(BUILD)/unit/hsm/test_server: | $(HSM_SHIM) $(BUILD)/bin/kmsd-hsm
+.PHONY: hardware hardware-programs
+hardware-programs: $(HARDWARE)
+hardware: all pygen hardware-programs
+	CLV_BUILD=$(abspath $(BUILD)) LONG=$(LONG) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider $(if $(K),-k $(K)) tests/hardware
 
 # bench: kmsd against two echo servers under one load generator (tests/bench/README.md); writes docs/BENCHMARKS.md
 BENCH_LOADGEN := $(BUILD)/bench/loadgen
@@ -56,3 +70,9 @@ integration: all pygen
 .PHONY: hostile
 hostile: all pygen
 	CLV_BUILD=$(abspath $(BUILD)) LONG=$(LONG) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider tests/hostile
+
+# differential: compiled policy against the slow reference, as many cases as one likes (test_differential has 150,000 in `make test`)
+CASES ?= 10000000
+.PHONY: differential
+differential: $(BUILD)/unit/kms/policy/test_differential
+	CLV_POLICY_CASES=$(CASES) $<

@@ -1,6 +1,7 @@
-/* The real kmsd-hsm, confined, over its real channels. Needs bin/kmsd-hsm and shim.so beside (tests/tests.mk). */
+/* The real kmsd-hsm, confined, over its real channels. Needs bin/kmsd-hsm and hardware/shim.so (tests/tests.mk). */
 #include "base/confine_build.h"
 #include "tests/unit/hsm/monitor.h"
+#include "tests/unit/hsm/shim.h"
 
 #include <glob.h>
 #include <sys/prctl.h>
@@ -11,7 +12,7 @@ struct world {
     struct fixture f;
     struct monitor m;
     struct hsm *hsm;
-    char shim[256], fault[160];
+    char shim[256];
 };
 
 static void connect_core(struct world *w, struct monitor *m, const char *module, bool init)
@@ -31,9 +32,8 @@ static int setup_empty(void **state)
     struct world *w = calloc(1, sizeof *w);
     assert_non_null(w);
     fixture_make(&w->f);
-    binary_path("shim.so", w->shim);
-    (void)snprintf(w->fault, sizeof w->fault, "%s/fault", w->f.state);
-    assert_int_equal(setenv("HSM_SHIM_FAULT", w->fault, 1), 0);
+    binary_path("../../hardware/shim.so", w->shim);
+    shim_attach(&w->f);
     *state = w;
     return 0;
 }
@@ -228,11 +228,11 @@ static void test_hung_module(void **state)
     connect_core(w, &w->m, w->shim, false);
     assert_true(monitor_ready(&w->m));
     OK(derive_only(w, &e));
-    write_file(w->fault, "C_Sign hang\n");
+    shim_plan(&w->f, "C_Sign hang nth:1");
     const int64_t begin = now_ms();
     REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", derive_only(w, &e));
     assert_in_range(now_ms() - begin, TIMEOUT_MS / 2, TIMEOUT_MS + 300);
-    assert_int_not_equal(access(w->fault, F_OK), 0); /* the fault did happen */
+    assert_int_equal(shim_count(&w->f, "C_Sign", "hang"), 1);
     assert_int_equal(WEXITSTATUS(monitor_join(&w->m)), WATCHDOG_EXIT);
     connect_core(w, &w->m, w->shim, false);
     (void)wait_for_service(w, 2000);
@@ -243,19 +243,26 @@ static void test_hung_module(void **state)
 static void test_errors_are_mended(void **state)
 {
     struct world *w = *state;
-    static const char *const faults[] = {"C_SignInit 0x60\n", "C_SignInit 0x82\n", "C_SignInit 0xb3\n", "C_SignInit 0x101\n",
-                                         "C_Sign 0x30\n",     "C_Sign 0x32\n",     "C_Sign 0x5\n",      "C_Sign 0x90\n"};
+    static const char *const faults[] = {"C_SignInit 0x60 nth:1", "C_SignInit 0x82 nth:1", "C_SignInit 0xb3 nth:1",
+                                         "C_SignInit 0x101 nth:1", "C_SignInit lose nth:1", "C_Sign lose nth:1",
+                                         "C_Sign 0x30 nth:1",      "C_Sign 0x32 nth:1",     "C_Sign 0x5 nth:1",
+                                         "C_Sign 0x90 nth:1"};
     connect_core(w, &w->m, w->shim, false);
     assert_true(monitor_ready(&w->m));
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
-        write_file(w->fault, faults[i]);
+        char call[16], what[16];
+        shim_plan(&w->f, faults[i]);
+        assert_int_equal(sscanf(faults[i], "%15s %15s", call, what), 2);
+        if (what[0] == '0')
+            (void)snprintf(what, sizeof what, "rv");
+        const unsigned before = shim_count(&w->f, call, what);
         OK(derive_only(w, &e));
-        assert_int_not_equal(access(w->fault, F_OK), 0);
+        assert_int_equal(shim_count(&w->f, call, what), before + 1);
     }
-    write_file(w->fault, "C_Sign 0x70\n"); /* CKR_MECHANISM_INVALID: no recovery helps */
+    shim_plan(&w->f, "C_Sign 0x70 nth:1"); /* CKR_MECHANISM_INVALID: no recovery helps */
     REFUSED(ERR_INTERNAL, "HSM_ERROR", derive_only(w, &e));
     OK(derive_only(w, &e));
-    write_file(w->fault, "C_GenerateKey 0x30\n"); /* not tried twice */
+    shim_plan(&w->f, "C_GenerateKey 0x30 nth:1"); /* not tried twice */
     REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", hsm_generate(w->hsm, HSM_MASTER, 2, &e));
     OK(hsm_generate(w->hsm, HSM_MASTER, 2, &e));
     assert_int_equal(monitor_drain(&w->m), 0);
@@ -269,12 +276,12 @@ static void test_flipped_bit_at_birth(void **state)
     assert_true(monitor_ready(&w->m));
     uint8_t sig[HSM_SIG_MAX];
     size_t n;
-    write_file(w->fault, "C_Sign flip\n");
+    shim_plan(&w->f, "C_Sign flip:1 nth:1");
     REFUSED(ERR_INTERNAL, "HSM_ERROR",
             hsm_sign_checkpoint(w->hsm, 1, BYTES_LIT(ORIGIN "\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"), sig, &n, &e));
-    write_file(w->fault, "C_Sign flip\n");
+    shim_plan(&w->f, "C_Sign flip:1 nth:1");
     REFUSED(ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", hsm_generate(w->hsm, HSM_MASTER, 2, &e));
-    assert_int_not_equal(access(w->fault, F_OK), 0);
+    assert_int_equal(shim_count(&w->f, "C_Sign", "flip"), 2);
     assert_int_equal(monitor_drain(&w->m), 0);
 }
 
@@ -374,7 +381,7 @@ static void test_wrong_pin_while_serving(void **state)
     connect_core(w, &w->m, w->shim, false);
     assert_true(monitor_ready(&w->m));
     write_file(w->f.pin, "000000\n");
-    write_file(w->fault, "C_Sign 0x101\n");
+    shim_plan(&w->f, "C_Sign 0x101 nth:1");
     REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", derive_only(w, &e));
     struct err e = {0};
     assert_true(derive_only(w, &e).failed);

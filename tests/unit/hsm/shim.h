@@ -1,0 +1,51 @@
+/* Orders for the shim (tests/hardware/shim.c) from a unit test, and what came of them. */
+#ifndef TESTS_UNIT_HSM_SHIM_H
+#define TESTS_UNIT_HSM_SHIM_H
+
+#include "tests/unit/hsm/fixture.h"
+
+/* In state_dir, where the confined process may write; named in the vendor configuration, from which the shim learns it. */
+static inline void shim_attach(const struct fixture *f)
+{
+    char line[160];
+    (void)snprintf(line, sizeof line, "# shim = %s\n", f->state);
+    int fd = open(f->conf, O_WRONLY | O_APPEND | O_CLOEXEC);
+    assert_int_equal(write(fd, line, strlen(line)), strlen(line));
+    assert_int_equal(close(fd), 0);
+}
+
+/* Rules, one a line (tests/hardware/README.md); counting begins anew. */
+static inline void shim_plan(const struct fixture *f, const char *rules)
+{
+    static unsigned id;
+    char path[160], next[160], text[1024];
+    (void)snprintf(path, sizeof path, "%s/plan", f->state);
+    (void)snprintf(next, sizeof next, "%s/plan.next", f->state);
+    (void)snprintf(text, sizeof text, "plan %u\n%s\n", ++id, rules);
+    write_file(next, text);
+    assert_int_equal(rename(next, path), 0);
+}
+
+static inline void shim_lift(const struct fixture *f)
+{
+    char path[160];
+    (void)snprintf(path, sizeof path, "%s/plan", f->state);
+    assert_int_equal(unlink(path), 0);
+}
+
+/* Lines of the shim's log in which this call did this: "C_Sign", "flip"; every login is "called". */
+static inline unsigned shim_count(const struct fixture *f, const char *call, const char *what)
+{
+    char path[160], line[200], pid[32], seen_call[64], seen_what[32];
+    unsigned n = 0;
+    (void)snprintf(path, sizeof path, "%s/log", f->state);
+    FILE *log = fopen(path, "re");
+    while (log != NULL && fgets(line, sizeof line, log) != NULL)
+        n += sscanf(line, "%*s %31s %63s %31s", pid, seen_call, seen_what) == 3 && strcmp(seen_call, call) == 0 &&
+             strcmp(seen_what, what) == 0;
+    if (log != NULL)
+        (void)fclose(log);
+    return n;
+}
+
+#endif
