@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "vault/front/accept.h"
 #include "vault/front/backend.h"
+#include "vault/front/tls.h"
 
 #include <unistd.h>
 
@@ -121,6 +122,7 @@ RESULT front_serve(struct child *c, struct err *e)
         .max_age_ms = (int64_t)c->config->max_connection_age,
         .drain_ms = (int64_t)c->config->drain_timeout,
     };
+    TRY(tls_memory_init(e));
     TRY(loop_init(&f.loop, &clock_system, &limits, c->config->run_dir, c->control, on_control, &f, e));
     TRY(start(&f, e));
     TRY(loop_run(&f.loop, e));

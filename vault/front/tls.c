@@ -223,6 +223,18 @@ static void harden(SSL_CTX *c)
               SSL_CTX_set1_groups_list(c, "X25519:P-256"));
 }
 
+/* OpenSSL keeps the private parts of keys, and what it computes from them, in its secure heap where there is one. It says 2 when
+ * the heap could not be locked or kept out of core dumps. */
+RESULT tls_memory_init(struct err *e)
+{
+    enum { SMALLEST = 32 };
+    if (CRYPTO_secure_malloc_initialized() || CRYPTO_secure_malloc_init(TLS_KEY_MEMORY_BYTES, SMALLEST) == 1)
+        return ok();
+    (void)CRYPTO_secure_malloc_done();
+    FAIL(e, ERR_EXHAUSTED, "SECRET_MEMORY",
+         "cannot lock %d bytes for the TLS key; raise the limit (systemd: LimitMEMLOCK=, shell: ulimit -l)", TLS_KEY_MEMORY_BYTES);
+}
+
 RESULT tls_ctx_new(int cert_fd, int key_fd, struct tls_ctx **ret, struct err *e)
 {
     struct tls_ctx *c = calloc(1, sizeof *c);

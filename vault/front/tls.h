@@ -5,7 +5,8 @@
  * Threads: a ctx is read-only and counted; a tls belongs to its loop.
  * Errors:  tls_ctx_new: ERR_INVALID "TLS_FILES" with what is wrong. I/O answers enum tls_io; `why` is a literal for the log.
  * Limits:  the enum below; descriptors with more than TLS_FILE_MAX_BYTES are refused.
- * Secrets: the private key lives in OpenSSL's heap; file copies are wiped; SSL buffers are cleansed where OpenSSL does so.
+ * Secrets: the private key lies in OpenSSL's secure heap (locked, kept out of core dumps) once tls_memory_init was called; file
+ *          copies are wiped; SSL buffers are cleansed where OpenSSL does so. Session keys lie in ordinary memory.
  */
 #ifndef FRONT_TLS_H
 #define FRONT_TLS_H
@@ -14,6 +15,7 @@
 
 enum {
     TLS_FILE_MAX_BYTES = 65536,
+    TLS_KEY_MEMORY_BYTES = 65536, /* locked: two dozen RSA keys of 4,096 bits, the old ones of running connections among them */
     TLS_CHAIN_MAX_CERTS = 10,
     TLS_RECORD_BYTES = 16384,
     TLS_POST_HANDSHAKE_MAX = 64,   /* messages of one connection after the handshake, KeyUpdates for the most part */
@@ -21,6 +23,7 @@ enum {
 
 struct ssl_st; /* OpenSSL's SSL */
 struct tls_ctx;
+RESULT tls_memory_init(struct err *e); /* ERR_EXHAUSTED "SECRET_MEMORY"; before the first tls_ctx_new, before any thread; once is enough */
 /* Reads both files from their start; the descriptors stay the caller's. */
 RESULT tls_ctx_new(int cert_fd, int key_fd, struct tls_ctx **ret, struct err *e);
 void tls_ctx_free(struct tls_ctx *c); /* running connections keep what they need; NULL accepted */

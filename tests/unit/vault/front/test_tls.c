@@ -6,7 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* A server by tls.c and a client by OpenSSL, over a socketpair, in one thread: as the front's loop sees it. */
@@ -307,9 +309,49 @@ static void test_replacing_the_certificate(void **state)
     close_pair(&p);
 }
 
+/* In a child: what cannot be locked must stop the start, and stay refused when it is tried again. */
+static void test_a_key_needs_locked_memory(void **state)
+{
+    (void)state;
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        const struct rlimit none = {0};
+        struct err e = {0};
+        bool may_lock = setrlimit(RLIMIT_MEMLOCK, &none) != 0 || (geteuid() == 0 && setuid(65534) != 0);
+        bool refused = tls_memory_init(&e).failed && e.code == ERR_EXHAUSTED && tls_memory_init(&e).failed;
+        _exit(may_lock ? 2 : !refused);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+/* And in the secure heap it lies: the private scalar, and what a handshake computes from it. */
+static void test_the_key_lies_in_locked_memory(void **state)
+{
+    struct world *w = *state;
+    struct pair p = {0};
+    struct err e;
+    assert_false(CRYPTO_secure_malloc_initialized());
+    assert_false(tls_memory_init(&e).failed);
+    assert_false(tls_memory_init(&e).failed); /* once is enough, twice is no error */
+    tls_ctx_free(w->ctx);
+    assert_false(tls_ctx_new(w->files.cert, w->files.key, &w->ctx, &e).failed);
+    size_t held = CRYPTO_secure_used();
+    assert_in_range(held, 32, TLS_KEY_MEMORY_BYTES / 8);
+    open_pair(w, &p);
+    assert_int_equal(shake(&p), TLS_OK);
+    close_pair(&p);
+    assert_in_range(CRYPTO_secure_used(), held, TLS_KEY_MEMORY_BYTES / 4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_key_needs_locked_memory),
+        cmocka_unit_test(test_the_key_lies_in_locked_memory),
         cmocka_unit_test(test_data_passes),
         cmocka_unit_test(test_leftover_errors_hurt_nobody),
         cmocka_unit_test(test_a_failed_connection_leaves_no_error),
