@@ -39,6 +39,8 @@ static RESULT read_fd(int fd, const char *what, struct buf *out, struct err *e)
         buf_put(out, chunk, (size_t)n);
     if (n < 0 || out->overflow)
         FAIL(e, ERR_STATE, "FILE_UNREADABLE", "%s: %s", what, n < 0 ? "cannot be read" : "is larger than 4 MiB");
+    if (out->n == 0) /* a list of revocations that was cut to nothing is not the same as none */
+        FAIL(e, ERR_STATE, "FILE_UNREADABLE", "%s: is empty", what);
     return ok();
 }
 
