@@ -85,6 +85,9 @@ static RESULT check_locked(struct journal *j, const struct journal_entry *en, st
         FAIL(e, ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE", "%s", j->reason);
     if (j->stop)
         FAIL(e, ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE", "the journal is closing");
+    /* Else a call that was refused because the disk hangs would wait for that disk to hear it. The relay paces itself. */
+    if (en->outbox_seq == 0 && stalled(j))
+        FAIL(e, ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE", "the disk does not answer");
     if (j->queued >= JOURNAL_QUEUE_MAX || j->queued_bytes + en->record_n > JOURNAL_QUEUE_MAX_BYTES)
         FAIL(e, ERR_EXHAUSTED, "AUDIT_QUEUE", "%zu events wait for the disk", j->queued);
     if (!room_locked(j, en->record_n, en->reserve))

@@ -40,8 +40,8 @@ def make_ca(folder, name):
     return _write(folder, name, cert, key)
 
 
-def issue(folder, name, ca, *, uris=(), dns=(), ips=(), usage=CLIENT, start=-DAY, end=9 * DAY, serial=None):
-    """ca: (certificate, key) as load() gives them. Times are relative to now."""
+def issue(folder, name, ca, *, uris=(), dns=(), ips=(), raw=(), usage=CLIENT, start=-DAY, end=9 * DAY, serial=None):
+    """ca: (certificate, key) as load() gives them. Times are relative to now. raw: (kind, text) as no honest authority would write it."""
     issuer, issuer_key = ca
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.utcnow()
@@ -52,7 +52,8 @@ def issue(folder, name, ca, *, uris=(), dns=(), ips=(), usage=CLIENT, start=-DAY
                .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), False))
     if usage is not None:
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), False)
-    names = ([x509.UniformResourceIdentifier(u) for u in uris] + [x509.DNSName(d) for d in dns] + [x509.IPAddress(i) for i in ips])
+    names = ([x509.UniformResourceIdentifier(u) for u in uris] + [x509.DNSName(d) for d in dns] + [x509.IPAddress(i) for i in ips]
+             + [kind._init_without_validation(text) for kind, text in raw])
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
     return _write(folder, name, builder.sign(issuer_key, hashes.SHA256()), key)

@@ -187,7 +187,7 @@ static void test_disk_that_hangs(void **state)
 {
     struct jx *f = *state;
     struct fake_clock clock;
-    struct jx_entry x;
+    struct jx_entry x, late;
     struct journal_status st;
     jx_close(f);
     fake_clock_init(&clock, 1000000000, 1000000000);
@@ -203,6 +203,9 @@ static void test_disk_that_hangs(void **state)
     journal_status(f->j, &st);
     assert_false(st.ok);
     assert_string_equal(st.reason, "the disk does not answer");
+    /* A refusal is heard at once: its own event does not wait behind the hung write. */
+    jx_entry_init(&late);
+    jx_assert_fails(jx_submit(f, &late, "late"), ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE");
     atomic_store(&f->hold_sync, false);
     jx_await(&x);
     assert_false(x.failed);
