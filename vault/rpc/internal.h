@@ -109,10 +109,10 @@ struct rpc_server {
     size_t nworkers;
     pthread_t sweeper;
     bool sweeping;
-    pthread_mutex_t idle_lock; /* guards stopping */
-    pthread_cond_t idle;       /* closed, and in_flight has reached 0 */
+    pthread_mutex_t idle_lock; /* guards stopping and shut */
+    pthread_cond_t idle;       /* closed, and in_flight has reached 0; or shut */
     pthread_cond_t stop;       /* the sweeper's */
-    bool stopping;
+    bool stopping, shut;       /* shut: gRPC has let go of every call and connection */
     atomic_bool closed;        /* nothing is armed again */
     _Atomic uint64_t in_flight, streams;
     struct rpc_caller {

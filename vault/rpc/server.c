@@ -109,26 +109,36 @@ static RESULT bind_socket(struct rpc_server *s, const char *path, struct err *e)
     return ok();
 }
 
-static void drain_queue(grpc_completion_queue *cq)
+static void shut_down(struct rpc_server *s)
+{
+    pthread_mutex_lock(&s->idle_lock);
+    s->shut = true;
+    pthread_cond_broadcast(&s->idle);
+    pthread_mutex_unlock(&s->idle_lock);
+}
+
+static void drain_queue(struct rpc_server *s, grpc_completion_queue *cq)
 {
     for (;;) {
         grpc_event ev = grpc_completion_queue_next(cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
         if (ev.type == GRPC_QUEUE_SHUTDOWN)
             return;
-        if (ev.tag != NULL) /* NULL: the server's own shutdown notice */
+        if (ev.tag == NULL) /* the server's own shutdown notice */
+            shut_down(s);
+        else
             rcall_event(ev.tag, ev.success != 0);
     }
 }
 
 static void *fast_main(void *server)
 {
-    drain_queue(((struct rpc_server *)server)->fast);
+    drain_queue(server, ((struct rpc_server *)server)->fast);
     return NULL;
 }
 
 static void *slow_main(void *server)
 {
-    drain_queue(((struct rpc_server *)server)->slow);
+    drain_queue(server, ((struct rpc_server *)server)->slow);
     return NULL;
 }
 
@@ -207,8 +217,15 @@ RESULT rpc_server_start(const struct rpc_options *o, struct rpc_server **ret, st
     return ok();
 }
 
-/* True when nothing is in flight by then. */
-static bool wait_idle(struct rpc_server *s, uint64_t timeout_ms)
+/* Nothing in flight; `shut`: and gRPC has said that nothing more will come. Calls that it had published already may stand in a
+ * queue where in_flight does not count them yet; their batches need the queues. */
+static bool is_idle(const struct rpc_server *s, bool shut)
+{
+    return atomic_load(&s->in_flight) == 0 && (!shut || s->shut || s->nworkers == 0);
+}
+
+/* True when it is so by then. */
+static bool wait_idle(struct rpc_server *s, bool shut, uint64_t timeout_ms)
 {
     struct timespec until;
     bool idle;
@@ -221,10 +238,10 @@ static bool wait_idle(struct rpc_server *s, uint64_t timeout_ms)
         until.tv_nsec -= 1000000000;
     }
     pthread_mutex_lock(&s->idle_lock);
-    while (atomic_load(&s->in_flight) > 0)
+    while (!is_idle(s, shut))
         if (pthread_cond_timedwait(&s->idle, &s->idle_lock, &until) != 0)
             break;
-    idle = atomic_load(&s->in_flight) == 0;
+    idle = is_idle(s, shut);
     pthread_mutex_unlock(&s->idle_lock);
     return idle;
 }
@@ -242,14 +259,14 @@ static void join_all(struct rpc_server *s)
     for (size_t i = 0; i < s->nworkers; i++)
         pthread_join(s->workers[i], NULL);
     if (s->nworkers == 0) { /* start failed: the armed requests come back here */
-        drain_queue(s->fast);
-        drain_queue(s->slow);
+        drain_queue(s, s->fast);
+        drain_queue(s, s->slow);
     }
 }
 
 bool rpc_server_stop(struct rpc_server *s, uint64_t timeout_ms)
 {
-    enum { CANCELLED_MS = 2000 };
+    enum { STRAY_MS = 100, CANCELLED_MS = 2000 };
 
     if (s == NULL)
         return true;
@@ -257,9 +274,10 @@ bool rpc_server_stop(struct rpc_server *s, uint64_t timeout_ms)
     s->front = NULL;
     atomic_store(&s->closed, true);
     grpc_server_shutdown_and_notify(s->grpc, s->slow, NULL);
-    if (!wait_idle(s, timeout_ms))
+    /* gRPC loses a call whose message comes while it shuts down: it neither hands it out nor ends it */
+    if (!wait_idle(s, false, timeout_ms) || !wait_idle(s, true, STRAY_MS))
         grpc_server_cancel_all_calls(s->grpc);
-    if (!wait_idle(s, CANCELLED_MS)) {
+    if (!wait_idle(s, true, CANCELLED_MS)) {
         /* a step that never answers: its memory must stay, and the process is about to end */
         log_event(LOG_ERROR, "calls did not end at shutdown", LF_INT("calls", atomic_load(&s->in_flight)));
         return false;

@@ -596,6 +596,50 @@ static void stopping_waits_then_cancels(void **state)
     unlink(path);
 }
 
+/* Calls that gRPC has published and no worker has seen yet when the server stops: they end, and their queues outlive them. */
+static void stopping_while_calls_arrive(void **state)
+{
+    enum { ROUNDS = 60, WIDTH = 8 };
+    struct fixture *f = *state;
+    struct rpc_options o = {.service = &f->svc, .fast_workers = 2, .max_calls_in_flight = 64, .max_streams = 8};
+    int64_t stopped;
+    char path[80];
+
+    snprintf(path, sizeof(path), "%s/two.sock", f->dir);
+    o.socket_path = path;
+    for (int round = 0; round < ROUNDS; round++) {
+        struct rpc_server *server;
+        struct client cl;
+        struct client_call c[WIDTH];
+        struct err e;
+        assert_false(rpc_server_start(&o, &server, &e).failed);
+        client_open(&cl, path);
+        client_call_begin(&cl, &c[0], "/test.Echo/Hot", 8000); /* connected */
+        client_unary_start(&c[0], BYTES_LIT("x"), NULL, 0);
+        client_wait(&cl);
+        assert_int_equal(c[0].status, GRPC_STATUS_OK);
+        client_call_end(&c[0]);
+        for (int i = 0; i < WIDTH; i++) {
+            client_call_begin(&cl, &c[i], i % 2 == 0 ? "/test.Echo/Hot" : "/test.Echo/Slow", 8000);
+            client_unary_start(&c[i], BYTES_LIT("x"), NULL, 0);
+        }
+        for (int spin = 0; spin < 200 * (round % 10); spin++)
+            atomic_load(&fake.live_calls);
+        stopped = clock_boot_ms(&clock_system);
+        assert_true(rpc_server_stop(server, 60000));
+        for (int i = 0; i < WIDTH; i++) {
+            assert_true(client_until(&c[i], STEP_UNARY));
+            if (c[i].status != GRPC_STATUS_OK)
+                assert_true(c[i].status == GRPC_STATUS_UNAVAILABLE || c[i].status == GRPC_STATUS_CANCELLED);
+            client_call_end(&c[i]);
+        }
+        assert_true(clock_boot_ms(&clock_system) - stopped < 7000); /* none waited for its deadline */
+        client_close(&cl);
+        assert_int_equal(atomic_load(&fake.live_calls), 0);
+    }
+    unlink(path);
+}
+
 static void the_caller_is_named_by_its_socket(void **state)
 {
     struct fixture *f = *state;
@@ -673,6 +717,7 @@ int main(void)
         T(one_certificate_does_not_get_all_places),
         T(many_calls_at_once),
         T(stopping_waits_then_cancels),
+        T(stopping_while_calls_arrive),
         T(the_caller_is_named_by_its_socket),
         T(a_socket_that_cannot_be_is_an_error),
     };
