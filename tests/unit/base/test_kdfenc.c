@@ -109,6 +109,49 @@ static void test_tampered_encodings_are_refused(void **state)
     assert_string_equal(kdfenc_label_text(KDF_LABEL_COUNT), "?");
 }
 
+/* Whoever chooses the fields chooses nothing else: two different lists never have one encoding, whatever bytes and lengths they
+ * hold, and an encoding tells its label and its fields (docs/THREATS.md, incident 33). */
+static void test_no_two_inputs_share_an_encoding(void **state)
+{
+    enum { N = 576, OF = 2 };
+    static struct {
+        uint8_t field[OF][5], n[OF], out[KDFENC_MAX_BYTES];
+        size_t out_n;
+    } t[N];
+    size_t pairs = 0;
+
+    (void)state;
+    /* Two neighbours of varying length, full of bytes that look like lengths and ends of labels. */
+    static const uint8_t bytes[] = {0x00, 0x01, 0x03, 'a'};
+    for (size_t i = 0; i < N; i++) {
+        size_t v = i;
+        t[i].n[0] = (uint8_t)(1 + v % 3), v /= 3;
+        t[i].n[1] = (uint8_t)(3 + v % 3), v /= 3;
+        for (size_t f = 0; f < 2; f++)
+            for (size_t k = 0; k < t[i].n[f]; k++)
+                t[i].field[f][k] = bytes[(v >> (2 * ((f + k) % 3))) % 4];
+        const struct bytes fields[] = {BYTES(t[i].field[0], t[i].n[0]), BYTES(t[i].field[1], t[i].n[1])};
+        CLEANUP(buf_release) struct buf b;
+        buf_init(&b, KDFENC_MAX_BYTES);
+        assert_true(kdfenc_build(KDF_STORE, fields, 2, &b));
+        memcpy(t[i].out, b.p, t[i].out_n = b.n);
+    }
+    for (size_t i = 0; i < N; i++)
+        for (size_t j = 0; j < i; j++) {
+            bool same_input = true;
+            for (size_t f = 0; f < 2; f++)
+                same_input = same_input && bytes_equal(BYTES(t[i].field[f], t[i].n[f]), BYTES(t[j].field[f], t[j].n[f]));
+            assert_int_equal(bytes_equal(BYTES(t[i].out, t[i].out_n), BYTES(t[j].out, t[j].out_n)), same_input);
+            pairs += !same_input;
+        }
+    assert_true(pairs > 50000);
+    /* and no label begins another: one label's input is never another's */
+    for (unsigned a = 0; a < KDF_LABEL_COUNT; a++)
+        for (unsigned b = 0; b < KDF_LABEL_COUNT; b++)
+            if (a != b)
+                assert_int_not_equal(strcmp(kdfenc_label_text((enum kdf_label)a), kdfenc_label_text((enum kdf_label)b)), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -117,6 +160,7 @@ int main(void)
         cmocka_unit_test(test_longest_fits),
         cmocka_unit_test(test_hsm_signs_only_its_labels),
         cmocka_unit_test(test_tampered_encodings_are_refused),
+        cmocka_unit_test(test_no_two_inputs_share_an_encoding),
     };
     return cmocka_run_group_tests_name("kdfenc", tests, NULL, NULL);
 }
