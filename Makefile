@@ -110,7 +110,7 @@ one: $(BUILD)/unit/$(T)
 # ---- everything that must hold ---------------------------------------------------------------------------------------
 # The packages must be there before the build is planned, so the rest runs in a make of its own.
 JOBS := $(shell nproc)
-TEST_PROGRAMS = all bench-programs pygen $(UNIT_BIN) $(MAKE_RECORDS) $(HARDWARE)
+TEST_PROGRAMS = all bench-programs pygen $(UNIT_BIN) $(MAKE_RECORDS) $(HARDWARE) $(CRASH_PROGRAMS)
 .PHONY: test test-built layers headers banned
 test:
 	@tools/deps test

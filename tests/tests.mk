@@ -76,3 +76,19 @@ CASES ?= 10000000
 .PHONY: differential
 differential: $(BUILD)/unit/kms/policy/test_differential
 	CLV_POLICY_CASES=$(CASES) $<
+
+# crash: kill -9, errors and short writes at every call by which core changes anything (tests/crash/README.md); POINTS=10000 SEED=n LANES=4
+CRASH_PROGRAMS := $(BUILD)/crash/inject.so $(BUILD)/crash/kmsd-core
+$(BUILD)/crash/inject.so: tests/crash/inject.c tests/crash/page.h
+	@mkdir -p $(@D)
+	@$(call say,LD,$@)
+	$(Q)$(CC) -std=gnu17 -g -I. -D_GNU_SOURCE $(WARN) -O2 -fPIC -shared -o $@ $<
+$(BUILD)/crash/kmsd-core: tests/crash/core.c
+	@mkdir -p $(@D)
+	@$(call say,LD,$@)
+	$(Q)$(CC) -std=gnu17 -g -D_GNU_SOURCE $(WARN) -O2 -o $@ $<
+POINTS ?= 10000
+LANES  ?= 4
+.PHONY: crash
+crash: all pygen $(CRASH_PROGRAMS)
+	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) tests/crash/crash.py --points $(POINTS) --lanes $(LANES) $(if $(SEED),--seed $(SEED))

@@ -27,6 +27,8 @@ def until(condition, timeout=10, what=""):
 
 
 class Instance:
+    programs = BUILD / "bin"
+
     def __init__(self, folder):
         self.dir = pathlib.Path(folder)
         self.log_file = self.dir / "kmsd.log"
@@ -75,7 +77,7 @@ class Instance:
     # ---- life ----
     def run(self, *arguments, timeout=20, **popen):
         """kmsd to its end: (exit code, everything it said)."""
-        done = subprocess.run([BUILD / "bin/kmsd", "--config", self.config, *arguments], stdin=subprocess.DEVNULL,
+        done = subprocess.run([self.programs / "kmsd", "--config", self.config, *arguments], stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, **popen)
         return done.returncode, done.stdout
 
@@ -84,7 +86,7 @@ class Instance:
         endpoint = self.run_dir / "endpoint"
         endpoint.unlink(missing_ok=True)
         with open(self.log_file, "ab") as log:
-            self.process = subprocess.Popen([BUILD / "bin/kmsd", "--config", self.config], stdin=subprocess.DEVNULL, stdout=log,
+            self.process = subprocess.Popen([self.programs / "kmsd", "--config", self.config], stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=subprocess.STDOUT, start_new_session=True, **popen)
         if ready:
             until(lambda: self.process.poll() is not None or (endpoint.exists() and endpoint.read_text().strip()), 15, "kmsd ready")

@@ -1,0 +1,250 @@
+"""What can be done to the daemon, and one point of each kind done to it and judged."""
+import collections
+import contextlib
+import dataclasses
+import errno
+import os
+import time
+
+import rig  # noqa: F401
+import page as control
+from kit.instance import until
+from kit.wire import Code
+
+CHANGES, USES, WAVES_MAX = 7, 9, 12
+DISK = ("db", "wal", "shm", "journal", "part", "anchor", "folder", "other")
+STORE, JOURNAL = ("db", "wal", "shm"), ("journal", "part", "folder")
+
+
+@dataclasses.dataclass
+class Point:
+    kind: str            # work, start, instant, fault, doomed
+    places: tuple        # of (call, file)
+    action: int = control.KILL_BEFORE
+    nth: int = 1
+    times: int = 1
+    error: int = 0
+    after_s: float = 0   # instant
+
+    def __str__(self):
+        where = " ".join(f"{c}:{f}" for c, f in self.places) if len(self.places) < 4 else "any call"
+        what = "killed" if self.kind == "instant" else control.ACTIONS[self.action]
+        error = f" with {errno.errorcode[self.error]}" if self.error else ""
+        return f"{self.kind}: {what}{error} at {where} number {self.nth}{' and all after' if self.times > 1 else ''}"
+
+
+class NotReached(Exception):
+    """The workload ended before the point: it does not count."""
+
+
+# What a disk or a file system can really answer.
+ERRORS = {
+    "write": (errno.EIO, errno.ENOSPC, errno.EINTR), "sync": (errno.EIO, errno.ENOSPC, errno.EINTR), "open": (errno.EIO, errno.ENOSPC, errno.EMFILE),
+    "resize": (errno.EIO, errno.ENOSPC, errno.EINTR), "name": (errno.EIO, errno.ENOSPC), "unlink": (errno.EIO,),
+}
+LASTING = (errno.EIO, errno.ENOSPC)  # what may go on; an interrupted call is made again
+
+
+class Chooser:
+    """Points by seed. Half of them take a place first, so that the rare ones are met as often as the busy ones."""
+
+    def __init__(self, rng, at_work, at_start):
+        self.rng = rng
+        self.at_work = {p: n for p, n in at_work.items() if n > 0}  # calls of a wave, on average
+        self.at_start = {p: n for p, n in at_start.items() if n > 0}
+
+    def _place(self, seen):
+        if self.rng.random() < 0.3:
+            every = tuple(seen)
+            return every, sum(seen.values())
+        place = self.rng.choice(sorted(seen))
+        return (place,), seen[place]
+
+    def _kill(self, places):
+        torn = [control.KILL_TORN] if any(c in ("write", "send") for c, f in places) else []
+        return self.rng.choice([control.KILL_BEFORE, control.KILL_AFTER] + torn)
+
+    def choose(self, kind):
+        if kind == "instant":
+            return Point(kind, (), after_s=self.rng.uniform(0, 0.03))
+        if kind in ("work", "start"):
+            places, n = self._place(self.at_work if kind == "work" else self.at_start)
+            # beyond one wave: also what only comes about after others have ended
+            return Point(kind, places, self._kill(places), self.rng.randint(1, max(1, int(n * (2 if kind == "work" else 1)))))
+        return self._fault(kind)
+
+    def _fault(self, kind):
+        seen = {p: n for p, n in self.at_work.items() if p[0] in ERRORS and p[1] in DISK[:-1]}
+        if kind == "doomed":
+            seen = {p: n for p, n in seen.items() if p[1] in ("wal", "journal")}
+        place = self.rng.choice(sorted(seen))
+        nth = self.rng.randint(1, max(1, int(seen[place])))
+        if place[0] == "write" and kind == "fault" and self.rng.random() < 0.25:
+            return Point(kind, (place,), control.SHORT, nth, self.rng.choice((1, control.ALWAYS)))
+        error = self.rng.choice([e for e in ERRORS[place[0]] if kind == "fault" or e in LASTING])
+        times = control.ALWAYS if kind == "doomed" or (error in LASTING and self.rng.random() < 0.6) else 1
+        return Point(kind, (place,), control.FAIL, nth, times, error)
+
+
+class Runner:
+    def __init__(self, the_rig, lane, judge):
+        self.rig, self.lane, self.judge = the_rig, lane, judge
+        self.back_s = []
+        self.log_at = 0
+        self.places = collections.Counter()
+
+    # ---- what a wave does, to know how far to count ----
+    def calibrate(self):
+        before = self.rig.page.counts()
+        ops = []
+        for _ in range(4):
+            ops += self.lane.wave(CHANGES, USES)
+        self.judge.check(ops)
+        after = self.rig.page.counts()
+        old = self.rig.page.starts
+        self.rig.kill_core()
+        until(lambda: self.rig.page.starts > old, 15, "a new core")
+        self.judge.ready()
+        again = self.rig.page.counts()
+        self._died_by_kill()
+        return {p: (after[p] - before[p]) / 4 for p in after}, {p: again[p] - after[p] for p in again}
+
+    def _died_by_kill(self, pid=None):
+        """The monitor saw a core die of SIGKILL, and of nothing else."""
+        def line():
+            with open(self.rig.log_file, errors="replace") as f:
+                f.seek(self.log_at)
+                text = f.read()
+            ends = [x for x in text.splitlines() if "child died of a signal" in x or "child exited" in x]
+            assert all("signal=KILL" in x for x in ends), ends
+            return any("role=core" in x and (pid is None or f"pid={pid} " in x) for x in ends) and len(text)
+        self.log_at += until(line, 10, f"core {pid} died of SIGKILL")
+
+    # ---- one point ----
+    def run(self, p):
+        return getattr(self, "_" + p.kind)(p)
+
+    def _waves(self, until_true):
+        ops = []
+        for _ in range(WAVES_MAX):
+            ops += self.lane.wave(CHANGES, USES)
+            if until_true():
+                return ops
+        self.rig.page.disarm()
+        self.judge.check(ops)
+        raise NotReached()
+
+    def _after_death(self, ops, pid):
+        dead = time.monotonic()
+        self._died_by_kill(pid)
+        self.rig.page.disarm()
+        self.judge.ready()
+        self.back_s.append(time.monotonic() - dead)
+        assert self.rig.page.pid != pid
+        self.judge.check(ops)
+
+    def _hit(self, pid):
+        page = self.rig.page
+        call, file, where = page.where()
+        assert page.fired == 1 and where == pid, f"hit {page.fired} times, in {where}, not {pid}"
+        self.places[f"{call}:{file}"] += 1
+
+    def _work(self, p):
+        page, pid = self.rig.page, self.rig.page.pid
+        page.arm(p.places, p.action, p.nth)
+        ops = self._waves(lambda: page.fired)
+        self._hit(pid)
+        self._after_death(ops, pid)
+
+    def _instant(self, p):
+        pid = self.rig.page.pid
+        ops = []
+        kinds = [self.lane.change] * CHANGES + [self.lane.use] * USES
+        self.lane.rng.shuffle(kinds)
+        for make in kinds:
+            ops.append(make())
+            ops[-1].send()
+        time.sleep(p.after_s)  # the point itself: not a wait for anything
+        os.kill(pid, 9)
+        for op in ops:
+            op.finish()
+        self._after_death(ops, pid)
+
+    def _start(self, p):
+        """Killed while it works, and again while it recovers."""
+        page, first = self.rig.page, self.rig.page.pid
+        old = page.starts
+        page.arm(p.places, p.action, p.nth, only_start=old + 1)
+        ops = self.lane.wave(CHANGES, USES)
+        os.kill(first, 9)
+        self._died_by_kill(first)
+        # hit, or ready without having been: then it is for nothing
+        until(lambda: page.fired or self._tries(), 15, "a core that starts")
+        if not page.fired:
+            page.disarm()
+            self.judge.ready()
+            self.judge.check(ops)
+            raise NotReached()
+        _, _, second = page.where()
+        assert second != first
+        self._hit(second)
+        self._after_death(ops, second)
+
+    def _tries(self):
+        if self.rig.page.fired:
+            return False
+        with contextlib.suppress(Exception):
+            self.judge.read()
+            return True
+        return False
+
+    # ---- errors ----
+    def _fault(self, p):
+        page, pid, starts = self.rig.page, self.rig.page.pid, self.rig.page.starts
+        page.arm(p.places, p.action, p.nth, p.times, p.error)
+        ops = self._waves(lambda: page.fired)
+        during = self.lane.wave(CHANGES, USES) if p.times > 1 else []
+        if p.times > 1:
+            self._while_it_lasts(p, during)
+        self._refusals(p, ops + during)
+        call, file, where = page.where()
+        assert where == pid
+        page.disarm()
+        self.judge.ready()
+        self.judge.check(ops + during)
+        assert page.starts == starts and page.pid == pid, "the core did not live through it"
+        self.places[f"{call}:{file}"] += 1
+
+    def _while_it_lasts(self, p, ops):
+        (call, file), = p.places
+        if p.action != control.FAIL or p.error == errno.EINTR:
+            assert all(op.calls[0].answer.how == "ok" for op in ops), [op.calls[0].answer for op in ops]
+        elif file in STORE:
+            assert all(op.calls[0].answer.how == "ok" for op in ops if not op.change), "the fast lane does not need the store"
+        if (call, file) in (("write", "wal"), ("sync", "wal")) and p.action == control.FAIL and p.error != errno.EINTR:
+            assert all(op.calls[0].answer.how == "refused" for op in ops if op.change), "a change was answered that cannot be durable"
+        if (call, file) in (("write", "journal"), ("sync", "journal")) and p.action == control.FAIL and p.error != errno.EINTR:
+            assert all(op.calls[0].answer.how == "refused" for op in ops), "answered without a journal"
+
+    def _refusals(self, p, ops):
+        """Nobody hears of it but by the right code; a call that hangs or breaks off is a finding."""
+        (_, file), = p.places
+        if file in STORE:
+            reasons = {"STORE_FULL"} if p.error == errno.ENOSPC else {"STORE_IO"}
+        else:
+            reasons = {"AUDIT_UNAVAILABLE"} if file in JOURNAL else set()
+        for op in ops:
+            a = op.calls[0].answer
+            assert a.how != "unknown", f"{op.rpc}: {a}"
+            if a.how == "refused":
+                assert a.code == Code.UNAVAILABLE and a.reason in reasons, f"{op.rpc}: {a}"
+
+    def _doomed(self, p):
+        """The disk fails from now on, and then the process dies."""
+        page, pid = self.rig.page, self.rig.page.pid
+        page.arm(p.places, p.action, p.nth, p.times, p.error)
+        ops = self._waves(lambda: page.fired) + self.lane.wave(CHANGES, USES)
+        call, file, _ = page.where()
+        os.kill(pid, 9)
+        self._after_death(ops, pid)
+        self.places[f"{call}:{file}"] += 1

@@ -1,0 +1,86 @@
+"""A real daemon in memory whose core obeys the control page, started, killed and watched by the tests."""
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+BUILD = pathlib.Path(os.environ.get("CLV_BUILD", HERE.parents[1] / "build/dev")).resolve()
+sys.path[:0] = [str(HERE.parent / "integration"), str(BUILD / "pygen")]
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # lost connections are what is tested
+
+import claviger_pb  # noqa: E402,F401
+from kit.instance import ROOT, Instance, until  # noqa: E402
+
+import page as control  # noqa: E402
+
+SEGMENT, RESERVE = 1 << 20, 65536  # the smallest journal files: changing to the next one is a place too
+SETTINGS = dict(journal_segment_bytes=SEGMENT, journal_reserve_bytes=RESERVE, log_level="warn", drain_timeout="2s", key_cache_max=64,
+                max_calls_in_flight=256)  # less locked memory to touch at every start
+
+
+def scratch():
+    """Memory where there is room, so that a thousand restarts do not wait for a disk; syncs are counted all the same."""
+    shm = pathlib.Path("/dev/shm")
+    roomy = shm.is_dir() and os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > 512 << 20
+    return pathlib.Path(tempfile.mkdtemp(prefix="clv-", dir=shm if roomy else None))
+
+
+def make_template(folder):
+    """Tenants acme and globex; the configuration is written before dev-instance looks for one, so its journal files are small."""
+    script = (ROOT / "tools/dev-instance").read_text()
+    text = re.search(r"<<CONF\n(.*?)\nCONF\n", script, re.S).group(1)
+    text = text.replace("${listen:-127.0.0.1:7443}", "127.0.0.1:0").replace("$trust", "dev.claviger")
+    folder.mkdir()
+    instance = Instance(folder)
+    instance.config.write_text(text + "\n")
+    instance.configure(**SETTINGS)
+    Instance.create(folder)
+    return instance
+
+
+class Rig(Instance):
+    def __init__(self, folder, template, anchor_file=False):
+        copied = template.copy(folder)
+        super().__init__(copied.dir)
+        self.programs = self.dir / "bin"
+        (self.programs / "core").mkdir(parents=True)
+        for name in ("kmsd", "kmsd-front", "kmsd-hsm"):
+            self._program(BUILD / "bin" / name, self.programs / name)
+        self._program(BUILD / "bin/kmsd-core", self.programs / "core/kmsd-core")
+        self._program(BUILD / "crash/kmsd-core", self.programs / "kmsd-core")
+        self._program(BUILD / "crash/inject.so", self.programs / "inject.so")
+        self.page = control.Page(self.programs / "page")
+        if anchor_file:
+            (self.dir / "anchor").mkdir(mode=0o700)
+            self.configure(anchor_file="anchor/floor")
+
+    @staticmethod
+    def _program(source, target):
+        shutil.copy2(source, target)
+
+    def core(self):
+        """The process id of the core that runs, as the monitor's child."""
+        return until(lambda: self.children().get("core"), 15, "a core")
+
+    def kill_core(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.core(), 9)
+
+    def ended_well(self):
+        code = self.stop()
+        assert code == 0, f"kmsd ended with {code}: {self.log[-4000:]}"
+
+    def fsck(self):
+        code, said = self.run("fsck", timeout=60)
+        assert code == 0, f"fsck found something: {said[-4000:]}"
+        return said
+
+    def drop(self):
+        self.stop()
+        self.page.close()
+        shutil.rmtree(self.dir, ignore_errors=True)
