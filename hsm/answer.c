@@ -35,7 +35,7 @@ static RESULT find(struct token *t, enum hsm_object kind, uint32_t version, CK_O
 }
 
 RESULT answer_store(struct token *t, enum hsm_object kind, uint32_t version, const uint8_t nonce[ANSWER_NONCE_BYTES],
-                    const uint8_t answer[ANSWER_BYTES], struct err *e)
+                    const uint8_t answer[ANSWER_BYTES], CK_OBJECT_HANDLE *ret, struct err *e)
 {
     char label[LABEL_MAX], application[] = "claviger";
     uint8_t value[ANSWER_NONCE_BYTES + ANSWER_BYTES];
@@ -48,8 +48,7 @@ RESULT answer_store(struct token *t, enum hsm_object kind, uint32_t version, con
                                {CKA_PRIVATE, &yes, sizeof yes},   {CKA_MODIFIABLE, &no, sizeof no},
                                {CKA_LABEL, label, (CK_ULONG)n},   {CKA_APPLICATION, application, sizeof application - 1},
                                {CKA_VALUE, value, sizeof value}};
-    CK_OBJECT_HANDLE h;
-    CK_RV rv = CALL(&t->m, C_CreateObject, t->session, template, sizeof template / sizeof template[0], &h);
+    CK_RV rv = CALL(&t->m, C_CreateObject, t->session, template, sizeof template / sizeof template[0], ret);
     return rv == CKR_OK ? ok() : ckr_fail(rv, "C_CreateObject", e);
 }
 
@@ -64,7 +63,17 @@ RESULT answer_remove(struct token *t, enum hsm_object kind, uint32_t version, st
     return rv == CKR_OK ? ok() : ckr_fail(rv, "C_DestroyObject", e);
 }
 
-static RESULT check_one(struct token *t, const struct object *o, struct err *e)
+static RESULT differs(const struct object *o, struct err *e)
+{
+    char label[OBJECT_LABEL_MAX];
+    object_label(o->kind, o->version, label);
+    struct result r = err_set(e, ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", __FILE__, __LINE__,
+                              "%s answers its stored challenge differently: the key was damaged or exchanged", label);
+    e->hint = "restore the token from its backup";
+    return r;
+}
+
+static RESULT check_one(struct token *t, struct object *o, struct err *e)
 {
     CK_OBJECT_HANDLE h;
     uint8_t value[ANSWER_NONCE_BYTES + ANSWER_BYTES], now[ANSWER_BYTES];
@@ -81,13 +90,24 @@ static RESULT check_one(struct token *t, const struct object *o, struct err *e)
         return ok();
     }
     TRY(object_read(&t->m, t->session, h, CKA_VALUE, value, sizeof value, &n, &known, e));
+    if (!known || n != sizeof value)
+        return differs(o, e);
     TRY(answer_compute(t, o->handle, value, now, e));
-    if (known && n == sizeof value && bytes_ct_equal(value + ANSWER_NONCE_BYTES, now, sizeof now))
+    if (!bytes_ct_equal(value + ANSWER_NONCE_BYTES, now, sizeof now))
+        return differs(o, e);
+    o->answered = true;
+    memcpy(o->nonce, value, ANSWER_NONCE_BYTES);
+    memcpy(o->answer, now, ANSWER_BYTES);
+    return ok();
+}
+
+RESULT answer_confirm(struct token *t, const struct object *o, struct err *e)
+{
+    uint8_t now[ANSWER_BYTES];
+    if (!o->answered)
         return ok();
-    struct result r = err_set(e, ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", __FILE__, __LINE__,
-                              "%s answers its stored challenge differently: the key was damaged or exchanged", label);
-    e->hint = "restore the token from its backup";
-    return r;
+    TRY(answer_compute(t, o->handle, o->nonce, now, e));
+    return bytes_ct_equal(o->answer, now, sizeof now) ? ok() : differs(o, e);
 }
 
 RESULT answers_check(struct token *t, struct err *e)

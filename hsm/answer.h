@@ -10,13 +10,13 @@
 
 #include "hsm/token.h"
 
-enum { ANSWER_NONCE_BYTES = 32, ANSWER_BYTES = 32 };
-
 RESULT answer_compute(struct token *t, CK_OBJECT_HANDLE key, const uint8_t nonce[ANSWER_NONCE_BYTES],
                       uint8_t out[ANSWER_BYTES], struct err *e);
 RESULT answer_store(struct token *t, enum hsm_object kind, uint32_t version, const uint8_t nonce[ANSWER_NONCE_BYTES],
-                    const uint8_t answer[ANSWER_BYTES], struct err *e);
+                    const uint8_t answer[ANSWER_BYTES], CK_OBJECT_HANDLE *ret, struct err *e);
 RESULT answer_remove(struct token *t, enum hsm_object kind, uint32_t version, struct err *e); /* absent is fine */
+/* Does o, which answered rightly when it was loaded, still? One without a stored answer is not asked. */
+RESULT answer_confirm(struct token *t, const struct object *o, struct err *e);
 /* All secrets in t->objects; one without a stored answer (imported by other tools) is added to the named weaknesses. */
 RESULT answers_check(struct token *t, struct err *e);
 

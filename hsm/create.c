@@ -1,11 +1,12 @@
 #include "hsm/ops.h"
 
+#include "base/log.h"
 #include "base/rng.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { OPTIONAL = 3, TEMPLATE_MAX = 24 };
+enum { OPTIONAL = 3, REMOVE_MAX = 8 };
 
 /* A token that does not know one of the optional attributes refuses the whole template: drop them from the end. */
 static bool refuses_template(CK_RV rv)
@@ -19,7 +20,13 @@ struct names {
     uint8_t id[OBJECT_ID_BYTES];
 };
 
-static RESULT generate_secret(struct token *t, struct names *n, struct err *e)
+/* What this call has put on the token: undoing removes exactly that, never what only has its name. */
+struct made {
+    CK_OBJECT_HANDLE handle[2], answer; /* answer: CK_INVALID_HANDLE when none was stored */
+    size_t n;
+};
+
+static RESULT generate_secret(struct token *t, struct names *n, struct made *made, struct err *e)
 {
     CK_MECHANISM mechanism = {CKM_GENERIC_SECRET_KEY_GEN, NULL, 0};
     CK_MECHANISM_TYPE allowed = CKM_SHA256_HMAC;
@@ -37,14 +44,14 @@ static RESULT generate_secret(struct token *t, struct names *n, struct err *e)
                         {CKA_UNWRAP, &no, sizeof no},        {CKA_DERIVE, &no, sizeof no},
                         {CKA_MODIFIABLE, &no, sizeof no},    {CKA_COPYABLE, &no, sizeof no},
                         {CKA_ALLOWED_MECHANISMS, &allowed, sizeof allowed}};
-    CK_OBJECT_HANDLE h;
     CK_RV rv = CKR_TEMPLATE_INCONSISTENT;
     for (CK_ULONG left = OPTIONAL + 1; left > 0 && refuses_template(rv); left--)
-        rv = CALL(&t->m, C_GenerateKey, t->session, &mechanism, a, sizeof a / sizeof a[0] - (OPTIONAL + 1 - left), &h);
+        rv = CALL(&t->m, C_GenerateKey, t->session, &mechanism, a, sizeof a / sizeof a[0] - (OPTIONAL + 1 - left), &made->handle[0]);
+    made->n = 1;
     return rv == CKR_OK ? ok() : ckr_fail(rv, "C_GenerateKey", e);
 }
 
-static CK_RV generate_pair(struct token *t, struct names *n, bool ed25519, struct bytes curve)
+static CK_RV generate_pair(struct token *t, struct names *n, bool ed25519, struct bytes curve, struct made *made)
 {
     CK_MECHANISM mechanism = {ed25519 ? CKM_EC_EDWARDS_KEY_PAIR_GEN : CKM_EC_KEY_PAIR_GEN, NULL, 0};
     CK_MECHANISM_TYPE allowed = ed25519 ? CKM_EDDSA : CKM_ECDSA;
@@ -63,17 +70,17 @@ static CK_RV generate_pair(struct token *t, struct names *n, bool ed25519, struc
                            {CKA_DERIVE, &no, sizeof no},        {CKA_SIGN_RECOVER, &no, sizeof no},
                            {CKA_MODIFIABLE, &no, sizeof no},    {CKA_COPYABLE, &no, sizeof no},
                            {CKA_ALLOWED_MECHANISMS, &allowed, sizeof allowed}};
-    CK_OBJECT_HANDLE hpub, hpriv;
     CK_RV rv = CKR_TEMPLATE_INCONSISTENT;
     for (CK_ULONG dropped = 0; dropped <= OPTIONAL && refuses_template(rv); dropped++) {
         CK_ULONG npub = sizeof pub / sizeof pub[0] - (dropped == OPTIONAL);
         rv = CALL(&t->m, C_GenerateKeyPair, t->session, &mechanism, pub, npub, priv, sizeof priv / sizeof priv[0] - dropped,
-                  &hpub, &hpriv);
+                  &made->handle[0], &made->handle[1]);
     }
+    made->n = 2;
     return rv;
 }
 
-static RESULT generate_audit(struct token *t, struct names *n, struct err *e)
+static RESULT generate_audit(struct token *t, struct names *n, struct made *made, struct err *e)
 {
     /* Ed25519 as object identifier 1.3.101.112 (RFC 8410), else by its name (PKCS#11 v3.0); P-256 as 1.2.840.10045.3.1.7. */
     static const uint8_t ed_oid[] = {0x06, 0x03, 0x2b, 0x65, 0x70};
@@ -81,12 +88,12 @@ static RESULT generate_audit(struct token *t, struct names *n, struct err *e)
     static const uint8_t p256[] = {0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07};
     CK_RV rv = CKR_MECHANISM_INVALID;
     if (t->eddsa) {
-        rv = generate_pair(t, n, true, BYTES(ed_oid, sizeof ed_oid));
+        rv = generate_pair(t, n, true, BYTES(ed_oid, sizeof ed_oid), made);
         if (rv != CKR_OK && ckr_class(rv) == CKR_CLASS_OTHER)
-            rv = generate_pair(t, n, true, BYTES(ed_name, sizeof ed_name));
+            rv = generate_pair(t, n, true, BYTES(ed_name, sizeof ed_name), made);
     }
     if (rv != CKR_OK && ckr_class(rv) == CKR_CLASS_OTHER && t->ecdsa)
-        rv = generate_pair(t, n, false, BYTES(p256, sizeof p256));
+        rv = generate_pair(t, n, false, BYTES(p256, sizeof p256), made);
     return rv == CKR_OK ? ok() : ckr_fail(rv, "C_GenerateKeyPair", e);
 }
 
@@ -116,7 +123,7 @@ static RESULT audit_birth(struct token *t, enum hsm_object kind, uint32_t versio
     return ok();
 }
 
-static RESULT ritual(struct token *t, struct verifier *v, enum hsm_object kind, uint32_t version, struct err *e)
+static RESULT ritual(struct token *t, struct verifier *v, enum hsm_object kind, uint32_t version, struct made *made, struct err *e)
 {
     uint8_t nonce[ANSWER_NONCE_BYTES], answer[ANSWER_BYTES];
     TRY(token_reload(t, e));
@@ -128,7 +135,7 @@ static RESULT ritual(struct token *t, struct verifier *v, enum hsm_object kind, 
     if (kind == HSM_AUDIT)
         return ok();
     /* Written last: a secret with a stored answer is one whose making was finished. */
-    TRY(answer_store(t, kind, version, nonce, answer, e));
+    TRY(answer_store(t, kind, version, nonce, answer, &made->answer, e));
     TRY(storage_sync(&t->storage, e));
     return token_reload(t, e);
 }
@@ -139,13 +146,16 @@ static RESULT remove_all(struct token *t, enum hsm_object kind, uint32_t version
     CK_BBOOL yes = CK_TRUE;
     object_label(kind, version, n.label);
     object_id(kind, version, n.id);
-    for (;;) {
+    /* Each round removes one: a token that says yes and removes nothing must not keep the loop for ever. */
+    for (unsigned round = 0;; round++) {
         CK_ATTRIBUTE match[] = {{CKA_LABEL, n.label, strlen(n.label)}, {CKA_ID, n.id, sizeof n.id}, {CKA_TOKEN, &yes, sizeof yes}};
         CK_OBJECT_HANDLE h[4];
         size_t found;
         TRY(object_find(&t->m, t->session, match, 3, h, 4, &found, e));
         if (found == 0)
             break;
+        if (round == REMOVE_MAX)
+            FAIL(e, ERR_INTERNAL, "HSM_ERROR", "%s is still on the token after it was destroyed", n.label);
         CK_RV rv = CALL(&t->m, C_DestroyObject, t->session, h[0]);
         if (rv != CKR_OK)
             return ckr_fail(rv, "C_DestroyObject", e);
@@ -153,6 +163,18 @@ static RESULT remove_all(struct token *t, enum hsm_object kind, uint32_t version
     if (kind != HSM_AUDIT)
         TRY(answer_remove(t, kind, version, e));
     return storage_sync(&t->storage, e);
+}
+
+static RESULT undo(struct token *t, const struct made *made, struct err *e)
+{
+    for (size_t i = 0; i <= made->n; i++) {
+        const CK_OBJECT_HANDLE h = i < made->n ? made->handle[i] : made->answer;
+        CK_RV rv = h == CK_INVALID_HANDLE ? CKR_OK : CALL(&t->m, C_DestroyObject, t->session, h);
+        if (rv != CKR_OK)
+            return ckr_fail(rv, "C_DestroyObject", e);
+    }
+    TRY(storage_sync(&t->storage, e));
+    return token_reload(t, e);
 }
 
 RESULT ops_generate(struct token *t, struct verifier *v, enum hsm_object object, uint32_t version, struct err *e)
@@ -166,15 +188,16 @@ RESULT ops_generate(struct token *t, struct verifier *v, enum hsm_object object,
     TRY(token_reload(t, e));
     if (exists(t, object, version))
         FAIL(e, ERR_EXISTS, "HSM_OBJECT_EXISTS", "%s is on the token already and is not overwritten", n.label);
-    TRY(object == HSM_AUDIT ? generate_audit(t, &n, e) : generate_secret(t, &n, e));
-    struct result r = ritual(t, v, object, version, e);
+    struct made made = {.answer = CK_INVALID_HANDLE};
+    TRY(object == HSM_AUDIT ? generate_audit(t, &n, &made, e) : generate_secret(t, &n, &made, e));
+    struct result r = ritual(t, v, object, version, &made, e);
     if (!r.failed)
         return r;
     /* Nothing was ever derived from it: better no key than one that may not outlive the next power cut. */
-    struct err ignored = {0};
+    struct err left = {0};
     CK_RV why = t->m.last_rv;
-    if (!remove_all(t, object, version, &ignored).failed)
-        (void)token_reload(t, &ignored).failed;
+    if (undo(t, &made, &left).failed)
+        log_event(LOG_ERROR, "an unfinished key may be left on the token", LF_STR("object", n.label), LF_ERR(&left));
     t->m.last_rv = why;
     return r;
 }

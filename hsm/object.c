@@ -193,11 +193,11 @@ RESULT objects_load(struct module *m, CK_SESSION_HANDLE s, struct objects *o, st
 }
 
 RESULT objects_get(const struct objects *o, enum hsm_object kind, CK_OBJECT_CLASS class, uint32_t version,
-                   CK_OBJECT_HANDLE *ret, struct err *e)
+                   const struct object **ret, struct err *e)
 {
     for (size_t i = 0; i < o->n; i++)
         if (o->all[i].kind == kind && o->all[i].version == version && o->all[i].class == class) {
-            *ret = o->all[i].handle;
+            *ret = &o->all[i];
             return ok();
         }
     FAIL(e, ERR_NOT_FOUND, "HSM_OBJECT_ABSENT", "%s%u is not on the token", prefixes[kind], version);

@@ -17,13 +17,15 @@
 #include "hsm/hsm.h"
 #include "hsm/module.h"
 
-enum { OBJECTS_MAX = 256, OBJECT_LABEL_MAX = 48, OBJECT_ID_BYTES = 5, OBJECT_KINDS = 3 };
+enum { OBJECTS_MAX = 256, OBJECT_LABEL_MAX = 48, OBJECT_ID_BYTES = 5, OBJECT_KINDS = 3, ANSWER_NONCE_BYTES = 32, ANSWER_BYTES = 32 };
 /* In an HSM_AUDIT object's place in the table: which half of the pair. */
 struct object {
     enum hsm_object kind;
     uint32_t version;
     CK_OBJECT_CLASS class; /* CKO_SECRET_KEY, CKO_PRIVATE_KEY or CKO_PUBLIC_KEY */
     CK_OBJECT_HANDLE handle;
+    bool answered; /* its stored known answer (answer.h), which it has given */
+    uint8_t nonce[ANSWER_NONCE_BYTES], answer[ANSWER_BYTES];
 };
 struct objects {
     struct object all[OBJECTS_MAX];
@@ -38,7 +40,7 @@ void object_id(enum hsm_object kind, uint32_t version, uint8_t out[OBJECT_ID_BYT
 RESULT objects_load(struct module *m, CK_SESSION_HANDLE s, struct objects *o, struct err *e);
 /* ERR_NOT_FOUND when absent. */
 RESULT objects_get(const struct objects *o, enum hsm_object kind, CK_OBJECT_CLASS class, uint32_t version,
-                   CK_OBJECT_HANDLE *ret, struct err *e);
+                   const struct object **ret, struct err *e);
 uint32_t objects_newest(const struct objects *o, enum hsm_object kind); /* 0: none */
 
 /* Reads one attribute. *ret_known false: the token does not know it, or its value has more than max bytes. */

@@ -18,6 +18,13 @@ static RESULT check_input(enum hsm_object object, struct bytes untrusted_input, 
     return ok();
 }
 
+/* The token answers, but wrongly: what recovery does for a broken device is what can be done. */
+static RESULT wrong_answer(struct token *t, const char *what, struct err *e)
+{
+    t->m.last_rv = CKR_DEVICE_ERROR;
+    FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token gave a wrong answer: %.200s", what);
+}
+
 RESULT ops_hmac(struct token *t, CK_OBJECT_HANDLE key, struct bytes input, uint8_t out[SECRET_KEY_BYTES], struct err *e)
 {
     CK_MECHANISM mechanism = {CKM_SHA256_HMAC, NULL, 0};
@@ -28,9 +35,28 @@ RESULT ops_hmac(struct token *t, CK_OBJECT_HANDLE key, struct bytes input, uint8
     rv = CALL(&t->m, C_Sign, t->session, (CK_BYTE_PTR)(uintptr_t)input.p, input.n, out, &n);
     if (rv != CKR_OK)
         return ckr_fail(rv, "C_Sign", e);
-    if (n != SECRET_KEY_BYTES)
-        FAIL(e, ERR_INTERNAL, "HSM_ERROR", "C_Sign gave %lu bytes for an HMAC-SHA-256", n);
-    return ok();
+    return n == SECRET_KEY_BYTES ? ok() : wrong_answer(t, "C_Sign gave another length than an HMAC-SHA-256 has", e);
+}
+
+/* A bit that is stuck would give the same wrong key twice, and the tenant that is made then would be lost with the repair. */
+static RESULT still_right(struct token *t, const struct object *key, struct err *e)
+{
+    struct err why = {0};
+    if (!answer_confirm(t, key, &why).failed)
+        return ok();
+    if (why.code == ERR_DATA_LOSS)
+        return wrong_answer(t, why.detail, e);
+    *e = why;
+    return (struct result){1};
+}
+
+/* A tenant's key has a check value; a wrong store key would pass for a damaged store, and end everything. */
+static RESULT agree(struct token *t, const struct object *key, struct bytes input, const struct secret *once, struct err *e)
+{
+    CLEANUP(secret_freep) struct secret *twice = NULL;
+    TRY(secret_new(SECRET_KEY_BYTES, &twice, e));
+    TRY(ops_hmac(t, key->handle, input, secret_borrow_mut(twice), e));
+    return secret_equal(once, twice) ? ok() : wrong_answer(t, "two keys from one input", e);
 }
 
 RESULT ops_derive(struct token *t, enum hsm_object object, uint32_t version, struct bytes untrusted_input,
@@ -39,11 +65,14 @@ RESULT ops_derive(struct token *t, enum hsm_object object, uint32_t version, str
     if (object != HSM_MASTER && object != HSM_SEAL)
         FAIL(e, ERR_DENIED, "HSM_REFUSED", "object %d derives nothing", (int)object);
     TRY(check_input(object, untrusted_input, e));
-    CK_OBJECT_HANDLE key;
+    const struct object *key;
     TRY(objects_get(&t->objects, object, CKO_SECRET_KEY, version, &key, e));
     CLEANUP(secret_freep) struct secret *out = NULL;
     TRY(secret_new(SECRET_KEY_BYTES, &out, e));
-    TRY(ops_hmac(t, key, untrusted_input, secret_borrow_mut(out), e));
+    TRY(ops_hmac(t, key->handle, untrusted_input, secret_borrow_mut(out), e));
+    if (object == HSM_SEAL)
+        TRY(agree(t, key, untrusted_input, out, e));
+    TRY(still_right(t, key, e));
     *ret = out;
     out = NULL;
     return ok();

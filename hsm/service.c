@@ -168,7 +168,23 @@ static bool may_repeat(uint16_t op)
 static bool token_failed(const struct token *t)
 {
     enum ckr_class c = ckr_class(t->m.last_rv);
-    return c == CKR_CLASS_STALE_OBJECT || c == CKR_CLASS_STALE_SESSION || c == CKR_CLASS_DEVICE;
+    /* A PIN is no matter of a call that serves; the login that follows asks pin.c whether it may be tried. */
+    return c == CKR_CLASS_STALE_OBJECT || c == CKR_CLASS_STALE_SESSION || c == CKR_CLASS_DEVICE || c == CKR_CLASS_PIN;
+}
+
+/* Core asks for versions that its records name: an object that is not in the table may have been missed when it was made. */
+static bool missed(uint16_t op, const struct err *e)
+{
+    return e->code == ERR_NOT_FOUND && (op == WIRE_DERIVE || op == WIRE_SIGN_CHECKPOINT || op == WIRE_AUDIT_PUBKEY);
+}
+
+static RESULT again(struct service *s, struct token *t, uint16_t op, struct bytes body, struct buf *out, struct err *e)
+{
+    buf_reset(out);
+    struct result r = dispatch(s, t, op, body, out, e);
+    if (r.failed && ckr_class(t->m.last_rv) == CKR_CLASS_PIN)
+        FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token asks for a PIN where it is logged in: %s", ckr_name(t->m.last_rv));
+    return r;
 }
 
 static RESULT perform(struct service *s, struct token *t, uint16_t op, struct bytes body, struct buf *out, struct err *e)
@@ -181,16 +197,15 @@ static RESULT perform(struct service *s, struct token *t, uint16_t op, struct by
     }
     t->m.last_rv = CKR_OK;
     struct result r = dispatch(s, t, op, body, out, e);
+    if (r.failed && missed(op, e) && !token_reload(t, &s->why).failed)
+        return again(s, t, op, body, out, e);
     if (!r.failed || !token_failed(t))
         return r;
     log_event(LOG_WARN, "the token failed, bringing it back", LF_STR("cause", ckr_name(t->m.last_rv)));
     s->why = *e;
     if (token_recover(t, &s->why).failed)
         FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token is not available: %.200s", s->why.detail);
-    if (!may_repeat(op))
-        return r;
-    buf_reset(out);
-    return dispatch(s, t, op, body, out, e);
+    return may_repeat(op) ? again(s, t, op, body, out, e) : r;
 }
 
 static RESULT answer(struct service *s, struct token *t, int fd, const struct chan_msg *m, struct err *e)

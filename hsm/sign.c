@@ -24,15 +24,15 @@ static struct bytes unwrap_point(struct bytes p, size_t want)
 RESULT ops_audit_pubkey(struct token *t, uint32_t version, uint8_t out[HSM_PUBKEY_MAX], size_t *ret_n, bool *ret_ed25519,
                         struct err *e)
 {
-    CK_OBJECT_HANDLE h;
+    const struct object *o;
     CK_ULONG type = 0;
     uint8_t raw[POINT_MAX];
     size_t n, type_n;
     bool known, type_known;
-    TRY(objects_get(&t->objects, HSM_AUDIT, CKO_PUBLIC_KEY, version, &h, e));
-    TRY(object_read(&t->m, t->session, h, CKA_KEY_TYPE, &type, sizeof type, &type_n, &type_known, e));
-    TRY(object_read(&t->m, t->session, h, CKA_EC_POINT, raw, sizeof raw, &n, &known, e));
-    bool ed = type_known && type == CKK_EC_EDWARDS;
+    TRY(objects_get(&t->objects, HSM_AUDIT, CKO_PUBLIC_KEY, version, &o, e));
+    TRY(object_read(&t->m, t->session, o->handle, CKA_KEY_TYPE, &type, sizeof type, &type_n, &type_known, e));
+    TRY(object_read(&t->m, t->session, o->handle, CKA_EC_POINT, raw, sizeof raw, &n, &known, e));
+    bool ed = type_known && type_n == sizeof type && type == CKK_EC_EDWARDS;
     size_t want = ed ? ED25519_BYTES : P256_POINT;
     struct bytes point = unwrap_point(BYTES(raw, n), want);
     if (!known || point.n != want || (!ed && point.p[0] != 0x04))
@@ -109,20 +109,20 @@ static RESULT sign(struct token *t, uint32_t version, struct bytes message, uint
 {
     _Static_assert((int)ED25519_SIG == (int)P256_SIG, "one buffer for both");
     uint8_t raw[ED25519_SIG], digest[SHA256_BYTES];
-    CK_OBJECT_HANDLE key;
+    const struct object *key;
     CK_ULONG type = 0;
     size_t n;
     bool known;
     TRY(objects_get(&t->objects, HSM_AUDIT, CKO_PRIVATE_KEY, version, &key, e));
-    TRY(object_read(&t->m, t->session, key, CKA_KEY_TYPE, &type, sizeof type, &n, &known, e));
-    if (known && type == CKK_EC_EDWARDS) {
-        TRY(c_sign(t, key, CKM_EDDSA, message, raw, e));
+    TRY(object_read(&t->m, t->session, key->handle, CKA_KEY_TYPE, &type, sizeof type, &n, &known, e));
+    if (known && n == sizeof type && type == CKK_EC_EDWARDS) {
+        TRY(c_sign(t, key->handle, CKM_EDDSA, message, raw, e));
         memcpy(sig, raw, sizeof raw);
         *ret_n = sizeof raw;
         return verify(t, version, message, sig, *ret_n, e);
     }
     INVARIANT(EVP_Digest(message.p, message.n, digest, NULL, EVP_sha256(), NULL) == 1);
-    TRY(c_sign(t, key, CKM_ECDSA, BYTES(digest, sizeof digest), raw, e));
+    TRY(c_sign(t, key->handle, CKM_ECDSA, BYTES(digest, sizeof digest), raw, e));
     TRY(ecdsa_to_der(raw, sig, ret_n, e));
     return verify(t, version, message, sig, *ret_n, e);
 }

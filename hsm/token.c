@@ -38,6 +38,8 @@ static RESULT find_slot(struct token *t, struct err *e)
     CK_RV rv = CALL(&t->m, C_GetSlotList, CK_TRUE, slots, &n);
     if (rv != CKR_OK)
         return ckr_fail(rv, "C_GetSlotList", e);
+    if (n > TOKEN_SLOTS_MAX)
+        FAIL(e, ERR_INTERNAL, "HSM_ERROR", "C_GetSlotList gave %lu slots where it was given room for %d", n, TOKEN_SLOTS_MAX);
     unsigned found = 0;
     for (CK_ULONG i = 0; i < n; i++) {
         CK_SLOT_INFO si;
@@ -61,20 +63,24 @@ static RESULT find_slot(struct token *t, struct err *e)
     return fail_hint(ERR_STATE, "HSM_TOKEN", "add serial= to hsm_token", "more than one token matches hsm_token", e);
 }
 
-static bool has_mechanism(struct token *t, CK_MECHANISM_TYPE type, CK_FLAGS want)
+/* A token that failed to answer does not lack the mechanism: the audit key would be made of another kind for it. */
+static RESULT has_mechanism(struct token *t, CK_MECHANISM_TYPE type, CK_FLAGS want, bool *ret, struct err *e)
 {
-    CK_MECHANISM_INFO info;
-    return CALL(&t->m, C_GetMechanismInfo, t->slot, type, &info) == CKR_OK && (info.flags & want) == want;
+    CK_MECHANISM_INFO info = {0};
+    CK_RV rv = CALL(&t->m, C_GetMechanismInfo, t->slot, type, &info);
+    *ret = rv == CKR_OK && (info.flags & want) == want;
+    return rv == CKR_OK || ckr_class(rv) == CKR_CLASS_OTHER ? ok() : ckr_fail(rv, "C_GetMechanismInfo", e);
 }
 
 static RESULT probe_mechanisms(struct token *t, struct err *e)
 {
-    bool hmac = has_mechanism(t, CKM_SHA256_HMAC, CKF_SIGN);
-    bool make = has_mechanism(t, CKM_GENERIC_SECRET_KEY_GEN, CKF_GENERATE);
-    bool eddsa = has_mechanism(t, CKM_EDDSA, CKF_SIGN);
-    bool eddsa_make = has_mechanism(t, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR);
-    bool ecdsa = has_mechanism(t, CKM_ECDSA, CKF_SIGN);
-    bool ecdsa_make = has_mechanism(t, CKM_EC_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR);
+    bool hmac, make, eddsa, eddsa_make, ecdsa, ecdsa_make;
+    TRY(has_mechanism(t, CKM_SHA256_HMAC, CKF_SIGN, &hmac, e));
+    TRY(has_mechanism(t, CKM_GENERIC_SECRET_KEY_GEN, CKF_GENERATE, &make, e));
+    TRY(has_mechanism(t, CKM_EDDSA, CKF_SIGN, &eddsa, e));
+    TRY(has_mechanism(t, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR, &eddsa_make, e));
+    TRY(has_mechanism(t, CKM_ECDSA, CKF_SIGN, &ecdsa, e));
+    TRY(has_mechanism(t, CKM_EC_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR, &ecdsa_make, e));
     t->generate = make;
     t->eddsa = eddsa && eddsa_make;
     t->ecdsa = ecdsa && ecdsa_make;

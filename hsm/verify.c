@@ -195,13 +195,13 @@ static void close_fd(int *fd)
 RESULT verifier_answer(struct token *t, enum hsm_object kind, uint32_t version, const uint8_t nonce[ANSWER_NONCE_BYTES],
                        uint8_t out[ANSWER_BYTES], struct err *e)
 {
-    CK_OBJECT_HANDLE key;
+    const struct object *key;
     uint8_t pub[HSM_PUBKEY_MAX];
     size_t n;
     bool ed25519;
     if (kind != HSM_AUDIT) {
         TRY(objects_get(&t->objects, kind, CKO_SECRET_KEY, version, &key, e));
-        return answer_compute(t, key, nonce, out, e);
+        return answer_compute(t, key->handle, nonce, out, e);
     }
     TRY(ops_audit_selftest(t, version, nonce, e));
     TRY(ops_audit_pubkey(t, version, pub, &n, &ed25519, e));

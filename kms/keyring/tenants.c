@@ -211,8 +211,15 @@ RESULT derive_l1(struct keyring *k, const struct hierarchy_tenant *h, const uint
     CLEANUP(buf_release) struct buf input;
     buf_init(&input, KDFENC_MAX_BYTES);
     hierarchy_l1_input(h, salt, &input);
+    struct err why = {0};
     atomic_fetch_add_explicit(&k->hsm_calls, 1, memory_order_relaxed);
-    return hsm_derive(k->hsm, HSM_MASTER, h->master, buf_bytes(&input), ret, e);
+    if (!hsm_derive(k->hsm, HSM_MASTER, h->master, buf_bytes(&input), ret, &why).failed)
+        return ok();
+    /* A master that a record names and the token does not show is a token to be mended: to a caller nothing is "not found". */
+    if (why.code == ERR_NOT_FOUND)
+        FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "%.200s", why.detail);
+    *e = why;
+    return (struct result){1};
 }
 
 static RESULT make_kek(struct keyring *k, struct tenant_ref *t, struct err *e)

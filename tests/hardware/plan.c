@@ -245,7 +245,7 @@ static void perform(enum shim_call call, struct fault *f)
     if (f->action == ACT_SLOW)
         nap(f->value);
     if (f->action == ACT_CRASH)
-        (void)raise(SIGSEGV);
+        (void)raise(SIGBUS); /* not SEGV or ABRT: those in a log are crashes of ours */
     while (f->action == ACT_HANG && !lifted(id))
         nap(5);
 }

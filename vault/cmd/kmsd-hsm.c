@@ -53,6 +53,16 @@ static RESULT run(struct child *c, bool init, bool *ret_serving, struct err *e)
     return server_run(&options, ret_serving, e);
 }
 
+/* After there was service under this monitor nothing is fatal: a module or a configuration that is just being replaced is back
+ * for a later process. hsm's own folder is the other place of the marker (hsm/server.c). */
+static bool served_already(const struct config *c)
+{
+    char monitor_id[SERVED_ID_BYTES], own[4200];
+    served_monitor_id(monitor_id);
+    (void)snprintf(own, sizeof own, "%s/hsm", c->state_dir);
+    return served_before(c->state_dir, monitor_id) || served_before(own, monitor_id);
+}
+
 /* The monitor prints the detail alone: an operator needs the remedy beside it. */
 static void add_remedy(struct err *e)
 {
@@ -76,7 +86,7 @@ int main(int argc, char **argv)
     /* What can be mended by waiting or by a new process is no reason for the monitor to stop everything. */
     bool serving = false;
     struct result r = run(&c, init, &serving, &e);
-    if (r.failed && !serving) {
+    if (r.failed && !serving && (init || !served_already(c.config))) {
         add_remedy(&e);
         child_fatal(&c, &e);
     }

@@ -224,12 +224,12 @@ static void test_generate_without_confirmation(void **state)
 static void test_exchanged_key_is_found(void **state)
 {
     struct world *w = *state;
-    CK_OBJECT_HANDLE h;
+    const struct object *o;
     uint8_t value[32] = {4};
     OK(token_open(&w->t, &e));
     OK(ops_generate(&w->t, &verifier, HSM_SEAL, 1, &e));
-    OK(objects_get(&w->t.objects, HSM_SEAL, CKO_SECRET_KEY, 1, &h, &e));
-    assert_int_equal(w->t.m.f->C_DestroyObject(w->t.session, h), CKR_OK);
+    OK(objects_get(&w->t.objects, HSM_SEAL, CKO_SECRET_KEY, 1, &o, &e));
+    assert_int_equal(w->t.m.f->C_DestroyObject(w->t.session, o->handle), CKR_OK);
     make_secret(&w->t, HSM_SEAL, 1, value, &(struct made){0});
     REFUSED(ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", token_reload(&w->t, &e));
     token_close(&w->t);

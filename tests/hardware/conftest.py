@@ -1,0 +1,42 @@
+"""Daemons on a token that fails: the identities and folders of tests/integration, with the shim between hsm and SoftHSM2."""
+import importlib.util
+import pathlib
+import sys
+
+import pytest
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def _load(name, path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_suite = _load("integration_suite", HERE.parent / "integration" / "conftest.py")
+base, template, copies, fresh, World = _suite.base, _suite.template, _suite.copies, _suite.fresh, _suite.World
+sys.path.insert(0, str(HERE))
+
+from faults import Shim  # noqa: E402
+from service import Service  # noqa: E402
+
+
+@pytest.fixture
+def shim(fresh):
+    """The shim in front of a stopped daemon of one's own; nothing fails yet."""
+    return Shim(fresh)
+
+
+@pytest.fixture(scope="module")
+def service(copies):
+    """One daemon on the shim that the tests of a module share: each lifts its faults and leaves it serving."""
+    instance = copies()
+    shim = Shim(instance)
+    instance.configure(hsm_timeout="500ms", log_level="info")
+    s = Service(World(instance.start()), shim)
+    yield s
+    shim.lift()
+    assert instance.stop() == 0, instance.log[-3000:]
