@@ -24,6 +24,7 @@ struct waiter {
     struct waiter *next;
     struct link *link;
     uint32_t seq;
+    uint16_t answer; /* the type that answers it */
     bool done;
     pthread_cond_t wake;
     uint8_t *reply; /* WIRE_MAX */
@@ -104,6 +105,10 @@ static void hand_over(struct hsm *h, struct link *l, const struct chan_msg *m)
     for (struct waiter *w = h->waiters; w != NULL; w = w->next) {
         if (w->link != l || w->seq != m->seq || w->done || m->body.n > WIRE_MAX)
             continue;
+        if (m->type != w->answer) { /* another operation's answer under this number: nothing on this channel can be believed */
+            link_kill(h, l);
+            return;
+        }
         memcpy(w->reply, m->body.p, m->body.n);
         w->n = m->body.n;
         w->done = true;
@@ -213,7 +218,7 @@ static RESULT send_request(struct hsm *h, const struct waiter *w, enum wire_op o
 RESULT hsm_call(struct hsm *h, uint64_t extra_ms, enum wire_op op, const struct buf *request, uint8_t reply[WIRE_MAX],
                 struct reader *ret, struct err *e)
 {
-    struct waiter w = {.reply = reply};
+    struct waiter w = {.reply = reply, .answer = (uint16_t)(op | WIRE_REPLY)};
     const struct timespec deadline = deadline_after(h->timeout_ms + extra_ms);
     INVARIANT(!request->overflow);
     cond_init(&w.wake);

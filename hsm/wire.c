@@ -59,7 +59,8 @@ RESULT wire_get_result(struct reader *r, struct err *e)
         return ok();
     uint8_t reason = reader_u8(r);
     struct bytes detail = reader_v16(r);
-    if (!reader_done(r) || code > ERR_INTERNAL || reason >= REASONS)
+    /* ERR_WOULD_BLOCK is core's own word to itself: from outside it would send a call round in circles. */
+    if (!reader_done(r) || code > ERR_INTERNAL || code == ERR_WOULD_BLOCK || reason >= REASONS)
         FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "an answer of the hsm process cannot be read");
     FAIL(e, (enum err_code)code, reasons[reason], "%.*s", (int)detail.n, (const char *)detail.p);
 }

@@ -42,41 +42,65 @@ covered:
 FUZZ_config   := base
 FUZZ_kdfenc   := base
 FUZZ_uri      := hsm
+FUZZ_hsm_reply := hsm
+FUZZ_hsm_request := hsm
 FUZZ_format   := kms/crypto
 FUZZ_name     := kms/name
 FUZZ_event    := kms/audit
 FUZZ_journal  := kms/audit
+FUZZ_row      := kms/store
+FUZZ_fresh    := kms/store
 FUZZ_conn_new := kms/authn
 FUZZ_san      := kms/authn
 FUZZ_policy   := kms/policy
+FUZZ_decide   := kms/policy
 FUZZ_model    := kms/keyring
 FUZZ_decode   := vault/service
+FUZZ_idempotency := vault/service
 FUZZ_listing  := vault/service
 FUZZ_policer  := vault/front
+FUZZ_front_channel := vault/rpc
 FUZZ_csv      := vault/client
+FUZZ_reply    := vault/client
 FUZZ_NAMES := $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 SECONDS ?= 60
-ifeq ($(FLAVOUR),fuzz)
+# The same targets twice: with libFuzzer in the fuzz flavour, and in every other with a main that replays the kept inputs.
+FUZZ_DIR  := $(BUILD)/$(if $(filter fuzz,$(FLAVOUR)),bin,fuzz)
+FUZZ_MAIN := $(if $(filter fuzz,$(FLAVOUR)),,$(BUILD)/obj/tests/fuzz/replay.o)
+FUZZ_BIN  := $(patsubst %,$(FUZZ_DIR)/fuzz_%,$(FUZZ_NAMES))
 define fuzz_rule # name
 $$(if $$(FUZZ_$(1)),,$$(error tests/fuzz/fuzz_$(1).c: name its folder in tests/quality.mk))
-$(BUILD)/bin/fuzz_$(1): $(BUILD)/obj/tests/fuzz/fuzz_$(1).o $$(call libs_for,$$(FUZZ_$(1)))
+$(FUZZ_DIR)/fuzz_$(1): $(BUILD)/obj/tests/fuzz/fuzz_$(1).o $(FUZZ_MAIN) $$(call libs_for,$$(FUZZ_$(1)))
 	@mkdir -p $$(@D)
-	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $$@ $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group $(LDLIBS)
+	@$$(call say,LD,$$@)
+	$(Q)$(CC) $$(LDFLAGS) $(if $(filter fuzz,$(FLAVOUR)),-fsanitize=fuzzer) -o $$@ $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group $(LDLIBS)
 endef
 $(foreach n,$(FUZZ_NAMES),$(eval $(call fuzz_rule,$(n))))
-$(BUILD)/bin/fuzz_csv: $(filter-out %/main.o,$(KMSCTL_OBJ)) $(call lib_of,kms/name)
-.PHONY: fuzz-programs
-fuzz-programs: $(patsubst %,$(BUILD)/bin/fuzz_%,$(FUZZ_NAMES))
+$(FUZZ_DIR)/fuzz_csv $(FUZZ_DIR)/fuzz_reply: $(filter-out %/main.o,$(KMSCTL_OBJ)) $(call lib_of,kms/name)
+$(BUILD)/gen/fuzz_descriptors.inc: $(PROTO_LIB)
+	@nm -g --defined-only $< | awk '$$3 ~ /__descriptor$$/ { print "X(" $$3 ")" }' >$@
+$(BUILD)/obj/tests/fuzz/fuzz_reply.o: $(BUILD)/gen/fuzz_descriptors.inc
+$(FUZZ_DIR)/fuzz_reply: LDFLAGS += -Wl,--wrap=rpc_unary,--wrap=rpc_start,--wrap=rpc_finish
+ifneq ($(FLAVOUR),fuzz)
+$(FUZZ_BIN): $(QUALITY_runtime) $(if $(filter cover,$(FLAVOUR)),$(QUALITY_leave))
+test-programs: $(FUZZ_BIN)
 endif
+.PHONY: fuzz-programs replay
+fuzz-programs: $(FUZZ_BIN)
+replay: $(FUZZ_BIN)
+	@tools/run-replay $(BUILD)
 # Which to run, and how many at a time: make fuzz NAMES="uri csv" JOBS=1
 NAMES ?= $(FUZZ_NAMES)
-.PHONY: fuzz fuzz-smoke
+.PHONY: fuzz fuzz-smoke fuzz-keep
 fuzz:
 	@tools/deps test
 	@$(MAKE) -j$(JOBS) FLAVOUR=fuzz BUILD=build/fuzz CC=clang-14 $(patsubst %,build/fuzz/bin/fuzz_%,$(NAMES))
 	@tools/run-fuzz build/fuzz $(SECONDS) $(JOBS) $(NAMES)
 fuzz-smoke:
 	@$(MAKE) SECONDS=5 fuzz
+# What the runs have learnt, made small, into tests/fuzz/corpus.
+fuzz-keep:
+	@tools/keep-corpus build/fuzz $(NAMES)
 
 # ---- static analysis: .clang-tidy says which checks, and why others are off ---------------------------------------------
 .PHONY: tidy

@@ -31,14 +31,14 @@ static void *keep(struct arena *a, struct bytes b)
 RESULT read_row(struct store *s, sqlite3_stmt *st, struct arena *a, struct record *ret, struct err *e)
 {
     struct bytes tenant = db_column_bytes(st, 1), id = db_column_bytes(st, 2), name = db_column_bytes(st, 4);
-    int64_t state = sqlite3_column_int64(st, 5), epoch = sqlite3_column_int64(st, 8);
-    struct record r = {.kind = (enum rec_kind)sqlite3_column_int(st, 0),
+    int64_t kind = sqlite3_column_int64(st, 0), state = sqlite3_column_int64(st, 5), epoch = sqlite3_column_int64(st, 8);
+    struct record r = {.kind = (enum rec_kind)kind,
                        .revision = (uint64_t)sqlite3_column_int64(st, 3),
                        .state = (uint32_t)state,
                        .time_unix_ns = sqlite3_column_int64(st, 6),
                        .count = (uint64_t)sqlite3_column_int64(st, 7)};
     if (tenant.n != STORE_TENANT_BYTES || id.n > STORE_ID_MAX || name.n > STORE_NAME_MAX || state < 0 || state > UINT32_MAX ||
-        epoch < 0 || epoch > UINT32_MAX)
+        kind < 0 || kind > UINT16_MAX /* the AAD has 16 bits of it */ || epoch < 0 || epoch > UINT32_MAX)
         FAIL(e, ERR_DATA_LOSS, "RECORD_TAMPERED", "kind %d: a column no program of ours writes", (int)r.kind);
     memcpy(r.tenant, tenant.p, sizeof r.tenant);
     r.id = BYTES(keep(a, id), id.n);

@@ -8,9 +8,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check_ranges(const struct config *c)
 {
-#define CHECK_STR(name, min, max) INVARIANT(c->name != NULL && strlen(c->name) >= (min) && strlen(c->name) <= (max))
+#define CHECK_STR(name, min, max) INVARIANT(c->name != NULL && strlen(c->name) + 1 > (min) && strlen(c->name) <= (max))
 #define CHECK_PATH(name, min, max) INVARIANT(c->name != NULL && (c->name[0] == '\0' ? (min) == 0 : c->name[0] == '/'))
-#define CHECK_INT(name, min, max) INVARIANT(c->name >= (min) && c->name <= (max))
+#define CHECK_INT(name, min, max) INVARIANT((uint64_t)c->name - (min) <= (uint64_t)(max) - (min))
 #define CHECK_MS(name, min, max) CHECK_INT(name, (uint64_t)(min), max)
 #define CHECK_BOOL(name, min, max) (void)c->name
 #define X(type, name, def, min, max, help) CHECK_##type(name, min, max);
@@ -25,7 +25,7 @@ static const char needed[] = "state_dir = s\nrun_dir = r\nlocations = eu\ntrust_
 static void check(struct bytes text)
 {
     struct config *c = NULL, *again = NULL;
-    CLEANUP(buf_release) struct buf first, second;
+    CLEANUP(buf_release) struct buf first = {0}, second = {0};
     struct err e = {0};
     if (config_parse(text, "/base", "fuzz.conf", &c, &e).failed) {
         INVARIANT(e.code == ERR_INVALID && strncmp(e.detail, "fuzz.conf", 9) == 0 && c == NULL);
@@ -44,7 +44,7 @@ static void check(struct bytes text)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    CLEANUP(buf_release) struct buf b;
+    CLEANUP(buf_release) struct buf b = {0};
     if (size > CONFIG_MAX_BYTES / 2)
         return 0;
     check(BYTES(data, size));

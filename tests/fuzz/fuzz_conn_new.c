@@ -21,7 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct authn_conn *c = NULL;
     struct err e = {0};
-    CLEANUP(buf_release) struct buf again;
+    CLEANUP(buf_release) struct buf again = {0};
     buf_init(&again, 2 * IPC_CHAIN_MAX_BYTES);
     if (conn_parse(BYTES(data, size), &c, &e).failed) {
         INVARIANT(e.code == ERR_INVALID && c == NULL);

@@ -11,7 +11,7 @@ static struct csv_record rec, other;
 static void check_values(void)
 {
     CLEANUP(arena_release) struct arena a = {0};
-    CLEANUP(buf_release) struct buf text;
+    CLEANUP(buf_release) struct buf text = {0};
     arena_init(&a, 1 << 20);
     for (size_t i = 0; i < rec.n && i < 8; i++) {
         struct bytes value = csv_value(&rec.field[i], &a);

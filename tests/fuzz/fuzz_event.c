@@ -18,7 +18,7 @@ static void check_text(struct bytes first, struct bytes second)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct audit_event first = {0}, second = {0};
-    CLEANUP(buf_release) struct buf a, b;
+    CLEANUP(buf_release) struct buf a = {0}, b = {0};
     struct err e = {0};
     buf_init(&a, EVENT_MAX_BYTES * 2);
     buf_init(&b, EVENT_MAX_BYTES * 2);

@@ -70,7 +70,7 @@ static void check_damage(struct bytes in)
 static void check_context(struct bytes in)
 {
     struct format_pair pairs[PAIRS], reversed[PAIRS];
-    CLEANUP(buf_release) struct buf a, b;
+    CLEANUP(buf_release) struct buf a = {0}, b = {0};
     struct err e = {0};
     size_t n = 0;
     struct reader r = reader_of(in);

@@ -20,7 +20,7 @@ static void check(struct bytes in)
 {
     enum kdf_label label;
     struct bytes fields[KDFENC_FIELDS_MAX];
-    CLEANUP(buf_release) struct buf again;
+    CLEANUP(buf_release) struct buf again = {0};
     if (!kdfenc_is_hsm_input(in, &label))
         return;
     INVARIANT(label == KDF_TENANT_KEK || label == KDF_STORE_KEY || label == KDF_CHALLENGE);
@@ -34,7 +34,7 @@ static void check(struct bytes in)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct bytes fields[KDFENC_FIELDS_MAX + 1];
-    CLEANUP(buf_release) struct buf built;
+    CLEANUP(buf_release) struct buf built = {0};
     struct reader r = reader_of(BYTES(data, size));
     enum kdf_label label = (enum kdf_label)(reader_u8(&r) % KDF_LABEL_COUNT), seen;
     size_t n = 0;

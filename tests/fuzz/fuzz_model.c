@@ -48,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const enum rec_kind kinds[] = {REC_TENANT, REC_KEYRING, REC_CRYPTOKEY, REC_VERSION};
     CLEANUP(arena_release) struct arena a = {0};
-    CLEANUP(buf_release) struct buf again;
+    CLEANUP(buf_release) struct buf again = {0};
     union decoded m;
     struct err e = {0};
     if (size < 2)

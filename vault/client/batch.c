@@ -97,7 +97,7 @@ static struct result take_item(struct batch *b, size_t i, ProtobufCBinaryData ou
 {
     struct claviger_item *item = &b->items[i];
     item->out = (struct claviger_buffer){0};
-    item->code = st ? st->code : CLAVIGER_OK;
+    item->code = st ? client_known_code(st->code) : CLAVIGER_OK;
     item->reason[0] = 0;
     if (item->code == CLAVIGER_OK)
         return buffer_from(pb_bytes_of(out), &item->out, e);

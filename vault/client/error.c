@@ -91,11 +91,15 @@ static void read_details(struct claviger_error *e, struct bytes untrusted)
         read_detail(e, st->details[i], &mem);
 }
 
+int client_known_code(int untrusted)
+{
+    return untrusted >= CLAVIGER_OK && untrusted <= CLAVIGER_UNAUTHENTICATED ? untrusted : CLAVIGER_UNKNOWN;
+}
+
 struct result client_fail_status(struct claviger_error *e, int status, struct bytes untrusted_message,
                                  struct bytes untrusted_details, const char *request_id)
 {
-    bool known = status > CLAVIGER_OK && status <= CLAVIGER_UNAUTHENTICATED;
-    *e = (struct claviger_error){.code = known ? status : CLAVIGER_UNKNOWN};
+    *e = (struct claviger_error){.code = status == CLAVIGER_OK ? CLAVIGER_UNKNOWN : client_known_code(status)};
     client_copy_text(e->message, sizeof e->message, untrusted_message);
     client_copy_text(e->request_id, sizeof e->request_id, bytes_str(request_id));
     read_details(e, untrusted_details);

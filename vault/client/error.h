@@ -15,6 +15,7 @@ struct result client_fail(struct claviger_error *e, enum claviger_code code, con
 /* status: the gRPC status; details: untrusted bytes of grpc-status-details-bin or empty. */
 struct result client_fail_status(struct claviger_error *e, int status, struct bytes untrusted_message,
                                  struct bytes untrusted_details, const char *request_id);
+int client_known_code(int untrusted); /* what is no google.rpc.Code is CLAVIGER_UNKNOWN */
 /* Public boundary: copies what happened to the caller's error (may be NULL); 0 or the code. */
 int client_return(struct result r, const struct claviger_error *e, struct claviger_error *ret);
 /* Cut to the destination, always terminated; control characters become spaces: it may end on a terminal. */

@@ -22,6 +22,18 @@ static void tenant_column(const struct call *c, uint8_t out[16])
         memcpy(out, tenant_ref_info(c->priv->tenant)->id, 16);
 }
 
+RESULT idempotency_read(struct bytes body, const uint8_t request_digest[32], struct bytes *ret_answer, struct err *e)
+{
+    struct reader in = reader_of(body);
+    struct bytes digest = reader_take(&in, 32), answer = reader_v32(&in);
+    if (!reader_done(&in))
+        FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "an idempotency record is not ours");
+    if (!bytes_ct_equal(digest.p, request_digest, 32))
+        FAIL(e, ERR_INVALID, "IDEMPOTENCY_KEY_REUSED", "the key was used for another request");
+    *ret_answer = answer;
+    return ok();
+}
+
 RESULT idempotency_lookup(struct call *c, bool *ret_replayed, struct err *e)
 {
     uint8_t id[32], tenant[16];
@@ -37,13 +49,7 @@ RESULT idempotency_lookup(struct call *c, bool *ret_replayed, struct err *e)
         *e = why;
         return (struct result){1};
     }
-    struct reader in = reader_of(r.body);
-    struct bytes digest = reader_take(&in, 32), answer = reader_v32(&in);
-    if (!reader_done(&in))
-        FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "an idempotency record is not ours");
-    if (!bytes_ct_equal(digest.p, c->priv->request_digest, 32))
-        FAIL(e, ERR_INVALID, "IDEMPOTENCY_KEY_REUSED", "the key was used for another request");
-    c->priv->encoded = answer;
+    TRY(idempotency_read(r.body, c->priv->request_digest, &c->priv->encoded, e));
     *ret_replayed = true;
     return ok();
 }

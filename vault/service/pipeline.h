@@ -60,6 +60,8 @@ RESULT pipeline_submit_detached(struct service *s, const struct audit_tenant *t,
 
 /* Idempotency (mutations with a key): a stored answer is replayed; a key used for another request is refused. */
 RESULT idempotency_lookup(struct call *c, bool *ret_replayed, struct err *e);
+/* A record's body: the answer to be given again, a view into it. ERR_INVALID: the key was first used for another request. */
+RESULT idempotency_read(struct bytes body, const uint8_t request_digest[32], struct bytes *ret_answer, struct err *e);
 void idempotency_put(struct call *c, const ProtobufCMessage *resp, struct store_txn *txn);
 
 /* Streams. */

@@ -117,6 +117,32 @@ static void test_no_channel(void **state)
     assert_int_equal(pthread_join(p.thread, NULL), 0);
 }
 
+/* Said before it is asked: the first call has the number 1. */
+static void answer_with(uint16_t type, uint8_t code, enum err_code want)
+{
+    struct hsm *h = NULL;
+    int fds[2];
+    uint8_t out[4], body[] = {code, 2 /* HSM_REFUSED */, 0, 0};
+    const struct chan_msg m = {.type = type, .seq = 1, .body = BYTES(body, sizeof body)};
+    OK(chan_pair(fds, &e));
+    OK(hsm_client_new(fds[0], 20000, &h, &e));
+    OK(chan_send(fds[1], &m, &e));
+    REFUSED(want, want == ERR_UNAVAILABLE ? "HSM_UNAVAILABLE" : "HSM_REFUSED", hsm_random(h, out, sizeof out, &e));
+    hsm_free(h);
+    (void)close(fds[1]);
+}
+
+/* Each fails at once, by what was said, not by the patience of the call. */
+static void test_words_that_are_not_the_hsms(void **state)
+{
+    (void)state;
+    answer_with(WIRE_RANDOM | WIRE_REPLY, ERR_DENIED, ERR_DENIED); /* the twin: a refusal is one */
+    answer_with(WIRE_RANDOM | WIRE_REPLY, ERR_WOULD_BLOCK, ERR_UNAVAILABLE);
+    answer_with(WIRE_RANDOM | WIRE_REPLY, ERR_INTERNAL + 1, ERR_UNAVAILABLE);
+    answer_with(WIRE_DERIVE | WIRE_REPLY, ERR_DENIED, ERR_UNAVAILABLE);
+    answer_with(WIRE_RANDOM, ERR_DENIED, ERR_UNAVAILABLE);
+}
+
 /* A silent peer: each call ends in time; the answer that comes late is not the next call's. */
 static void test_silence(void **state)
 {
@@ -189,6 +215,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_gets_its_own), cmocka_unit_test(test_no_channel),  cmocka_unit_test(test_silence),
+        cmocka_unit_test(test_words_that_are_not_the_hsms),
         cmocka_unit_test(test_replacement),       cmocka_unit_test(test_bad_replies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

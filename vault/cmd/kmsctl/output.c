@@ -59,7 +59,7 @@ static json_t *time_json(const Google__Protobuf__Timestamp *t)
 static json_t *duration_json(const Google__Protobuf__Duration *d)
 {
     char text[64];
-    snprintf(text, sizeof text, d->nanos ? "%lld.%03ds" : "%llds", (long long)d->seconds, abs(d->nanos) / 1000000);
+    snprintf(text, sizeof text, d->nanos ? "%lld.%03ds" : "%llds", (long long)d->seconds, (int)(labs((long)d->nanos) / 1000000));
     return json_string(text);
 }
 
