@@ -55,7 +55,7 @@ bench-programs: $(BENCH_LOADGEN) $(BENCH_TLS) $(BENCH_ECHO)
 bench: all bench-programs
 	PYTHONDONTWRITEBYTECODE=1 $(PY) tests/bench/bench.py --build $(BUILD) $(BENCH_ARGS)
 
-# matrix: every RPC x every identity x every place, the clock's jumps, and where secrets may lie (tests/matrix/README.md)
+# matrix: every RPC x every identity x every place, and the clock's jumps (tests/matrix/README.md)
 .PHONY: matrix
 matrix: all pygen
 	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -p no:cacheprovider tests/matrix
@@ -92,3 +92,20 @@ LANES  ?= 4
 .PHONY: crash
 crash: all pygen $(CRASH_PROGRAMS)
 	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) tests/crash/crash.py --points $(POINTS) --lanes $(LANES) $(if $(SEED),--seed $(SEED))
+
+# leaks: where secrets may lie, and whether time depends on one (tests/leaks/README.md). The scanner is no part of what it looks at:
+# it is built plainly in every flavour.
+LEAKS_SCAN    := $(BUILD)/leaks/scan
+LEAKS_CTGRIND := $(BUILD)/leaks/ctgrind
+$(LEAKS_SCAN): tests/leaks/scan.c
+	@mkdir -p $(@D)
+	@$(call say,LD,$@)
+	$(Q)$(CC) -std=gnu17 -g -O2 -D_GNU_SOURCE $(WARN) -o $@ $<
+$(LEAKS_CTGRIND): $(BUILD)/obj/tests/leaks/ctgrind.o $(call lib_of,vault/client) $(PROTO_LIB) $(call libs_for,kms/crypto)
+	@mkdir -p $(@D)
+	@$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -Wl,--wrap=bytes_ct_equal -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+test-programs: $(LEAKS_SCAN) $(LEAKS_CTGRIND)
+.PHONY: leaks
+leaks: all pygen $(LEAKS_SCAN) $(LEAKS_CTGRIND)
+	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -p no:cacheprovider tests/leaks

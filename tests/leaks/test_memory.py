@@ -1,0 +1,236 @@
+"""What the memory of the four processes holds: true key bytes in locked memory of their own process only, plaintext only in core and
+only while its connection lives, and no key at all in front and monitor."""
+import contextlib
+import mmap
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from claviger.envelope.v1 import envelope_pb2 as env
+from conftest import as_root, not_sanitized
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from kit.client import connect
+from kit.instance import until
+
+import looking
+from looking import told
+from truth import Truth
+
+CLOSED_S = 2  # after its connection has closed, a plaintext is gone within
+pytestmark = [as_root, not_sanitized]
+
+
+def roles(driven, *left_out):
+    return {r: p for r, p in driven.pids.items() if r not in left_out}
+
+
+def test_keys_lie_in_locked_memory_of_core_and_nowhere_else(driven):
+    """Not what looks like a key: the keys, reckoned from the token, with what is as good as a key (truth.py)."""
+    truth = driven.truth
+    keys = {**truth.never, **truth.kept, **truth.message_keys(driven.ciphertexts)}
+    hits = looking.in_memory(roles(driven, "core").values(), keys)
+    assert not hits, told(hits)
+    hits = looking.in_memory(driven.pids["core"], keys)
+    loose = [h for h in hits if not h.locked]
+    assert not loose, told(loose)
+    in_use = {h.name for h in hits}
+    used = driven.key.rsplit("/keyRings/")[1].replace("/cryptoKeys/", "/") + "@2"
+    for name in ("store record 1, encrypt", "wrap key of acme, encrypt", "freshness key", "system audit key", "audit pair of acme, encrypt",
+                 f"L3 of {used}, encrypt, encrypt", f"L3 of {used}, wrap, encrypt"):
+        assert name in in_use, (name, in_use)  # the search finds what core works with, so it would find the others
+    commit = {f"L3 of {used}, encrypt, commit, {w} state" for w in ("inner", "outer")}
+    assert commit <= {n.removesuffix(", little endian") for n in in_use}
+
+
+def test_no_key_above_its_use_is_kept(driven):
+    """L0, the store key, L1, L2 and the tenants' audit keys are there while something is derived from them, and wiped then."""
+    truth, settled = driven.truth, None
+    keys = {**truth.never, **truth.message_keys(driven.ciphertexts)}
+
+    def gone():  # the last message's key lies in its thread's cipher context until that thread seals the next one
+        nonlocal settled
+        settled = [h for h in looking.in_memory(driven.pids.values(), keys) if not (h.name.startswith("message key") and h.locked)]
+        return not settled
+    with contextlib.suppress(AssertionError):
+        until(gone, 5)
+    assert not settled, told(settled)
+
+
+def test_the_pin_is_in_no_process(driven):
+    """hsm reads it from its file at each login, into locked memory, and wipes it."""
+    hits = looking.in_memory(roles(driven, "hsm").values(), driven.pin)
+    assert not hits, told(hits)
+    hits = looking.in_memory(driven.pids["hsm"], driven.pin)
+    assert all(h.locked for h in hits), told(hits)
+
+
+def test_the_tls_key_lies_in_locked_memory_of_front_and_nowhere_else(driven):
+    path = driven.instance.dir / "certs/server.key"
+    scalar = load_pem_private_key(path.read_bytes(), None).private_numbers().private_value
+    body = b"".join(path.read_bytes().splitlines()[1:-1])
+    key = {"big endian": scalar.to_bytes(32, "big"), "little endian": scalar.to_bytes(32, "little"), "its file": body[:64]}
+    hits = looking.in_memory(roles(driven, "front").values(), key)
+    assert not hits, told(hits)
+    hits = looking.in_memory(driven.pids["front"], key)
+    assert hits and all(h.locked for h in hits), told(hits)
+
+
+def test_monitor_and_hsm_see_no_plaintext(driven):
+    hits = looking.in_memory(driven.pids["monitor"], driven.markers.all)
+    assert not hits, told(hits)
+    hits = looking.in_memory(driven.pids["hsm"], {k: v for k, v in driven.markers.all.items() if not k.startswith("random ")})
+    assert not hits, told(hits)
+
+
+def test_locked_memory_is_what_we_say(driven):
+    """Locked, kept out of core dumps, zeros for a fork, between pages that nobody can touch; and the kernel counts it."""
+    for role, slabs in (("monitor", 0), ("front", 1), ("core", 2), ("hsm", 1)):
+        all_ = looking.regions(driven.pids[role])
+        locked = [(i, r) for i, r in enumerate(all_) if "lo" in r.flags]
+        assert len(locked) == slabs, (role, locked)
+        for i, r in locked:
+            assert "dd" in r.flags, (role, r)
+            assert ("wf" in r.flags) == (role != "front"), (role, r)  # OpenSSL's heap asks for none; front never forks
+            assert r.locked_kb > 0, (role, r)
+            for guard in (all_[i - 1], all_[i + 1]):
+                assert not guard.flags & {"rd", "wr"} and r.start in (guard.end, r.start) and guard.start in (r.end, guard.start), (role, r, guard)
+            assert all_[i - 1].end == r.start and all_[i + 1].start == r.end
+        counted = int(pathlib.Path(f"/proc/{driven.pids[role]}/status").read_text().split("VmLck:")[1].split()[0])
+        assert counted * 1024 == sum(r.end - r.start for _, r in locked), role
+
+
+def test_arguments_and_environments_hold_no_secret(driven):
+    secrets = {**driven.markers.all, **driven.pin, **driven.truth.never, **driven.truth.kept}
+    for role, pid in driven.pids.items():
+        for file in ("cmdline", "environ"):
+            data = pathlib.Path(f"/proc/{pid}/{file}").read_bytes()
+            for name, secret in secrets.items():
+                assert all(s not in data for s in looking.spellings(secret)), (role, file, name)
+    for role in ("hsm", "core", "front"):  # nothing that a library could be told by
+        assert pathlib.Path(f"/proc/{driven.pids[role]}/environ").read_bytes() == b"LANG=C.UTF-8\0LD_BIND_NOW=1\0"
+
+
+# ---- after the connection has closed ------------------------------------------------------------------------------------------
+def test_plaintext_is_gone_with_its_connection(driven):
+    """While the clients are connected gRPC holds some of it; that is the search's control."""
+    before = looking.in_memory(driven.pids["core"], driven.markers.all)
+    assert before, "nothing to be gone"
+    driven.part()
+    closed, left = time.monotonic(), None
+    while left is None or left and began < closed + CLOSED_S:
+        began = time.monotonic()
+        left = looking.in_memory((driven.pids["front"], driven.pids["core"]), driven.markers.all)
+    assert not left, told(left)
+    print(f"{len(before)} copies in core; none {began - closed:.3f} s after the clients closed")
+
+
+def test_one_connections_plaintext_goes_while_others_stay(driven):
+    with contextlib.closing(connect(driven.instance, "acme-orders")) as stays:
+        goes = connect(driven.instance, "acme-orders")
+        mine, theirs = {"gone": os.urandom(48)}, {"kept": os.urandom(48)}
+        driven.world.encrypt(driven.key, theirs["kept"], who=stays)
+        driven.world.encrypt(driven.key, mine["gone"], who=goes)
+        goes.close()
+        until(lambda: not looking.in_memory((driven.pids["front"], driven.pids["core"]), mine), CLOSED_S + 3, "gone")
+        driven.world.encrypt(driven.key, b"still served", who=stays)
+
+
+# ---- how long hsm has an L1 ------------------------------------------------------------------------------------------------------
+GDB = """set pagination off
+set confirm off
+break chan_send if m->body.n == 33
+continue
+shell {scan} -p{pid} <{needles} >{folder}/sending
+disable
+tbreak poll
+continue
+shell {scan} -p{pid} <{needles} >{folder}/sent
+detach
+"""
+
+
+def test_hsm_has_l1_while_it_answers_and_not_a_moment_longer(fresh, tmp_path):
+    """Stopped where the answer leaves, L1 is there: in its secret and in the answer itself. Stopped where hsm waits for the next
+    request, it is nowhere."""
+    from conftest import World
+    world = World(fresh.start())
+    key = world.key()
+    truth = Truth(fresh)
+    fresh.restart()  # L1 has to be derived anew
+    world, pid = World(fresh), fresh.children()["hsm"]
+    needles, script = tmp_path / "needles", tmp_path / "gdb"
+    needles.touch(mode=0o600)
+    needles.write_text("L1 " + truth.raw_never["L1 of acme"].hex() + "\n")
+    script.write_text(GDB.format(scan=looking.SCAN, pid=pid, needles=needles, folder=tmp_path))
+    with open(tmp_path / "said", "w") as said:
+        gdb = subprocess.Popen(["gdb", "-nx", "-q", "-batch", "-x", str(script), "-p", str(pid)], stdin=subprocess.DEVNULL,
+                               stdout=said, stderr=subprocess.STDOUT)
+    tracer = f"TracerPid:\t{gdb.pid}\n"
+    until(lambda: "Breakpoint 1 at" in (tmp_path / "said").read_text() or gdb.poll() is not None, 20, "gdb waits")
+    until(lambda: tracer in pathlib.Path(f"/proc/{pid}/status").read_text(), 10)
+    answer = []
+    asked = threading.Thread(target=lambda: answer.append(world.encrypt(key, b"x")))
+    asked.start()
+    try:
+        gdb.wait(30)
+    finally:
+        gdb.kill()
+        print((tmp_path / "said").read_text())
+    assert gdb.returncode == 0
+    asked.join(30)
+    assert answer, "hsm answered too late"
+    needles.unlink()
+    sending = (tmp_path / "sending").read_text().splitlines()
+    sent = (tmp_path / "sent").read_text().splitlines()
+    assert 1 < len(sending) <= 3, sending  # the payload, the answer; and the line that says how much was scanned
+    assert len(sent) == 1 and int(sent[0].split()[1]) > 1 << 20, sent
+    world.encrypt(key, b"y")  # hsm and core went on
+
+
+# ---- the control: what the search can see ---------------------------------------------------------------------------------------
+PLANT = """
+import base64, ctypes, mmap, sys, threading
+where = {name: bytes.fromhex(hexed) for name, hexed in (line.split() for line in sys.stdin.read().split("\\n") if line)}
+libc = ctypes.CDLL(None, use_errno=True)
+def mapped(n, data, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):
+    m = mmap.mmap(-1, n, flags)
+    m[n - len(data):] = data
+    return m
+keep = [bytearray(where["heap"]), where["hex"].hex(), base64.b64encode(b"xx" + where["base64"]), mapped(1 << 22, where["end"])]
+locked = mapped(4096, where["locked"])
+at = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(locked)))
+assert libc.mlock(at, 4096) == 0 and libc.madvise(at, 4096, 16) == 0
+everywhere = mapped(1 << 21, where["everywhere"] * (1 << 16))
+file = open(sys.argv[1], "r+b")
+shared = mmap.mmap(file.fileno(), 4096)
+shared[100:132] = where["shared file"]
+del where
+print("planted", flush=True)
+sys.stdin.close()
+import signal
+signal.pause()
+"""
+
+
+def test_what_is_planted_is_found(tmp_path):
+    places = ("heap", "hex", "base64", "end", "locked", "everywhere", "shared file")
+    planted = {name.replace(" ", "_"): os.urandom(32) for name in places}
+    (tmp_path / "f").write_bytes(bytes(mmap.PAGESIZE))
+    source = PLANT.replace('"shared file"', '"shared_file"')
+    with subprocess.Popen([sys.executable, "-c", source, tmp_path / "f"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        try:
+            child.stdin.write("".join(f"{n} {s.hex()}\n" for n, s in planted.items()).encode())
+            child.stdin.close()
+            assert child.stdout.readline() == b"planted\n"
+            hits = looking.in_memory(child.pid, {**planted, "absent": os.urandom(32)})
+        finally:
+            child.kill()
+    assert {h.name for h in hits} == set(planted)
+    assert any(h.locked for h in hits if h.name == "locked")
+    assert sum(h.name == "everywhere" for h in hits) >= 1 << 16  # also where the scan goes on from one piece of memory to the next
+    assert all(not h.locked for h in hits if h.name in ("end", "shared_file"))
+    assert any(h.mapped == str(tmp_path / "f") for h in hits if h.name == "shared_file")
