@@ -201,7 +201,8 @@ static RESULT perform(struct service *s, struct token *t, uint16_t op, struct by
         return again(s, t, op, body, out, e);
     if (!r.failed || !token_failed(t))
         return r;
-    log_event(LOG_WARN, "the token failed, bringing it back", LF_STR("cause", ckr_name(t->m.last_rv)));
+    log_event(LOG_WARN, "the token failed, bringing it back", LF_STR("cause", ckr_name(t->m.last_rv)),
+              LF_STR("detail", e->detail));
     s->why = *e;
     if (token_recover(t, &s->why).failed)
         FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token is not available: %.200s", s->why.detail);

@@ -2,6 +2,7 @@
 #include "kms/keyring/internal.h"
 
 #include "kms/crypto/kdf.h"
+#include "base/log.h"
 #include "base/rng.h"
 #include "kms/crypto/nonce.h"
 
@@ -253,8 +254,11 @@ static RESULT first_kcv(struct keyring *k, const struct hierarchy_tenant *h, con
     CLEANUP(secret_freep) struct secret *one = NULL, *two = NULL;
     TRY(derive_l1(k, h, salt, &one, e));
     TRY(derive_l1(k, h, salt, &two, e));
-    if (!secret_equal(one, two))
+    if (!secret_equal(one, two)) {
+        /* To the caller it is a token that is away for a moment; to who runs it, one that cannot be trusted. */
+        log_event(LOG_ERROR, "the HSM derived two different KEKs from one input: no tenant was made", LF_INT("master", h->master));
         FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the HSM derived two different KEKs from one input");
+    }
     return hierarchy_kcv(one, kcv, e);
 }
 

@@ -49,6 +49,9 @@ RESULT instance_load(const struct config *c, struct hsm *h, struct instance *ret
     TRY(read_id(c, ret->id, e));
     struct hsm_status st;
     TRY(hsm_probe(h, &st, e));
+    /* A core that died while the token is away: nothing is known of the token then, and the daemon must not end for it. */
+    if (!st.logged_in)
+        FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token is away: core cannot start before it is back");
     if (st.master_newest == 0 || st.seal_newest == 0 || st.audit_newest == 0)
         FAIL(e, ERR_STATE, "NOT_INITIALISED", "token \"%s\" lacks the %s: wrong token, or run kmsd init", st.token_label,
              st.master_newest == 0 ? "master secret" : st.seal_newest == 0 ? "seal secret" : "audit key");
