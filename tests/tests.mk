@@ -109,3 +109,5 @@ test-programs: $(LEAKS_SCAN) $(LEAKS_CTGRIND)
 .PHONY: leaks
 leaks: all pygen $(LEAKS_SCAN) $(LEAKS_CTGRIND)
 	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -p no:cacheprovider tests/leaks
+
+include tests/memory.mk

@@ -1,0 +1,7 @@
+# Memory and threads over time and when memory ends: make soak | valgrind.
+
+# soak: the daemon under mixed load, with kills and reloads; nothing may grow (tests/soak/README.md). CONTROL=1: must fail
+MINUTES ?= 30
+.PHONY: soak
+soak: all pygen
+	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) tests/soak/soak.py --minutes $(MINUTES) $(if $(CONTROL),--leak)
