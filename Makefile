@@ -90,14 +90,16 @@ $(eval $(call program,kmsctl,vault/client))
 all: $(PROGRAMS)
 
 # ---- unit tests: tests/unit/<folder>/test_<module>.c links what <folder> links -------------------------------------
+# WRAP_<folder>/test_<module> names the calls that a test answers itself (ld --wrap): faults that nothing else provokes.
 UNIT_SRC  := $(shell find tests/unit -name 'test_*.c' 2>/dev/null)
 UNIT_BIN  := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRC))
 define unit_rule # source
 $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(1)): $(patsubst %.c,$(BUILD)/obj/%.o,$(1)) $$(call libs_for,$(patsubst tests/unit/%/,%,$(dir $(1))))
 	@mkdir -p $$(@D)
 	@$(call say,LD,$$@)
-	$(Q)$(CC) $(LDFLAGS) -o $$@ $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group $(LDLIBS) -lcmocka
+	$(Q)$(CC) $(LDFLAGS) $$(addprefix -Wl$$(,)--wrap=,$$(WRAP_$(patsubst tests/unit/%.c,%,$(1)))) -o $$@ $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group $(LDLIBS) -lcmocka
 endef
+, := ,
 $(foreach s,$(UNIT_SRC),$(eval $(call unit_rule,$(s))))
 .PHONY: unit
 unit: $(UNIT_BIN)

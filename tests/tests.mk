@@ -1,5 +1,9 @@
 # make test, integration, conformance, bench ... (tests/README.md)
 
+# what unit tests answer in place of the system (Makefile)
+WRAP_kms/crypto/test_cipher := mmap
+WRAP_kms/crypto/test_nonce  := open read
+
 # conformance: docs/FORMATS.md against the code, by a decryptor that shares none of it (tests/conformance/README.md)
 MAKE_RECORDS := $(BUILD)/conformance/make_records
 BENCH_AEAD   := $(BUILD)/bench/bench_aead

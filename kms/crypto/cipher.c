@@ -88,9 +88,8 @@ static EVP_CIPHER_CTX *context_new(const EVP_CIPHER *cipher)
 {
     into_locked = true;
     EVP_CIPHER_CTX *c = EVP_CIPHER_CTX_new();
-    bool made = c != NULL && EVP_EncryptInit_ex(c, cipher, NULL, NULL, NULL) == 1;
+    INVARIANT(c != NULL && EVP_EncryptInit_ex(c, cipher, NULL, NULL, NULL) == 1);
     into_locked = false;
-    INVARIANT(made);
     return c;
 }
 
@@ -124,18 +123,13 @@ void cipher_aes256_blocks(const uint8_t key[32], const uint8_t in[32], uint8_t o
     INVARIANT(EVP_EncryptUpdate(c, out, &n, in, 32) == 1 && n == 32);
 }
 
-/* EVP counts in int; a gigabyte at a time keeps any size_t right. out NULL: additional data. */
+/* EVP counts in int. out NULL: additional data. */
 static void update(EVP_CIPHER_CTX *c, uint8_t *out, struct bytes in)
 {
-    enum { STEP = 1 << 30 };
+    int n = 0;
     INVARIANT(in.n <= CIPHER_GCM_MAX_BYTES);
-    while (in.n > 0) {
-        int step = in.n < STEP ? (int)in.n : STEP, n = 0;
-        INVARIANT(EVP_CipherUpdate(c, out, &n, in.p, step) == 1 && n == step);
-        if (out != NULL)
-            out += step;
-        in = BYTES(in.p + step, in.n - (size_t)step);
-    }
+    if (in.n > 0)
+        INVARIANT(EVP_CipherUpdate(c, out, &n, in.p, (int)in.n) == 1 && (size_t)n == in.n);
 }
 
 void cipher_gcm_seal(const uint8_t key[32], const uint8_t nonce[12], struct bytes aad, struct bytes plain, uint8_t *out)

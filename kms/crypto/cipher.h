@@ -4,7 +4,7 @@
  * Owns:    two EVP contexts a thread. OpenSSL keeps the expanded key of the *last* call in them; they are wiped when the
  *          thread ends. cipher_memory_init puts them into locked memory (lockmem.h).
  * Threads: any. Errors: gcm_open says false; OpenSSL failing otherwise (no memory, no provider) is INVARIANT.
- * Limits:  CIPHER_GCM_MAX_BYTES of plaintext (SP 800-38D section 5.2.1.1 allows 2^36 - 32).
+ * Limits:  CIPHER_GCM_MAX_BYTES of plaintext and of additional data, far more than any caller has (SP 800-38D section 5.2.1.1 allows 2^36 - 32).
  * Secrets: keys are read from where the caller holds them; no other copy than the expanded one above.
  */
 #ifndef KMS_CRYPTO_CIPHER_H
@@ -12,8 +12,7 @@
 
 #include "base/bytes.h"
 
-#define CIPHER_GCM_MAX_BYTES ((uint64_t)1 << 32)
-enum { CIPHER_TAG_BYTES = 16 };
+enum { CIPHER_TAG_BYTES = 16, CIPHER_GCM_MAX_BYTES = 1 << 30 };
 
 /* Serves the memory of OpenSSL's cipher contexts from locked slots, enough for `threads` threads at a time; past that, making
  * a context is INVARIANT. Call once in main, before anything else touches OpenSSL: it refuses afterwards (ERR_STATE), and where

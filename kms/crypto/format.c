@@ -34,7 +34,8 @@ RESULT format_header_parse(struct bytes untrusted_sealed, struct format_header *
     reader_copy(&r, h.subject, sizeof h.subject);
     bool known = bytes_equal(m, BYTES(magic, sizeof magic)) && type_known(type) && version == FORMAT_VERSION &&
                  bytes_equal(reserved, BYTES("\0\0\0", RESERVED_BYTES));
-    if (r.bad || !known)
+    INVARIANT(!r.bad); /* the length was looked at */
+    if (!known)
         FAIL(e, ERR_CIPHERTEXT, NULL, "the header is not of a known type and version");
     h.type = (enum format_type)type;
     *ret = h;

@@ -74,7 +74,7 @@ RESULT hierarchy_l2_unwrap(const struct aead_key *kek, const struct hierarchy_te
 
 static struct bytes purpose_text(enum hierarchy_purpose purpose)
 {
-    switch (purpose) {
+    switch (purpose) { /* cover-ok: a purpose that is none is a bug */
     case HIERARCHY_ENCRYPT:
         return BYTES_LIT("encrypt");
     case HIERARCHY_WRAP:

@@ -108,28 +108,15 @@ static struct bytes cut(struct bytes text, char stop, struct bytes *rest)
 
 static bool set_part(struct name *n, enum name_kind kind, struct bytes id)
 {
+    struct bytes *const places[] = {
+        [NAME_TENANT] = &n->tenant, [NAME_LOCATION] = &n->location, [NAME_KEYRING] = &n->ring, [NAME_CRYPTOKEY] = &n->key};
     if (!name_valid_id(id, kind))
         return false;
     n->kind = kind;
-    switch (kind) {
-    case NAME_TENANT:
-        n->tenant = id;
-        return true;
-    case NAME_LOCATION:
-        n->location = id;
-        return true;
-    case NAME_KEYRING:
-        n->ring = id;
-        return true;
-    case NAME_CRYPTOKEY:
-        n->key = id;
-        return true;
-    case NAME_VERSION:
+    if (kind == NAME_VERSION)
         return parse_version(id, &n->version);
-    case NAME_NONE:
-        return false;
-    }
-    return false;
+    *places[kind] = id;
+    return true;
 }
 
 static bool parse_full(struct bytes text, struct name *ret)

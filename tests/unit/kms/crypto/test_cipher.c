@@ -6,11 +6,13 @@
 #include "kms/crypto/lockmem.h"
 
 #define ERR_STATE OPENSSL_ERR_STATE
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #undef ERR_STATE
 
 #include <jansson.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -188,9 +190,69 @@ static void a_fork_makes_its_own_contexts(void **state)
     assert_int_equal(WEXITSTATUS(status), 0);
 }
 
+/* Sizes past EVP's int are no message: refused before a byte is looked at. */
+static void more_than_evp_counts_is_refused(void **state)
+{
+    (void)state;
+    uint8_t key[32] = {7}, nonce[12] = {0}, in[32] = {0}, out[32];
+    assert_false(cipher_gcm_open(key, nonce, (struct bytes){0}, BYTES(in, (size_t)CIPHER_GCM_MAX_BYTES + CIPHER_TAG_BYTES + 1), out));
+}
+
+/* OpenSSL's allocator: what it grows stays where it is, as long as a slot holds it; nothing of it moves to the heap. */
+static void what_openssl_grows_stays_locked(void **state)
+{
+    (void)state;
+    size_t used = lockmem_used();
+    uint8_t *slot = lockmem_take(16), *heap = OPENSSL_malloc(16);
+    assert_non_null(slot);
+    assert_ptr_equal(OPENSSL_realloc(slot, LOCKMEM_SLOT_BYTES), slot);
+    assert_null(OPENSSL_realloc(slot, LOCKMEM_SLOT_BYTES + 1));
+    heap = OPENSSL_realloc(heap, 4 * (size_t)LOCKMEM_SLOT_BYTES);
+    assert_non_null(heap);
+    assert_false(lockmem_owns(heap));
+    OPENSSL_free(heap);
+    OPENSSL_free(slot);
+    assert_int_equal(lockmem_used(), used);
+}
+
+/* ---- memory that cannot be had ------------------------------------------------------------------------------------------- */
+void *__real_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
+void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at);
+static unsigned refuse_mmap, refused_mmap;
+void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at)
+{
+    if (refuse_mmap) {
+        refused_mmap++;
+        return MAP_FAILED;
+    }
+    return __real_mmap(p, n, prot, flags, fd, at);
+}
+
+/* In a child, before this process has its memory: it is asked for once. */
+static int without_memory(void)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        struct err e = {0};
+        refuse_mmap = 1;
+        bool failed = cipher_memory_init(8, &e).failed && cipher_memory_init(8, &e).failed;
+        _exit(failed && refused_mmap == 1 && e.code == ERR_EXHAUSTED && strcmp(e.reason, "SECRET_MEMORY") == 0 ? 0 : 1);
+    }
+    int status = -1;
+    return child > 0 && waitpid(child, &status, 0) == child ? status : -1;
+}
+
+static int outcome_without_memory;
+static void without_locked_memory_is_an_error(void **state)
+{
+    (void)state;
+    assert_int_equal(outcome_without_memory, 0);
+}
+
 int main(void)
 {
     struct err e;
+    outcome_without_memory = without_memory();
     if (cipher_memory_init(8, &e).failed)
         return 1;
     const struct CMUnitTest tests[] = {
@@ -198,6 +260,9 @@ int main(void)
         cmocka_unit_test(wycheproof_aes_gcm),
         cmocka_unit_test(contexts_live_in_locked_slots),
         cmocka_unit_test(a_fork_makes_its_own_contexts),
+        cmocka_unit_test(more_than_evp_counts_is_refused),
+        cmocka_unit_test(what_openssl_grows_stays_locked),
+        cmocka_unit_test(without_locked_memory_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

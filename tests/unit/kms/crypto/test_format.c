@@ -93,6 +93,10 @@ static void context_limits(void **state)
     assert_int_equal(code_of(format_context_aad(&one, 1, &out, &e), &e), ERR_INVALID);
     one.value.n = SIZE_MAX; /* no sum overflows */
     assert_int_equal(code_of(format_context_aad(&one, 1, &out, &e), &e), ERR_INVALID);
+    one = (struct format_pair){BYTES(big, SIZE_MAX), {0}};
+    assert_int_equal(code_of(format_context_aad(&one, 1, &out, &e), &e), ERR_INVALID);
+    one.key.n = FORMAT_CONTEXT_MAX_BYTES;
+    assert_int_equal(code_of(format_context_aad(&one, 1, &out, &e), &e), ERR_INVALID);
 }
 
 /* No context and no plain AAD are the same bytes, whatever a client puts into them. */

@@ -206,6 +206,35 @@ static void every_changed_byte_of_an_envelope_is_refused(void **state)
     aead_key_free(k);
 }
 
+/* No slot is left when one is needed: an error each time, and nothing is kept. */
+static void a_full_slab_is_an_error(void **state)
+{
+    (void)state;
+    struct hierarchy_tenant t = tenant_of();
+    struct hierarchy_ctx c = ctx_of();
+    struct secret *l1 = secret_filled(1), *l2 = secret_filled(2), *back = NULL, *all[256];
+    struct aead_key *kek = kek_of(1);
+    uint8_t wrapped[HIERARCHY_L2_WRAPPED_BYTES], kcv[HIERARCHY_KCV_BYTES];
+    struct err e;
+    size_t n = 0;
+    hierarchy_l2_wrap(kek, &t, &c, l2, wrapped);
+    while (n < 256 && !secret_new(32, &all[n], &e).failed)
+        n++;
+    size_t used = secret_stats().used;
+    assert_int_equal(code_of(hierarchy_l2_unwrap(kek, &t, &c, BYTES(wrapped, sizeof wrapped), &back, &e), &e), ERR_EXHAUSTED);
+    assert_null(back);
+    assert_int_equal(code_of(hierarchy_kcv(l1, kcv, &e), &e), ERR_EXHAUSTED);
+    assert_int_equal(secret_stats().used, used);
+    while (n > 0)
+        secret_free(all[--n]);
+    assert_int_equal(code_of(hierarchy_l2_unwrap(kek, &t, &c, BYTES(wrapped, sizeof wrapped), &back, &e), &e), ERR_NONE);
+    assert_int_equal(code_of(hierarchy_kcv(l1, kcv, &e), &e), ERR_NONE);
+    secret_free(back);
+    secret_free(l1);
+    secret_free(l2);
+    aead_key_free(kek);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -214,6 +243,7 @@ int main(void)
         cmocka_unit_test(l2_unwraps_only_as_what_it_is),
         cmocka_unit_test(an_envelope_opens_only_under_its_own_key),
         cmocka_unit_test(every_changed_byte_of_an_envelope_is_refused),
+        cmocka_unit_test(a_full_slab_is_an_error),
     };
     return cmocka_run_group_tests(tests, slab_setup, slab_teardown);
 }

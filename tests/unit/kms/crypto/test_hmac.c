@@ -93,10 +93,23 @@ static void sha256_values(void **state)
     assert_string_equal(hex, empty);
 }
 
+/* Published value of HMAC-SHA-256 with an empty key over an empty message (padded with zeros, it is a key like others). */
+static void empty_key(void **state)
+{
+    (void)state;
+    uint8_t states[HMAC_STATES_BYTES], got[32];
+    char hex[65];
+    hmac_states_init((struct bytes){0}, states);
+    hmac_states_mac(states, NULL, 0, got);
+    hex_encode(got, 32, hex);
+    assert_string_equal(hex, "b613679a0814d9ec772f95d778c35fc5ff1697c493715653c6c712144292c5ad");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rfc_4231),
+        cmocka_unit_test(empty_key),
         cmocka_unit_test(wycheproof),
         cmocka_unit_test(sha256_values),
     };

@@ -240,9 +240,61 @@ static void bits_are_even(void **state)
     assert_in_range(ones, bits / 2 - 2200, bits / 2 + 2200);
 }
 
+/* ---- a boot id that cannot be read: random bytes of the process stand in for it ------------------------------------------ */
+int __real_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...);
+ssize_t __real_read(int fd, void *p, size_t n);
+ssize_t __wrap_read(int fd, void *p, size_t n);
+static bool no_open, short_read;
+static unsigned faults;
+int __wrap_open(const char *path, int flags, ...)
+{
+    faults += no_open;
+    return no_open ? -1 : __real_open(path, flags);
+}
+ssize_t __wrap_read(int fd, void *p, size_t n)
+{
+    faults += short_read;
+    return short_read ? 7 : __real_read(fd, p, n);
+}
+
+/* One nonce of a child for which that went wrong, made before this process has made one: it is read once. */
+static bool nonce_without_boot_id(bool open_fails, uint8_t out[NONCE])
+{
+    int ends[2];
+    if (pipe(ends) != 0)
+        return false;
+    pid_t child = fork();
+    if (child == 0) {
+        uint8_t made[NONCE];
+        no_open = open_fails;
+        short_read = !open_fails;
+        nonce_fill(made, sizeof made);
+        short_read = false;
+        _exit(faults == 1 && write(ends[1], made, sizeof made) == sizeof made ? 0 : 1);
+    }
+    int status = -1;
+    bool good = child > 0 && __real_read(ends[0], out, NONCE) == NONCE && waitpid(child, &status, 0) == child && status == 0;
+    close(ends[0]);
+    close(ends[1]);
+    return good;
+}
+
+static uint8_t without[4][NONCE];
+static bool made_without = true;
+static void without_a_boot_id_nonces_are_still_apart(void **state)
+{
+    (void)state;
+    assert_true(made_without);
+    assert_int_equal(repeats(without, 4), 0);
+}
+
 int main(void)
 {
+    for (size_t i = 0; i < 4; i++)
+        made_without = made_without && nonce_without_boot_id(i % 2, without[i]);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(without_a_boot_id_nonces_are_still_apart),
         cmocka_unit_test(repeats_are_found),
         cmocka_unit_test(threads_do_not_share),
         cmocka_unit_test(a_state_goes_with_its_thread),

@@ -202,6 +202,24 @@ static void parents_and_equality(void **state)
                             &other, &e)
                      .failed);
     assert_false(name_equal(&up, &other)); /* rings and keys keep their case */
+    up = name_truncate(&n, NAME_VERSION);
+    assert_true(name_equal(&up, &n));
+    static const char *const unlike[] = {"projects/acm2/locations/eu/keyRings/pii/cryptoKeys/email/cryptoKeyVersions/3",
+                                         "projects/acme/locations/us/keyRings/pii/cryptoKeys/email/cryptoKeyVersions/3",
+                                         "projects/acme/locations/eu/keyRings/pi2/cryptoKeys/email/cryptoKeyVersions/3",
+                                         "projects/acme/locations/eu/keyRings/pii/cryptoKeys/emai2/cryptoKeyVersions/3",
+                                         "projects/acme/locations/eu/keyRings/pii/cryptoKeys/email/cryptoKeyVersions/33"};
+    for (size_t i = 0; i < sizeof unlike / sizeof unlike[0]; i++) { /* each segment counts */
+        assert_false(name_parse(bytes_str(unlike[i]), NAME_VERSION, "name", &other, &e).failed);
+        assert_false(name_equal(&n, &other));
+        assert_false(name_equal(&other, &n));
+    }
+    other = (struct name){.kind = NAME_NONE};
+    assert_int_equal(name_format_short(&other, out), 0);
+    assert_string_equal(out, "");
+    other.kind = NAME_TENANT; /* what no parser gives: a name of nothing is still text */
+    assert_int_equal(name_format(&other, out), 9);
+    assert_string_equal(out, "projects/");
 }
 
 static void ids_by_kind(void **state)
@@ -218,6 +236,7 @@ static void ids_by_kind(void **state)
     assert_true(name_valid_id(BYTES_LIT("1"), NAME_VERSION));
     assert_false(name_valid_id(BYTES_LIT("0"), NAME_VERSION));
     assert_false(name_valid_id(BYTES_LIT("acme"), NAME_NONE));
+    assert_false(name_valid_id(BYTES_LIT("acme"), (enum name_kind)99));
 
     assert_true(name_valid_principal(BYTES_LIT("acme-orders")));
     assert_true(name_valid_principal(BYTES_LIT("a")));
@@ -229,6 +248,13 @@ static void ids_by_kind(void **state)
     assert_false(name_valid_principal(BYTES_LIT("-acme")));
     assert_false(name_valid_principal(BYTES_LIT("acme.")));
     assert_false(name_valid_principal(BYTES_LIT("ac\0me")));
+    for (const char *c = "._-"; *c; c++) { /* inside, and nowhere else */
+        uint8_t in[] = {'a', (uint8_t)*c, 'b'};
+        assert_true(name_valid_principal(BYTES(in, 3)));
+        assert_false(name_valid_principal(BYTES(in, 2)));
+        assert_false(name_valid_principal(BYTES(in + 1, 2)));
+        assert_false(name_valid_principal(BYTES(in + 1, 1)));
+    }
     assert_false(name_valid_principal(BYTES_LIT("ac me")));
 }
 
