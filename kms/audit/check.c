@@ -28,6 +28,8 @@ static void check_event(struct journal_checking *c, uint64_t index, const uint8_
         report(c, index, "the leaf is not a commitment to this event");
     else if (event_decode(BYTES(plain.p + NONCE_BYTES, plain.n - NONCE_BYTES), &ev, &why).failed)
         report(c, index, "the event cannot be read");
+    else if (c->event)
+        c->event(c->user, &ev);
 }
 
 static RESULT check_record(struct journal_checking *c, const struct frame *f, struct err *e)
@@ -44,7 +46,7 @@ static RESULT check_record(struct journal_checking *c, const struct frame *f, st
         return (struct result){1};
     }
     if (!key) {
-        report(c, f->index, why.code == ERR_NOT_FOUND ? "of a tenant that is not in the store" : why.detail);
+        report(c, f->index, why.code == ERR_NOT_FOUND ? JOURNAL_CHECK_NO_TENANT : why.detail);
         return ok();
     }
     size_t n = f->payload.n - JOURNAL_LEAF_BYTES - AEAD_OVERHEAD;

@@ -101,8 +101,11 @@ bool journal_wait(struct journal *j, uint64_t index, int timeout_ms);
 /* `kmsd fsck`: every file, read only: headers, CRCs, order, leaf hashes, and that each body opens. key: of the tenant with this
  * tag, good until the next call; NULL with *e. What was being written when the power went is told as torn_bytes, not as a
  * finding: the next open cuts it. */
+#define JOURNAL_CHECK_NO_TENANT "of a tenant that is not in the store"
+struct audit_event;
 struct journal_checking {
     void (*report)(void *user, const char *text);
+    void (*event)(void *user, const struct audit_event *ev); /* each that opens, in order; NULL accepted */
     const struct aead_key *(*key)(void *user, const uint8_t tag[32], struct err *e);
     void *user;
     uint64_t files, records, next_index, outbox_seq, torn_bytes; /* out */

@@ -196,6 +196,12 @@ static void resolve(struct authn *a, struct authn_conn *c)
     registry_unref(r);
 }
 
+static bool in_time(const struct authn *a, const struct principal *p)
+{
+    int64_t now_ns = clock_wall_ns(a->clock);
+    return !p->recovery || (now_ns >= p->from_unix_ns && now_ns < p->until_unix_ns && clock_boot_ns(a->clock) < p->until_boot_ns);
+}
+
 /* Caller holds c->lock. NULL: c's certificate speaks for an active principal now; otherwise the cause. */
 static const char *refusal(struct authn *a, struct authn_conn *c, int64_t now_s)
 {
@@ -211,7 +217,9 @@ static const char *refusal(struct authn *a, struct authn_conn *c, int64_t now_s)
         resolve(a, c);
     if (!c->principal)
         return "no principal is registered under the certificate's name";
-    return c->principal->state == PRINCIPAL_ACTIVE ? NULL : "the principal is disabled";
+    if (c->principal->state != PRINCIPAL_ACTIVE)
+        return "the principal is disabled";
+    return in_time(a, c->principal) ? NULL : "the recovery administrator's time has ended, or the clock was set back";
 }
 
 static RESULT refuse(const struct authn_conn *c, const char *cause, struct err *e)

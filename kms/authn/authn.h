@@ -23,6 +23,10 @@ struct principal { /* read-only, counted */
     char tenant[NAME_SEGMENT_MAX + 1];  /* "" : platform principal (operators) */
     enum principal_state state;
     uint64_t revision;
+    /* Made by `kmsd recover-admin`, for a time: it counts while the wall clock is in [from, until) and the boot clock before
+     * until_boot, so that neither clock set back prolongs it. 0 there: it ended with the boot that made it. */
+    bool recovery;
+    int64_t from_unix_ns, until_unix_ns, until_boot_ns;
 };
 struct authn_conn; /* counted */
 /* The one verified value that policy ever sees. Views live as long as the identity is held. */

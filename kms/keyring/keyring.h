@@ -138,6 +138,10 @@ RESULT keyring_version_put(struct keyring *k, const struct name *n, const struct
                            enum version_state from, struct store_txn *txn, struct err *e);
 /* Adds to txn: the version must still have this revision when it commits (a check before making it primary). */
 RESULT keyring_version_check(struct keyring *k, const struct name *n, uint64_t revision, struct store_txn *txn, struct err *e);
+/* `kmsd accept-rollback`: r as an event that came after it left it: state and body (in `body`) of r become that of a version in
+ * state `to`, which is not ENABLED; a destruction's time counts from now_ns again. *ret_changed false: it is so already. */
+RESULT keyring_version_as_revoked(struct record *r, enum version_state to, int64_t now_ns, struct buf *body, bool *ret_changed,
+                                  struct err *e);
 /* After the commit, before the answer: forgets cached material of this key (all its versions). */
 void keyring_changed(struct keyring *k, const struct name *key_or_version_or_tenant);
 

@@ -34,7 +34,7 @@ static RESULT prepare(struct accepting *p, struct err *e)
 {
     struct db *d = &p->d;
     TRY(db_prepare(d, "SELECT kind, tenant, id, revision, name, state, time, count, epoch, body FROM record", &p->rows, e));
-    TRY(db_prepare(d, "UPDATE record SET epoch = ?4, body = ?5 WHERE kind = ?1 AND tenant = ?2 AND id = ?3", &p->put, e));
+    TRY(db_prepare(d, "UPDATE record SET epoch = ?4, body = ?5, revision = ?6, state = ?7 WHERE kind = ?1 AND tenant = ?2 AND id = ?3", &p->put, e));
     TRY(db_prepare(d, "SELECT seq, tenant, epoch, body FROM outbox WHERE seq > ?1 ORDER BY seq", &p->events, e));
     return db_prepare(d, "INSERT OR REPLACE INTO outbox (seq, tenant, epoch, body) VALUES (?1, ?2, ?3, ?4)", &p->put_event, e);
 }
@@ -62,12 +62,19 @@ static RESULT reseal_row(struct accepting *p, struct err *e)
         report(p, p->rows);
         return ok();
     }
+    bool changed = false;
+    if (p->a->amend)
+        TRY(p->a->amend(p->a->user, &r, &changed, e));
+    r.revision += changed;
+    p->a->amended_rows += changed;
     TRY(seal_record(&p->next, &r, &p->sealed, e));
     sqlite3_bind_int(p->put, 1, (int)r.kind);
     db_bind_bytes(p->put, 2, BYTES(r.tenant, sizeof r.tenant));
     db_bind_bytes(p->put, 3, r.id);
     sqlite3_bind_int64(p->put, 4, p->next.epoch);
     db_bind_bytes(p->put, 5, buf_bytes(&p->sealed));
+    sqlite3_bind_int64(p->put, 6, (sqlite3_int64)r.revision);
+    sqlite3_bind_int64(p->put, 7, r.state);
     p->a->rows++;
     return db_run(&p->d, p->put, e);
 }
@@ -163,7 +170,7 @@ static RESULT first_epoch(struct accepting *p, struct err *e)
         *e = why;
         return (struct result){1};
     }
-    why = (struct err){0};
+    why = (struct err){.code = ERR_NOT_FOUND};
     if (p->s->anchor && anchor_read(p->s, &root, &f, &why).failed && why.code != ERR_NOT_FOUND && why.code != ERR_STATE &&
         why.code != ERR_DATA_LOSS) {
         *e = why;
@@ -171,6 +178,11 @@ static RESULT first_epoch(struct accepting *p, struct err *e)
     }
     p->a->old_epoch = root.epoch;
     p->a->floor_epoch = f.epoch;
+    p->a->floor_journal = f.journal_next;
+    p->a->floor_outbox = f.outbox_last;
+    p->a->floor_found = f.epoch > 0 && memcmp(f.incarnation, p->s->seal.incarnation, sizeof f.incarnation) == 0;
+    if (p->a->floor_known)
+        p->a->floor_known(p->a->user);
     p->s->fresh.root = (struct root){.epoch = root.epoch > f.epoch ? root.epoch : f.epoch,
                                      .anchor_place = p->s->anchor ? p->a->place : 0};
     return ok();

@@ -158,6 +158,8 @@ struct store {
     struct stage *stage; /* writer thread */
     struct anchor *anchor; /* NULL: none */
     bool check_only;
+    char trouble[STORE_TROUBLE_MAX]; /* under mu */
+    atomic_bool troubled;
     _Atomic uint64_t outbox_last;
     atomic_bool wal_dirty;
 };

@@ -17,6 +17,11 @@ static const struct migration {
 };
 enum { MIGRATIONS = sizeof(migrations) / sizeof(*migrations) };
 
+uint32_t store_schema(void)
+{
+    return (uint32_t)schema_newest();
+}
+
 int schema_newest(void)
 {
     return MIGRATIONS;

@@ -113,9 +113,14 @@ struct store_acceptance {
     uint64_t journal_outbox_seq, journal_next_index; /* as the journal stands */
     struct bytes event, note;                        /* note: body of the REC_META record */
     void (*unreadable)(void *user, enum rec_kind kind, const char *id); /* a row that does not open: it stays as it is */
+    /* Each row before it is sealed again: may change its state and body (valid until the next call): then *ret_changed. */
+    RESULT (*amend)(void *user, struct record *r, bool *ret_changed, struct err *e);
+    void (*floor_known)(void *user);                 /* old_epoch and floor are filled; event and note may still be changed */
     void *user;
-    uint64_t rows, unreadable_rows;                  /* out */
+    uint64_t rows, unreadable_rows, amended_rows;    /* out */
     uint64_t old_epoch, floor_epoch, new_epoch;      /* out; 0: was not readable */
+    uint64_t floor_journal, floor_outbox;            /* out */
+    bool floor_found;                                /* out: there is one, it opens, and it is of this store's incarnation */
     uint8_t place;                                   /* private */
 };
 RESULT store_accept(const struct store_options *o, struct store_acceptance *a, struct err *e);
@@ -143,6 +148,13 @@ void store_id_text(struct bytes id, char *out, size_t n);
 /* How many rows of (kind, tenant) have an id that starts with prefix: a figure for people, it trusts the plain columns. */
 RESULT store_count(struct store *s, enum rec_kind kind, const uint8_t tenant[16], struct bytes prefix, uint64_t *ret,
                    struct err *e);
+
+/* The writer's last group could not be written (STORE_FULL, STORE_IO): true, and why. It is over with the next group that can be;
+ * store_retry makes one, when there is trouble: call it now and then. Blocks as a commit does. */
+enum { STORE_TROUBLE_MAX = 256 };
+bool store_trouble(struct store *s, char why[STORE_TROUBLE_MAX]);
+void store_retry(struct store *s);
+uint32_t store_schema(void); /* number of the newest migration: of every open store */
 
 struct store_txn; /* buffered; nothing happens before commit */
 struct store_txn *store_txn_new(struct store *s);

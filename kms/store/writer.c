@@ -212,11 +212,49 @@ static void run_hooks(struct store *s, struct store_txn *group, bool new_event, 
     pthread_mutex_unlock(&s->hooks_mu);
 }
 
+/* For health: whether the disk takes what is written. A refusal is no trouble, and what wrote nothing is no proof of the contrary. */
+static void note_trouble(struct store *s, const struct store_txn *group, bool failed, const struct err *e)
+{
+    bool disk = failed && e->code == ERR_UNAVAILABLE, wrote = false;
+    for (const struct store_txn *t = group; !failed && t; t = t->next)
+        wrote |= !t->failed && !t->is_trim;
+    if (disk == atomic_load(&s->troubled) || (!disk && !wrote))
+        return;
+    log_event(disk ? LOG_ERROR : LOG_INFO, "store state changed", LF_STR("state", disk ? "cannot be written" : "written again"), LF_ERR(e));
+    pthread_mutex_lock(&s->mu);
+    if (disk)
+        err_operator(e, s->trouble, sizeof s->trouble);
+    atomic_store(&s->troubled, disk);
+    pthread_mutex_unlock(&s->mu);
+}
+
+bool store_trouble(struct store *s, char why[STORE_TROUBLE_MAX])
+{
+    pthread_mutex_lock(&s->mu);
+    bool troubled = atomic_load(&s->troubled);
+    memcpy(why, s->trouble, STORE_TROUBLE_MAX);
+    pthread_mutex_unlock(&s->mu);
+    return troubled;
+}
+
+/* A transaction of nothing still writes the root: it fails as any other would. */
+void store_retry(struct store *s)
+{
+    if (!atomic_load(&s->troubled))
+        return;
+    CLEANUP(store_txn_freep) struct store_txn *t = store_txn_new(s);
+    struct err e = {0};
+    if (store_txn_commit(t, NULL, &e).failed)
+        log_event(LOG_DEBUG, "the store still cannot be written", LF_ERR(&e));
+}
+
 static void commit_group(struct store *s, struct store_txn *group)
 {
     struct err e = {0};
     uint64_t seq = 0;
-    if (apply_group(s, group, &seq, &e).failed) {
+    bool failed = apply_group(s, group, &seq, &e).failed;
+    note_trouble(s, group, failed, &e);
+    if (failed) {
         if (!sqlite3_get_autocommit(s->writer.h))
             sqlite3_exec(s->writer.h, "ROLLBACK", NULL, NULL, NULL);
         for (struct store_txn *t = group; t; t = t->next) {

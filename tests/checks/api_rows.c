@@ -2,6 +2,7 @@
  * builds and runs it; tests/checks/test_docs.py compares. */
 #include "kms/policy/set.h"
 #include "vault/front/policer.h"
+#include "vault/service/condition.h"
 #include "vault/service/decode.h"
 #include "vault/service/fields.h"
 #include "vault/service/listing.h"
@@ -101,6 +102,15 @@ static void print_limits(void)
         printf("| %s | %lld |\n", limits[i].what, limits[i].value);
 }
 
+static void print_conditions(void)
+{
+    printf("\n");
+    for (int i = 0; i < CONDITION_COUNT; i++) {
+        const struct condition_row *r = condition_row((enum condition)i);
+        printf("| `%s` | %s | %s | %s | %s |\n", r->name, r->serves ? "degraded" : "not serving", r->wrong, r->callers, r->todo);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const char *what = argc == 2 ? argv[1] : "";
@@ -111,6 +121,8 @@ int main(int argc, char **argv)
         print_codes();
     else if (strcmp(what, "limits") == 0)
         print_limits();
+    else if (strcmp(what, "conditions") == 0)
+        print_conditions();
     else
         return 2;
     return 0;

@@ -8,9 +8,12 @@ import sqlite3
 import pytest
 
 from claviger.identity.v1 import identity_pb2
+from claviger.policy.v1 import policy_pb2
 from claviger.system.v1 import system_pb2
 from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg
 
+from kit import certs
+from kit.client import connect
 from kit.wire import Code, refused
 
 PRINCIPAL, VERSION = 7, 5
@@ -51,10 +54,14 @@ def refuses_to_start(instance, *words):
     return said
 
 
-def disable(admin, name):
-    request = identity_pb2.UpdatePrincipalRequest(principal=identity_pb2.Principal(name=f"principals/{name}", state=DISABLED))
+def disable(admin, name, state=DISABLED):
+    request = identity_pb2.UpdatePrincipalRequest(principal=identity_pb2.Principal(name=f"principals/{name}", state=state))
     request.update_mask.paths.append("state")
     return admin.identity.UpdatePrincipal(request)
+
+
+def enable(admin, name):
+    return disable(admin, name, identity_pb2.Principal.ACTIVE)
 
 
 def status(admin):
@@ -136,13 +143,24 @@ def test_whole_store_put_back(new_world):
     assert w.instance.run("accept-rollback")[0] == 2  # not without a reason
     refuses_to_start(w.instance, "STORE_ROLLED_BACK")
     code, said = w.instance.run("accept-rollback", "--reason", "disk lost, ticket 4711")
-    assert code == 0 and "accepted the store" in said, said
+    assert code == 0 and "accepted the store" in said and "2 kept revoked" in said, said
+    assert "stays as it was last: principals/acme-orders DISABLED" in said, said
+    assert f"stays as it was last: {key}/cryptoKeyVersions/1 DISABLED" in said, said
+    assert w.instance.run("fsck")[0] == 0
     w = start_again(w)
     st = status(w.admin)
-    assert st.health == "degraded" and any("ticket 4711" in r for r in st.reasons), st
+    assert st.health == "degraded" and any(r.startswith("ROLLBACK_UNREVIEWED") and "ticket 4711" in r for r in st.reasons), st
     w.audit.one(events, action="system.rollback.accept", after="disk lost, ticket 4711")
-    w.decrypt(key, ciphertext)  # accepted means accepted: the reviewer must disable it again
+    with refused(Code.UNAUTHENTICATED):  # accepted, and still revoked: the journal knew
+        w.decrypt(key, ciphertext)
+    enable(w.admin, "acme-orders")  # only somebody's word brings it back
+    with refused(Code.FAILED_PRECONDITION, "KEY_VERSION_DISABLED"):
+        w.decrypt(key, ciphertext)
+    w.set_state(f"{key}/cryptoKeyVersions/1", res.CryptoKeyVersion.ENABLED)
+    assert w.decrypt(key, ciphertext) == b"jane@example.com"
     w.instance.stop()
+    code, said = w.instance.run("accept-rollback", "--reason", "once more")
+    assert code == 0 and " 0 kept revoked" in said, said  # the last word counts
     put_back(w.instance, new)  # the future that was given up
     refuses_to_start(w.instance, "STORE_ROLLED_BACK")
 
@@ -162,24 +180,141 @@ def test_review_ends_the_warning(new_world):
     w = start_again(w)
     assert not any("drill" in r for r in status(w.admin).reasons)
     w.audit.one(0, action="system.rollback.review")
+    w.instance.stop()
+    assert w.instance.run("accept-rollback", "--reason", "second drill")[0] == 0
+    w = start_again(w)
+    review = system_pb2.ReviewRequest(what=system_pb2.ReviewRequest.ROLLBACK, reason="looked into on line")
+    with refused(Code.PERMISSION_DENIED):
+        w.orders.system.Review(review)
+    w.admin.system.Review(review)  # without a stop
+    assert status(w.admin).health == "healthy"
+    with refused(Code.NOT_FOUND, "NO_ROLLBACK"):
+        w.admin.system.Review(review)
+    w.audit.one(0, action="system.review", before="second drill", after="looked into on line")
 
 
+def closed(world):
+    """Nobody is let in; the refusal tells an operator, and nobody else, why and what to do."""
+    ring = world.location + "/keyRings/r"
+    for call in (lambda: world.keyadmin.kms.GetKeyRing(msg.GetKeyRingRequest(name=ring)),
+                 lambda: world.admin.identity.ListPrincipals(identity_pb2.ListPrincipalsRequest())):
+        with refused(Code.UNAVAILABLE, "ROLLBACK_UNREVIEWED"):
+            call()
+    with refused(Code.UNAVAILABLE, "ROLLBACK_UNREVIEWED") as r:
+        status(world.admin)
+    assert "ROLLBACK_CLOSED" in r.error.details() and "kmsd recover-admin" in r.error.details()
+
+
+def rescued(instance, name="rescue"):
+    """A recovery administrator of the stopped instance."""
+    san = f"spiffe://dev.claviger/{name}"
+    code, said = instance.run("recover-admin", "--admin", name, "--admin-san", san, "--reason", "after a rollback")
+    assert code == 0, said
+    certs.issue(instance.dir / "certs", name, certs.load(instance.dir / "certs", "ca"), uris=[san])
+    return name
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="recover-admin is for root")
+
+
+@needs_root
 def test_journal_put_back(new_world):
+    """Without the newest journal nobody can say what was revoked: nothing is served until somebody has looked."""
     w = new_world
+    key = w.key()
+    ciphertext = w.encrypt(key)
     w.instance.stop()
     journal = w.instance.state / "journal"
     shutil.copytree(journal, w.instance.dir / "oldjournal")
+    old = keep(w.instance, "old")
     w = start_again(w)
-    for _ in range(3):
-        w.key()
+    disable(w.admin, "acme-orders")
     w.instance.stop()
     shutil.rmtree(journal)
     shutil.copytree(w.instance.dir / "oldjournal", journal)
     refuses_to_start(w.instance, "STORE_ROLLED_BACK", "journal")
-    code, said = w.instance.run("accept-rollback", "--reason", "journal lost")
-    assert code == 0, said
+    put_back(w.instance, old)  # and the store too: the token's anchor knows better
+    refuses_to_start(w.instance, "STORE_ROLLED_BACK")
+    code, said = w.instance.run("accept-rollback", "--reason", "both lost")
+    assert code == 0 and "Closed to all" in said and "the journal is older than the anchor too" in said, said
+    name = rescued(w.instance)
+    w = start_again(w)
+    closed(w)
+    with refused(Code.UNAVAILABLE, "ROLLBACK_UNREVIEWED"):  # acme-orders is valid again, and is not let in
+        w.decrypt(key, ciphertext)
+    rescue = connect(w.instance, name)
+    assert [r.split(":")[0] for r in status(rescue).reasons] == ["ROLLBACK_CLOSED", "RECOVERY_UNREVIEWED"]
+    assert status(rescue).health == "not serving"
+    disable(rescue, "acme-orders")
+    rescue.system.Review(system_pb2.ReviewRequest(what=system_pb2.ReviewRequest.ROLLBACK, reason="disabled it again"))
+    with refused(Code.UNAUTHENTICATED):
+        w.decrypt(key, ciphertext)
+    w.key()
+    assert [r.split(":")[0] for r in status(w.admin).reasons] == ["RECOVERY_UNREVIEWED"]
+
+
+@needs_root
+def test_an_older_policy_closes(new_world):
+    """What a policy took away is in no event: an older one is not believed until somebody has looked."""
+    w = new_world
+    w.instance.stop()
+    old = keep(w.instance, "old")
+    w = start_again(w)
+    now = w.admin.policy.GetPolicy(policy_pb2.GetPolicyRequest())
+    docs = [dict(name=d.name, yaml=d.yaml.replace(b"principals: [acme-orders]", b"principals: [acme-nobody]")) for d in now.documents]
+    w.admin.policy.ApplyPolicy(policy_pb2.ApplyPolicyRequest(documents=docs, expected_version=now.version))
+    w.instance.stop()
+    put_back(w.instance, old)
+    code, said = w.instance.run("accept-rollback", "--reason", "disk lost")
+    assert code == 0 and "the policy is older than the last one that was applied" in said, said
+    w = start_again(w)
+    closed(w)
+    w.instance.stop()
+    name = rescued(w.instance)
+    w = start_again(w)
+    rescue = connect(w.instance, name)
+    rescue.policy.ApplyPolicy(policy_pb2.ApplyPolicyRequest(documents=docs, expected_version=now.version))
+    rescue.system.Review(system_pb2.ReviewRequest(what=system_pb2.ReviewRequest.ROLLBACK, reason="applied again"))
+    with refused(Code.PERMISSION_DENIED):
+        w.encrypt(w.key())
+
+
+@needs_root
+def test_a_recovery_does_not_come_back_with_an_older_store(new_world):
+    """The copy was made while a recovery administrator was in time: accepted, it is ended."""
+    w = new_world
+    w.instance.stop()
+    name = rescued(w.instance)
+    w = start_again(w)
+    assert status(connect(w.instance, name)).health == "degraded"
+    w.instance.stop()
+    old = keep(w.instance, "old")
+    assert w.instance.run("review-recovery", "--reason", "looked into")[0] == 0
+    put_back(w.instance, old)
+    refuses_to_start(w.instance, "STORE_ROLLED_BACK")
+    code, said = w.instance.run("accept-rollback", "--reason", "drill")
+    assert code == 0 and f"principals/{name} DISABLED" in said, said
+    w = start_again(w)
+    with refused(Code.UNAUTHENTICATED):
+        status(connect(w.instance, name))
+
+
+def test_journal_cut(new_world):
+    """Whole records gone from the journal's end, so that what is left is well formed: the anchor had counted them."""
+    w = new_world
+    w.instance.stop()
+    kept = w.instance.dir / "shorter"
+    shutil.copytree(w.instance.state / "journal", kept)
     w = start_again(w)
     w.key()
+    w.instance.stop()
+    shutil.rmtree(w.instance.state / "journal")
+    shutil.copytree(kept, w.instance.state / "journal")
+    said = refuses_to_start(w.instance, "STORE_ROLLED_BACK")
+    assert re.search(r"the journal has \d+ records, the anchor saw \d+", said), said
+    segment = sorted((w.instance.state / "journal").glob("journal-*.log"))[-1]
+    segment.write_bytes(segment.read_bytes()[:4096])  # and cut in two
+    refuses_to_start(w.instance, "JOURNAL_DAMAGED")
 
 
 def test_same_device_is_a_named_weakness(new_world):

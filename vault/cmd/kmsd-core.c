@@ -6,6 +6,7 @@
 #include "kms/crypto/nonce.h"
 #include "vault/rpc/rpc.h"
 #include "vault/service/offline.h"
+#include "vault/service/recovery.h"
 #include "vault/service/service.h"
 
 #include <errno.h>
@@ -25,6 +26,7 @@ struct core {
     int front_fd; /* came before the server was there: -1 when none */
     struct buf ca, crl;
     char anchor_weakness[FLOOR_TEXT_MAX];
+    uint8_t boot_id[BOOT_ID_BYTES];
     char socket_path[4096];
     uint8_t packet[CHILD_BUF_BYTES];
 };
@@ -80,6 +82,7 @@ static RESULT prepare(struct core *c, struct err *e)
     umask(077);
     TRY(make_folder(journal, e));
     floor_weakness(cf, c->anchor_weakness);
+    recovery_boot_id(c->boot_id);
     char anchor[4096];
     floor_folder(cf, anchor);
     const struct confine_path paths[] = {
@@ -129,7 +132,9 @@ static RESULT read_trust_fds(struct core *c, const struct chan_msg *m, struct er
 static void reload_trust(struct core *c, const struct chan_msg *m)
 {
     struct err e = {0};
-    if (read_trust_fds(c, m, &e).failed || authn_reload_trust(c->service->authn, buf_bytes(&c->ca), buf_bytes(&c->crl), &e).failed)
+    bool failed = read_trust_fds(c, m, &e).failed || authn_reload_trust(c->service->authn, buf_bytes(&c->ca), buf_bytes(&c->crl), &e).failed;
+    atomic_store(&c->service->trust_old, failed);
+    if (failed)
         log_event(LOG_ERROR, "client CAs were not reloaded: the old ones stay in force", LF_ERR(&e));
     else
         log_event(LOG_INFO, "client CAs reloaded");
@@ -184,6 +189,7 @@ static void service_options_of(struct core *c, struct service_options *o)
 {
     *o = (struct service_options){.config = c->child.config, .clock = &clock_system, .hsm = c->hsm, .ca_pem = buf_bytes(&c->ca),
                                   .crl_pem = buf_bytes(&c->crl), .anchor_weakness = c->anchor_weakness};
+    memcpy(o->boot_id, c->boot_id, sizeof o->boot_id);
 }
 
 /* ---- serving --------------------------------------------------------------------------------------------------------------- */
@@ -247,7 +253,7 @@ static RESULT init(struct core *c, struct err *e)
     return child_ready(&c->child, buf_cstr(&text), e);
 }
 
-/* ---- kmsd fsck, accept-rollback, review-rollback ---------------------------------------------------------------------------- */
+/* ---- kmsd fsck, accept-rollback, recover-admin and the reviews ---------------------------------------------------------------------------- */
 static void print_line(void *user, const char *text)
 {
     (void)user;
@@ -260,8 +266,10 @@ static RESULT offline(struct core *c, struct err *e)
     struct chan_msg m;
     TRY(child_expect(&c->child, IPC_OFFLINE, 0, FIRST_CHANNEL_MS, c->packet, sizeof c->packet, &m, e));
     struct reader in = reader_of(m.body);
-    enum offline_task task = (enum offline_task)reader_u8(&in);
-    struct bytes reason = reader_v16(&in);
+    struct offline_request q = {.task = (enum offline_task)reader_u8(&in), .reason = reader_v16(&in)};
+    q.name = reader_v16(&in);
+    q.san = reader_v16(&in);
+    q.seconds = reader_u32(&in);
     if (!reader_done(&in))
         FAIL(e, ERR_INVALID, NULL, "the offline message is not well formed");
     CLEANUP(buf_release) struct buf text;
@@ -269,7 +277,7 @@ static RESULT offline(struct core *c, struct err *e)
     struct service_options so;
     service_options_of(c, &so);
     const struct offline_out out = {.line = print_line};
-    TRY(service_offline(&so, task, reason, &out, &text, e));
+    TRY(service_offline(&so, &q, &out, &text, e));
     return child_ready(&c->child, buf_cstr(&text), e);
 }
 

@@ -23,7 +23,7 @@
 struct arguments {
     const char *config_file, *admin, *admin_san, *policy_dir, *token_backup;
     const char *verb; /* NULL: run */
-    const char *reason;
+    const char *reason, *time, *pin_file;
     bool help, version, manual, dump;
 };
 
@@ -34,12 +34,14 @@ static const struct option {
 } options[] = {
 #define OFFSET(f) offsetof(struct arguments, f)
     {"--config", "FILE", OFFSET(config_file), "the configuration (kmsd --manual lists its keys)"},
-    {"--admin", "NAME", OFFSET(admin), "init: name of the first administrator"},
-    {"--admin-san", "SAN", OFFSET(admin_san), "init: URI or DNS name in that administrator's certificate"},
+    {"--admin", "NAME", OFFSET(admin), "init, recover-admin: name of the administrator"},
+    {"--admin-san", "SAN", OFFSET(admin_san), "init, recover-admin: URI or DNS name in that administrator's certificate"},
     {"--policy-dir", "DIR", OFFSET(policy_dir), "init: policy documents (*.yaml); default " CLAVIGER_SHARE "/policies"},
     {"--token-backup", "HOW", OFFSET(token_backup),
      "init: " INIT_VENDOR_CLONE " = you clone the token by its vendor's tool; for a token that is no files"},
-    {"--reason", "TEXT", OFFSET(reason), "accept-rollback, review-rollback: why; it goes on the record"},
+    {"--reason", "TEXT", OFFSET(reason), "accept-rollback, recover-admin and the reviews: why; it goes on the record"},
+    {"--for", "TIME", OFFSET(time), "recover-admin: how long, e.g. 30m; default 1h, at most 24h"},
+    {"--pin-file", "FILE", OFFSET(pin_file), "the offline commands: the PIN, when hsm_pin_file is not there now (a systemd credential)"},
     {"--dump-config", NULL, OFFSET(dump), "print the configuration as it is understood, with all defaults"},
     {"--manual", NULL, OFFSET(manual), "print the table of configuration keys (Markdown)"},
     {"--version", NULL, OFFSET(version), "print the version"},
@@ -48,18 +50,22 @@ static const struct option {
 };
 
 typedef int verb_fn(const struct arguments *a, const struct config *c);
-static verb_fn verb_run, verb_check, verb_init, verb_accept, verb_review, verb_fsck;
+static verb_fn verb_run, verb_check, verb_init, verb_accept, verb_review, verb_fsck, verb_recover, verb_review_recovery;
 static const struct verb {
     const char *name;
     verb_fn *fn;
     const char *help;
+    bool offline;
 } verbs[] = {
-    {"run", verb_run, "serve in the foreground (the default); SIGHUP reloads certificates, SIGTERM drains and stops"},
-    {"check", verb_check, "examine configuration, files and permissions; change nothing"},
-    {"init", verb_init, "once: create keys on the token, a verified backup of it, the store, policy version 1 and the first administrator"},
-    {"fsck", verb_fsck, "offline: examine store, journal and keys; change nothing; exit code 1 when something is found"},
-    {"accept-rollback", verb_accept, "offline: go on with an older or damaged store, knowingly and on the record"},
-    {"review-rollback", verb_review, "offline: say that an accepted rollback was looked into"},
+    {"run", verb_run, "serve in the foreground (the default); SIGHUP reloads certificates, SIGTERM drains and stops", false},
+    {"check", verb_check, "examine configuration, files and permissions; change nothing", false},
+    {"init", verb_init, "once: create keys on the token, a verified backup of it, the store, policy version 1 and the first administrator", false},
+    {"fsck", verb_fsck, "offline: examine store, journal and keys; change nothing; exit code 1 when something is found", true},
+    {"accept-rollback", verb_accept, "offline: go on with an older or damaged store, knowingly and on the record", true},
+    {"review-rollback", verb_review, "offline: say that an accepted rollback was looked into (kmsctl review does it on line)", true},
+    {"recover-admin", verb_recover,
+     "offline, as root: one administrator for a time, without the use of keys, when no other can get in", true},
+    {"review-recovery", verb_review_recovery, "offline: say that a recovery was looked into; its administrator is disabled", true},
 };
 
 /* A wrong file or setting is the configuration's fault; what happened at run time is not. */
@@ -187,6 +193,8 @@ static int verb_run(const struct arguments *a, const struct config *c)
 {
     if (a->admin != NULL || a->admin_san != NULL || a->policy_dir != NULL || a->token_backup != NULL)
         return usage("--admin, --admin-san, --policy-dir and --token-backup belong to", "init");
+    if (a->reason != NULL || a->time != NULL)
+        return usage("--reason and --for belong to", "the offline commands");
     return run_monitor(c, BYTES(NULL, 0), false);
 }
 
@@ -209,37 +217,76 @@ static int verb_init(const struct arguments *a, const struct config *c)
 }
 
 /* As vault/service/offline.h numbers them. */
-enum task { TASK_ACCEPT = 1, TASK_REVIEW = 2, TASK_FSCK = 3 };
+enum task { TASK_ACCEPT = 1, TASK_REVIEW = 2, TASK_FSCK = 3, TASK_RECOVER = 4, TASK_REVIEW_RECOVERY = 5 };
+enum { RECOVERY_DEFAULT_S = 3600, RECOVERY_MAX_S = 24 * 3600 };
 
-static int run_offline(const struct arguments *a, const struct config *c, enum task task)
+static int check_offline(const struct arguments *a, enum task task)
 {
-    CLEANUP(buf_release) struct buf message;
-
-    buf_init(&message, CHAN_MAX_BYTES);
     if (task == TASK_FSCK && a->reason != NULL)
-        return usage("--reason belongs to", "accept-rollback and review-rollback");
+        return usage("--reason belongs to", "accept-rollback, recover-admin and the reviews");
     if (task != TASK_FSCK && a->reason == NULL)
         return usage("a reason is needed:", "--reason TEXT");
     if (a->reason != NULL && (strlen(a->reason) > INIT_NAME_MAX || !text_is_clean_utf8(bytes_str(a->reason))))
         return usage("--reason must be at most 255 characters", "without control characters");
+    if (task != TASK_RECOVER && (a->admin != NULL || a->admin_san != NULL || a->time != NULL))
+        return usage("--admin, --admin-san and --for belong to", "init and recover-admin");
+    return CLI_OK;
+}
+
+static int run_offline(const struct arguments *a, const struct config *c, enum task task, uint32_t seconds)
+{
+    CLEANUP(buf_release) struct buf message;
+    int wrong = check_offline(a, task);
+
+    buf_init(&message, CHAN_MAX_BYTES);
+    if (wrong != CLI_OK)
+        return wrong;
     buf_put_u8(&message, (uint8_t)task);
     buf_put_v16(&message, bytes_str(a->reason));
+    buf_put_v16(&message, bytes_str(a->admin));
+    buf_put_v16(&message, bytes_str(a->admin_san));
+    buf_put_u32(&message, seconds);
     return run_monitor(c, buf_bytes(&message), true);
 }
 
 static int verb_accept(const struct arguments *a, const struct config *c)
 {
-    return run_offline(a, c, TASK_ACCEPT);
+    return run_offline(a, c, TASK_ACCEPT, 0);
 }
 
 static int verb_review(const struct arguments *a, const struct config *c)
 {
-    return run_offline(a, c, TASK_REVIEW);
+    return run_offline(a, c, TASK_REVIEW, 0);
+}
+
+static int verb_review_recovery(const struct arguments *a, const struct config *c)
+{
+    return run_offline(a, c, TASK_REVIEW_RECOVERY, 0);
 }
 
 static int verb_fsck(const struct arguments *a, const struct config *c)
 {
-    return run_offline(a, c, TASK_FSCK);
+    return run_offline(a, c, TASK_FSCK, 0);
+}
+
+/* The files would let kmsd's own user do it too: that it takes root is what makes it an act of whoever runs the machine. */
+static int verb_recover(const struct arguments *a, const struct config *c)
+{
+    uint64_t ms = (uint64_t)RECOVERY_DEFAULT_S * 1000;
+    struct err e = {0};
+
+    if (a->admin == NULL || a->admin_san == NULL)
+        return usage("recover-admin needs --admin NAME, --admin-san SAN and --reason TEXT, e.g. --admin rescue --admin-san",
+                     "spiffe://example.org/rescue");
+    if (strlen(a->admin) > INIT_NAME_MAX || strlen(a->admin_san) > INIT_NAME_MAX)
+        return usage("--admin and --admin-san must be at most 255 characters", "");
+    if (a->time != NULL && (!text_parse_duration_ms(bytes_str(a->time), &ms) || ms < 1000 || ms > (uint64_t)RECOVERY_MAX_S * 1000))
+        return usage("--for must be a duration from 1s to 24h, not", a->time);
+    if (geteuid() != 0) {
+        (void)err_set(&e, ERR_DENIED, "RECOVERY_ROOT", __FILE__, __LINE__, "recover-admin is for root alone");
+        return report(&e);
+    }
+    return run_offline(a, c, TASK_RECOVER, (uint32_t)(ms / 1000));
 }
 
 static bool check_one(const char *what, struct result r, const struct err *e)
@@ -287,6 +334,22 @@ static int verb_check(const struct arguments *a, const struct config *c)
     return good ? CLI_OK : CLI_CONFIG;
 }
 
+/* In place of the configuration's: made absolute, as paths there are relative to its folder. */
+static bool take_pin_file(struct config *c, const char *path)
+{
+    char *whole = realpath(path, NULL);
+    bool fits = whole == NULL ? strlen(path) <= 4000 : strlen(whole) <= 4000;
+
+    if (!fits) {
+        free(whole);
+        return false;
+    }
+    free(c->hsm_pin_file);
+    c->hsm_pin_file = whole != NULL ? whole : strdup(path); /* what is not there is said when it is opened */
+    INVARIANT(c->hsm_pin_file != NULL);
+    return true;
+}
+
 int cli_run(int argc, char **argv)
 {
     CLEANUP(config_freep) struct config *c = NULL;
@@ -316,6 +379,8 @@ int cli_run(int argc, char **argv)
         (void)report(&e);
         return CLI_CONFIG;
     }
+    if (a.pin_file != NULL && (!verb->offline || !take_pin_file(c, a.pin_file)))
+        return usage("--pin-file must be a path of at most 4,000 bytes, and belongs to", "the offline commands");
     if (log_level_from_text(bytes_str(c->log_level), &level))
         log_init("monitor", level);
     config_dump(c, &dump);

@@ -9,13 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BODY_FORMAT = 1, LOAD_PAGE = 512 };
+enum { BODY_FORMAT = 1, BODY_RECOVERY = 2, LOAD_PAGE = 512 };
 
 struct admin {
     struct store *store;
     struct authn *authn;
     const struct clock *clock;
     const char *trust_domain;
+    uint8_t boot_id[16];
     pthread_mutex_t lock;   /* guards policy */
     pthread_mutex_t reload; /* one at a time: a slower, older load never wins */
     struct policy_set *policy;
@@ -170,14 +171,21 @@ struct policy_set *admin_policy(struct admin *a)
 }
 
 /* ---- principals --------------------------------------------------------------------------------------------------
- * id: name; body: u8 1, i64 created, u8 state, v16 san, v16 tenant. A REC_SAN record claims its SAN. */
+ * id: name; body: u8 1, i64 created, u8 state, v16 san, v16 tenant. A REC_SAN record claims its SAN. A recovery administrator's
+ * begins with u8 2 and ends in i64 from, i64 until, i64 until by the boot clock, boot id[16]. */
 static void principal_body(const struct admin_principal *p, struct buf *out)
 {
-    buf_put_u8(out, BODY_FORMAT);
+    buf_put_u8(out, p->p.recovery ? BODY_RECOVERY : BODY_FORMAT);
     buf_put_u64(out, (uint64_t)p->created_ns);
     buf_put_u8(out, (uint8_t)p->p.state);
     buf_put_v16(out, bytes_str(p->p.san));
     buf_put_v16(out, bytes_str(p->p.tenant));
+    if (!p->p.recovery)
+        return;
+    buf_put_u64(out, (uint64_t)p->p.from_unix_ns);
+    buf_put_u64(out, (uint64_t)p->p.until_unix_ns);
+    buf_put_u64(out, (uint64_t)p->p.until_boot_ns);
+    buf_put(out, p->boot_id, sizeof p->boot_id);
 }
 
 static bool take_text(struct bytes in, char *out, size_t cap)
@@ -193,24 +201,42 @@ static RESULT principal_parse(const struct record *r, struct admin_principal *re
 {
     struct reader in = reader_of(r->body);
     struct admin_principal p = {0};
-    if (reader_u8(&in) != BODY_FORMAT)
+    uint8_t format = reader_u8(&in);
+    if (format != BODY_FORMAT && format != BODY_RECOVERY)
         return malformed(e);
     p.created_ns = (int64_t)reader_u64(&in);
     p.p.state = (enum principal_state)reader_u8(&in);
     bool fits = take_text(reader_v16(&in), p.p.san, sizeof p.p.san) && take_text(reader_v16(&in), p.p.tenant, sizeof p.p.tenant) &&
                 take_text(r->id, p.p.name, sizeof p.p.name);
     p.p.revision = r->revision;
+    p.p.recovery = format == BODY_RECOVERY;
+    if (p.p.recovery) {
+        p.p.from_unix_ns = (int64_t)reader_u64(&in);
+        p.p.until_unix_ns = (int64_t)reader_u64(&in);
+        p.p.until_boot_ns = (int64_t)reader_u64(&in);
+        reader_copy(&in, p.boot_id, sizeof p.boot_id);
+    }
     if (!fits || !reader_done(&in) || (p.p.state != PRINCIPAL_ACTIVE && p.p.state != PRINCIPAL_DISABLED))
         return malformed(e);
     *ret = p;
     return ok();
 }
 
+/* Time that another boot has counted is over: how long that machine was off nobody knows. */
+static void end_of_boot(const struct admin *a, struct admin_principal *p)
+{
+    static const uint8_t unknown[sizeof a->boot_id];
+    if (p->p.recovery && (memcmp(a->boot_id, unknown, sizeof unknown) == 0 || memcmp(a->boot_id, p->boot_id, sizeof unknown) != 0))
+        p->p.until_boot_ns = 0;
+}
+
 RESULT admin_principal_get(struct admin *a, struct bytes name, struct arena *ar, struct admin_principal *ret, struct err *e)
 {
     struct record r;
     TRY(store_get(a->store, REC_PRINCIPAL, no_tenant, name, ar, &r, e));
-    return principal_parse(&r, ret, e);
+    TRY(principal_parse(&r, ret, e));
+    end_of_boot(a, ret);
+    return ok();
 }
 
 RESULT admin_principal_list(struct admin *a, struct bytes after, size_t limit, struct arena *ar, struct admin_principal **ret,
@@ -222,8 +248,10 @@ RESULT admin_principal_list(struct admin *a, struct bytes after, size_t limit, s
     *ret = arena_zalloc(ar, (*ret_n + 1) * sizeof **ret);
     if (*ret == NULL)
         FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "the list does not fit the call's memory");
-    for (size_t i = 0; i < *ret_n; i++)
+    for (size_t i = 0; i < *ret_n; i++) {
         TRY(principal_parse(&rows[i], &(*ret)[i], e));
+        end_of_boot(a, &(*ret)[i]);
+    }
     return ok();
 }
 
@@ -255,6 +283,41 @@ RESULT admin_principal_put(struct admin *a, const struct admin_principal *p, uin
 void admin_principal_first(const struct admin_principal *p, struct store_txn *txn)
 {
     put_principal(txn, p, STORE_ABSENT);
+}
+
+RESULT admin_principal_as_disabled(struct record *r, bool revoked, struct buf *body, bool *ret_changed, struct err *e)
+{
+    struct admin_principal p;
+    TRY(principal_parse(r, &p, e));
+    *ret_changed = p.p.state == PRINCIPAL_ACTIVE && (revoked || p.p.recovery);
+    if (!*ret_changed)
+        return ok();
+    p.p.state = PRINCIPAL_DISABLED;
+    principal_body(&p, body);
+    r->state = PRINCIPAL_DISABLED;
+    r->body = buf_bytes(body);
+    return ok();
+}
+
+RESULT admin_principal_end(struct store *s, struct bytes name, struct store_txn *txn, struct err *e)
+{
+    CLEANUP(arena_release) struct arena ar;
+    struct record r;
+    struct admin_principal p;
+    struct err why = {0};
+    arena_init(&ar, 65536);
+    if (store_get(s, REC_PRINCIPAL, no_tenant, name, &ar, &r, &why).failed) {
+        if (why.code == ERR_NOT_FOUND)
+            return ok();
+        *e = why;
+        return (struct result){1};
+    }
+    TRY(principal_parse(&r, &p, e));
+    if (p.p.state == PRINCIPAL_DISABLED)
+        return ok();
+    p.p.state = PRINCIPAL_DISABLED;
+    put_principal(txn, &p, r.revision);
+    return ok();
 }
 
 static RESULT collect_principals(struct admin *a, struct principal **ret, size_t *ret_n, struct err *e)
@@ -321,6 +384,7 @@ RESULT admin_open(const struct admin_options *o, struct admin **ret, struct err 
     struct admin *a = calloc(1, sizeof *a);
     INVARIANT(a != NULL);
     *a = (struct admin){.store = o->store, .authn = o->authn, .clock = o->clock, .trust_domain = o->trust_domain};
+    memcpy(a->boot_id, o->boot_id, sizeof a->boot_id);
     pthread_mutex_init(&a->lock, NULL);
     pthread_mutex_init(&a->reload, NULL);
     if (admin_policy_reload(a, e).failed || admin_principals_reload(a, e).failed) {

@@ -22,6 +22,7 @@ struct admin_options {
     struct authn *authn;
     const struct clock *clock;
     const char *trust_domain;
+    uint8_t boot_id[16]; /* of this boot; zeros: unknown (recovery.h) */
 };
 RESULT admin_open(const struct admin_options *o, struct admin **ret, struct err *e);
 void admin_free(struct admin *a);
@@ -54,6 +55,7 @@ void admin_policy_first(const struct policy_doc *docs, size_t n, struct bytes cr
 struct admin_principal {
     struct principal p;
     int64_t created_ns;
+    uint8_t boot_id[16]; /* of a recovery administrator: the boot that p.until_boot_ns counts in */
 };
 RESULT admin_principal_get(struct admin *a, struct bytes name, struct arena *ar, struct admin_principal *ret, struct err *e);
 RESULT admin_principal_list(struct admin *a, struct bytes after, size_t limit, struct arena *ar, struct admin_principal **ret,
@@ -63,6 +65,11 @@ RESULT admin_principal_list(struct admin *a, struct bytes after, size_t limit, s
 RESULT admin_principal_put(struct admin *a, const struct admin_principal *p, uint64_t expected, struct store_txn *txn,
                            struct err *e);
 RESULT admin_principals_reload(struct admin *a, struct err *e);
-void admin_principal_first(const struct admin_principal *p, struct store_txn *txn); /* kmsd init */
+void admin_principal_first(const struct admin_principal *p, struct store_txn *txn); /* kmsd init, recover-admin */
+/* `kmsd accept-rollback`: state and body (in `body`) of r become those of a disabled principal, when `revoked` says so or it is a
+ * recovery administrator. *ret_changed false: nothing of that, or it is so already. */
+RESULT admin_principal_as_disabled(struct record *r, bool revoked, struct buf *body, bool *ret_changed, struct err *e);
+/* Adds to txn: disabled. A principal that is not there, or is it already, is no error. */
+RESULT admin_principal_end(struct store *s, struct bytes name, struct store_txn *txn, struct err *e);
 
 #endif

@@ -152,6 +152,8 @@ static struct bytes source_of(const struct call *c, char out[SOURCE_MAX])
 
 static void log_failure(const struct call *c)
 {
+    if (c->err.code == ERR_DATA_LOSS)
+        atomic_fetch_add(&c->svc->damaged, 1);
     enum log_level level = c->err.code == ERR_INTERNAL || c->err.code == ERR_DATA_LOSS ? LOG_ERROR : LOG_DEBUG;
     log_event(level, "call failed", LF_STR("method", c->row->path), LF_STR("request_id", c->request_id), LF_ERR(&c->err));
 }

@@ -27,6 +27,7 @@ static void view(struct call *c, const struct admin_principal *p, Principal *r)
     r->san = call_text(c, p->p.san);
     r->state = p->p.state == PRINCIPAL_ACTIVE ? STATE(ACTIVE) : STATE(DISABLED);
     r->create_time = field_time(c, p->created_ns);
+    r->expire_time = field_time(c, p->p.until_unix_ns);
 }
 
 static struct bytes event_text(struct call *c, const struct admin_principal *p)
@@ -148,6 +149,8 @@ static struct result list(struct call *c, const ProtobufCMessage *req, ProtobufC
     if (q->tenant.len > 0)
         TRY(name_parse(pb_bytes(q->tenant), NAME_TENANT, "tenant", &tenant, e));
     struct listing l;
+        TRY(keyring_tenant_get(c->svc->keyring, tenant.tenant, true, &there, e));
+    }
     TRY(listing_parse(c, q->page_size, q->page_token, none, none, pb_bytes(q->tenant), 0, &l, e));
     TRY(fill(c, &l, tenant.tenant, r, e));
     *resp = &r->base;
@@ -171,6 +174,8 @@ static struct result update(struct call *c, const ProtobufCMessage *req, Protobu
     if (bytes_equal(id, bytes_str(c->id.principal->name)) && q->principal->state == STATE(DISABLED))
         FAIL(e, ERR_STATE, "OWN_PRINCIPAL", "%s would lock itself out", p.p.name);
     c->ev.before = event_text(c, &p);
+    if (p.p.recovery && q->principal->state == STATE(ACTIVE))
+        FAIL(e, ERR_STATE, "RECOVERY_ENDS", "%s is a recovery administrator: it can be ended, and not let in again", p.p.name);
     p.p.state = q->principal->state == STATE(ACTIVE) ? PRINCIPAL_ACTIVE : PRINCIPAL_DISABLED;
     TRY(commit_principal(c, &p, p.p.revision, r, e));
     *resp = &r->base;

@@ -1,59 +1,16 @@
 #include "vault/service/offline.h"
 
 #include "base/log.h"
+#include "base/text.h"
 #include "kms/audit/event.h"
 #include "vault/service/floor.h"
+#include "vault/service/recovery.h"
+#include "vault/service/revoked.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { NOTE_FORMAT = 1 };
 static const uint8_t no_tenant[STORE_TENANT_BYTES];
-
-/* ---- REC_META "rollback": u8 1, u8 reviewed, i64 time, v16 reason ---- */
-static void note_put(const struct rollback_note *n, struct buf *out)
-{
-    buf_put_u8(out, NOTE_FORMAT);
-    buf_put_u8(out, n->reviewed);
-    buf_put_u64(out, (uint64_t)n->time_unix_ns);
-    buf_put_v16(out, bytes_str(n->reason));
-}
-
-static RESULT note_parse(struct bytes body, struct rollback_note *ret, struct err *e)
-{
-    struct reader in = reader_of(body);
-    struct rollback_note n = {0};
-    uint8_t format = reader_u8(&in);
-    n.reviewed = reader_u8(&in) != 0;
-    n.time_unix_ns = (int64_t)reader_u64(&in);
-    struct bytes reason = reader_v16(&in);
-    if (format != NOTE_FORMAT || !reader_done(&in) || reason.n > OFFLINE_REASON_MAX)
-        FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "the note of the accepted rollback is not ours");
-    memcpy(n.reason, reason.p, reason.n);
-    *ret = n;
-    return ok();
-}
-
-static RESULT note_read(struct store *s, struct arena *a, struct rollback_note *ret, uint64_t *ret_revision, struct err *e)
-{
-    struct record r;
-    TRY(store_get(s, REC_META, no_tenant, bytes_str(STORE_ROLLBACK_ID), a, &r, e));
-    *ret_revision = r.revision;
-    return note_parse(r.body, ret, e);
-}
-
-RESULT rollback_note_get(struct store *s, struct rollback_note *ret, bool *ret_found, struct err *e)
-{
-    CLEANUP(arena_release) struct arena a;
-    struct err why = {0};
-    uint64_t revision;
-    arena_init(&a, 65536);
-    *ret_found = !note_read(s, &a, ret, &revision, &why).failed;
-    if (*ret_found || why.code == ERR_NOT_FOUND)
-        return ok();
-    *e = why;
-    return (struct result){1};
-}
 
 static void event_of(const char *action, int64_t now_ns, const char *reason, const char *what, struct buf *out)
 {
@@ -63,12 +20,68 @@ static void event_of(const char *action, int64_t now_ns, const char *reason, con
 }
 
 /* ---- accept-rollback ---- */
+struct accepting {
+    const struct service_options *o;
+    const struct offline_out *out;
+    struct store_acceptance a;
+    struct review_note note;
+    struct revoked *revoked;
+    struct revoked_facts facts;
+    struct buf event, body;
+    const char *closed; /* why nobody can say what was revoked, or NULL */
+};
+
+static void release(struct accepting *p)
+{
+    revoked_free(p->revoked);
+    buf_release(&p->event);
+    buf_release(&p->body);
+}
+
 static void name_unreadable(void *user, enum rec_kind kind, const char *id)
 {
-    const struct offline_out *out = user;
+    const struct offline_out *out = ((struct accepting *)user)->out;
     char text[256];
     snprintf(text, sizeof text, "does not open, and stays refused: %s \"%s\"", store_kind_name(kind), id);
     out->line(out->user, text);
+}
+
+static struct result amend(void *user, struct record *r, bool *ret_changed, struct err *e)
+{
+    struct accepting *p = user;
+    CLEANUP(buf_release) struct buf text;
+    buf_init(&text, STORE_NAME_MAX + 128);
+    TRY(revoked_amend(p->revoked, r, p->note.made_unix_ns, ret_changed, &text, e));
+    if (*ret_changed)
+        p->out->line(p->out->user, buf_cstr(&text));
+    return ok();
+}
+
+/* The journal is a witness of everything only when it is itself the newest there ever was. */
+static const char *doubt(const struct accepting *p)
+{
+    if (!p->a.floor_found)
+        return "there is no anchor of this store to compare with";
+    if (p->facts.journal_next < p->a.floor_journal || p->facts.journal_seq < p->a.floor_outbox)
+        return "the journal is older than the anchor too";
+    if (p->facts.unread > 0)
+        return "the journal has records that cannot be read";
+    if (p->facts.store_policy < p->facts.policy_version)
+        return "the policy is older than the last one that was applied";
+    return NULL;
+}
+
+/* The store asks no more: event and note can be written. */
+static void floor_known(void *user)
+{
+    struct accepting *p = user;
+    p->closed = doubt(p);
+    p->note.closed = p->closed != NULL;
+    event_of("system.rollback.accept", p->note.made_unix_ns, p->closed != NULL ? "ROLLBACK_CLOSED" : "ROLLBACK_ACCEPTED", p->note.reason,
+             &p->event);
+    review_note_put(&p->note, &p->body);
+    p->a.event = buf_bytes(&p->event);
+    p->a.note = buf_bytes(&p->body);
 }
 
 /* The journal is opened as the daemon would, so that its end is known and a torn tail is gone. */
@@ -87,63 +100,84 @@ static RESULT journal_end(const struct service_options *o, const struct instance
     return ok();
 }
 
-static RESULT accept(const struct service_options *o, const struct instance *in, const struct rollback_note *note,
+static void say_accepted(const struct accepting *p, struct buf *out)
+{
+    const struct store_acceptance *a = &p->a;
+    log_event(LOG_WARN, "an older store was accepted", LF_STR("reason", p->note.reason), LF_INT("store_epoch", a->old_epoch),
+              LF_INT("floor_epoch", a->floor_epoch), LF_INT("new_epoch", a->new_epoch), LF_INT("unreadable", a->unreadable_rows),
+              LF_INT("kept_revoked", a->amended_rows), LF_STR("closed", p->closed != NULL ? p->closed : ""));
+    buf_putf(out, "accepted the store of epoch %llu (the anchor saw %llu): a new incarnation, %llu rows sealed again, %llu kept revoked as "
+             "the journal says, %llu do not open. ",
+             (unsigned long long)a->old_epoch, (unsigned long long)a->floor_epoch, (unsigned long long)a->rows,
+             (unsigned long long)a->amended_rows, (unsigned long long)a->unreadable_rows);
+    if (p->closed != NULL)
+        buf_putf(out, "Closed to all but a recovery administrator (kmsd recover-admin) until kmsctl review rollback or kmsd review-rollback:"
+                 " %s, so what was revoked since may be valid here", p->closed);
+    else
+        buf_put_str(out, "It is on the record, and in the health until kmsctl review rollback or kmsd review-rollback");
+}
+
+static RESULT accept(const struct service_options *o, const struct instance *in, const struct review_note *note,
                      const struct offline_out *out, struct buf *ret_text, struct err *e)
 {
-    CLEANUP(buf_release) struct buf event;
-    CLEANUP(buf_release) struct buf body;
+    CLEANUP(release) struct accepting p = {.o = o, .out = out, .note = *note};
     struct floor floor;
-    struct store_acceptance a = {.unreadable = name_unreadable, .user = (void *)(uintptr_t)out};
     struct store_options so = instance_store_options(in, o->config, o->clock);
+    p.a = (struct store_acceptance){.unreadable = name_unreadable, .amend = amend, .floor_known = floor_known, .user = &p};
     floor_init(&floor, o->config, o->hsm);
     so.anchor = &floor.io;
-    buf_init(&event, EVENT_MAX_BYTES);
-    buf_init(&body, OFFLINE_REASON_MAX + 64);
-    event_of("system.rollback.accept", note->time_unix_ns, "ROLLBACK_ACCEPTED", note->reason, &event);
-    note_put(note, &body);
-    a.event = buf_bytes(&event);
-    a.note = buf_bytes(&body);
-    TRY(journal_end(o, in, &a, e));
-    TRY(store_accept(&so, &a, e));
-    log_event(LOG_WARN, "an older store was accepted", LF_STR("reason", note->reason), LF_INT("store_epoch", a.old_epoch),
-              LF_INT("floor_epoch", a.floor_epoch), LF_INT("new_epoch", a.new_epoch), LF_INT("unreadable", a.unreadable_rows));
-    buf_putf(ret_text, "accepted the store of epoch %llu (the anchor saw %llu): a new incarnation, %llu rows sealed again, %llu do not "
-             "open. It is on the record, and in the health until kmsd review-rollback",
-             (unsigned long long)a.old_epoch, (unsigned long long)a.floor_epoch, (unsigned long long)a.rows,
-             (unsigned long long)a.unreadable_rows);
+    buf_init(&p.event, EVENT_MAX_BYTES);
+    buf_init(&p.body, sizeof p.note + 64);
+    TRY(journal_end(o, in, &p.a, e));
+    TRY(revoked_read(o, in, &p.revoked, &p.facts, e));
+    TRY(store_accept(&so, &p.a, e));
+    say_accepted(&p, ret_text);
     return ok();
 }
 
-/* ---- review-rollback ---- */
-static RESULT mark_reviewed(struct store *s, const struct rollback_note *review, struct err *e)
+/* ---- with the store open as the daemon would open it: recover-admin and the reviews ---- */
+static RESULT review(struct store *s, const struct offline_request *q, enum review_what what, int64_t now_ns, struct buf *ret_text,
+                     struct err *e)
 {
-    CLEANUP(arena_release) struct arena a;
     CLEANUP(buf_release) struct buf event;
-    CLEANUP(buf_release) struct buf body;
     CLEANUP(store_txn_freep) struct store_txn *t = store_txn_new(s);
-    struct rollback_note note;
-    struct err why = {0};
-    uint64_t revision;
-    arena_init(&a, 65536);
+    struct review_note was;
+    char reason[REVIEW_REASON_MAX + 1] = "";
+    memcpy(reason, q->reason.p, q->reason.n);
     buf_init(&event, EVENT_MAX_BYTES);
-    buf_init(&body, OFFLINE_REASON_MAX + 64);
-    if (note_read(s, &a, &note, &revision, &why).failed) {
-        if (why.code == ERR_NOT_FOUND)
-            FAIL(e, ERR_NOT_FOUND, "NO_ROLLBACK", "no rollback was ever accepted here: there is nothing to review");
-        *e = why;
-        return (struct result){1};
-    }
-    note.reviewed = true;
-    note_put(&note, &body);
-    struct record r = {.kind = REC_META, .id = bytes_str(STORE_ROLLBACK_ID), .time_unix_ns = note.time_unix_ns, .body = buf_bytes(&body)};
-    event_of("system.rollback.review", review->time_unix_ns, "ROLLBACK_REVIEWED", review->reason, &event);
-    store_txn_put(t, &r, revision);
+    bool rollback = what == REVIEW_ROLLBACK;
+    TRY(review_add(s, what, t, &was, e));
+    event_of(rollback ? "system.rollback.review" : "system.recovery.review", now_ns,
+             rollback ? "ROLLBACK_REVIEWED" : "RECOVERY_REVIEWED", reason, &event);
     store_txn_event(t, no_tenant, buf_bytes(&event));
-    return store_txn_commit(t, NULL, e);
+    TRY(store_txn_commit(t, NULL, e));
+    if (rollback)
+        buf_put_str(ret_text, "the accepted rollback is reviewed: health no longer shows it");
+    else
+        buf_putf(ret_text, "recovery administrator %s is reviewed, and disabled: health no longer shows it", was.principal);
+    return ok();
 }
 
-static RESULT review(const struct service_options *o, const struct instance *in, const struct rollback_note *note,
-                     struct buf *ret_text, struct err *e)
+static RESULT in_store(const struct service_options *o, const struct offline_request *q, struct store *s, struct buf *ret_text,
+                       struct err *e)
+{
+    const struct recovery_request r = {.name = q->name, .san = q->san, .reason = q->reason, .seconds = q->seconds};
+    switch (q->task) {
+    case OFFLINE_RECOVER:
+        return recovery_make(s, &r, o->config->trust_domain, o->clock, o->boot_id, ret_text, e);
+    case OFFLINE_REVIEW_ROLLBACK:
+        return review(s, q, REVIEW_ROLLBACK, clock_wall_ns(o->clock), ret_text, e);
+    case OFFLINE_REVIEW_RECOVERY:
+        return review(s, q, REVIEW_RECOVERY, clock_wall_ns(o->clock), ret_text, e);
+    case OFFLINE_ACCEPT:
+    case OFFLINE_FSCK:
+        break;
+    }
+    FAIL(e, ERR_INTERNAL, NULL, "task %d", (int)q->task);
+}
+
+static RESULT with_store(const struct service_options *o, const struct instance *in, const struct offline_request *q,
+                         struct buf *ret_text, struct err *e)
 {
     struct floor floor;
     struct store *s = NULL;
@@ -151,29 +185,21 @@ static RESULT review(const struct service_options *o, const struct instance *in,
     floor_init(&floor, o->config, o->hsm);
     so.anchor = &floor.io;
     TRY(store_open(&so, &s, e));
-    struct result r = mark_reviewed(s, note, e);
+    struct result r = in_store(o, q, s, ret_text, e);
     store_close(s);
-    if (!r.failed)
-        buf_put_str(ret_text, "the accepted rollback is reviewed: health no longer shows it");
     return r;
 }
 
-RESULT service_offline(const struct service_options *o, enum offline_task task, struct bytes reason, const struct offline_out *out,
+RESULT service_offline(const struct service_options *o, const struct offline_request *q, const struct offline_out *out,
                        struct buf *ret_text, struct err *e)
 {
     struct instance in;
-    struct rollback_note note = {.time_unix_ns = clock_wall_ns(o->clock)};
-    if (task != OFFLINE_FSCK && (reason.n == 0 || reason.n > OFFLINE_REASON_MAX))
-        FAIL(e, ERR_INVALID, "REASON", "--reason must be 1 to %d characters", OFFLINE_REASON_MAX);
-    memcpy(note.reason, reason.n ? reason.p : (const uint8_t *)"", reason.n);
+    struct review_note note = {.made_unix_ns = clock_wall_ns(o->clock)};
+    if (q->task != OFFLINE_FSCK && (q->reason.n == 0 || q->reason.n > REVIEW_REASON_MAX || !text_is_clean_utf8(q->reason)))
+        FAIL(e, ERR_INVALID, "REASON", "--reason must be 1 to %d characters without control characters", REVIEW_REASON_MAX);
+    memcpy(note.reason, q->reason.n ? q->reason.p : (const uint8_t *)"", q->reason.n <= REVIEW_REASON_MAX ? q->reason.n : 0);
     TRY(instance_load(o->config, o->hsm, &in, e));
-    switch (task) {
-    case OFFLINE_ACCEPT:
-        return accept(o, &in, &note, out, ret_text, e);
-    case OFFLINE_REVIEW:
-        return review(o, &in, &note, ret_text, e);
-    case OFFLINE_FSCK:
+    if (q->task == OFFLINE_FSCK)
         return fsck_run(o, &in, out, ret_text, e);
-    }
-    FAIL(e, ERR_INTERNAL, NULL, "task %d", (int)task);
+    return q->task == OFFLINE_ACCEPT ? accept(o, &in, &note, out, ret_text, e) : with_store(o, &in, q, ret_text, e);
 }

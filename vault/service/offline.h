@@ -1,34 +1,33 @@
 /*
- * Purpose: what an operator does while the daemon is stopped: `kmsd accept-rollback`, `kmsd review-rollback`, `kmsd fsck`.
- *          And the note that an acceptance leaves until it is reviewed.
+ * Purpose: what an operator does while the daemon is stopped: `kmsd fsck`, `accept-rollback`, `recover-admin`, and the reviews
+ *          of the last two, which can be had on line as well.
  * Owns:    nothing. Threads: one.
- * Errors:  those of store and journal; ERR_DATA_LOSS "FSCK_FINDINGS" with their number; ERR_NOT_FOUND "NO_ROLLBACK".
- * Limits:  a reason of 1 to OFFLINE_REASON_MAX bytes. Secrets: none printed: kinds, names, numbers.
+ * Errors:  those of store and journal; ERR_DATA_LOSS "FSCK_FINDINGS" with their number; those of review.h and recovery.h.
+ * Limits:  a reason of 1 to REVIEW_REASON_MAX bytes. Secrets: none printed: kinds, names, numbers.
  */
 #ifndef VAULT_SERVICE_OFFLINE_H
 #define VAULT_SERVICE_OFFLINE_H
 
+#include "vault/service/review.h"
 #include "vault/service/service.h"
 
-enum { OFFLINE_REASON_MAX = 512 };
-enum offline_task { OFFLINE_ACCEPT = 1, OFFLINE_REVIEW = 2, OFFLINE_FSCK = 3 };
+/* As the monitor numbers them (vault/ops/cli.c). */
+enum offline_task { OFFLINE_ACCEPT = 1, OFFLINE_REVIEW_ROLLBACK = 2, OFFLINE_FSCK = 3, OFFLINE_RECOVER = 4, OFFLINE_REVIEW_RECOVERY = 5 };
+struct offline_request {
+    enum offline_task task;
+    struct bytes reason;    /* all but fsck */
+    struct bytes name, san; /* recover: of the administrator */
+    int64_t seconds;
+};
 
 /* line: called with each finding, NUL-terminated. ret_text: the summary. */
 struct offline_out {
     void (*line)(void *user, const char *text);
     void *user;
 };
-RESULT service_offline(const struct service_options *o, enum offline_task task, struct bytes reason, const struct offline_out *out,
+RESULT service_offline(const struct service_options *o, const struct offline_request *q, const struct offline_out *out,
                        struct buf *ret_text, struct err *e);
 RESULT fsck_run(const struct service_options *o, const struct instance *in, const struct offline_out *out, struct buf *ret_text,
                 struct err *e);
-
-struct rollback_note {
-    bool reviewed;
-    int64_t time_unix_ns;
-    char reason[OFFLINE_REASON_MAX + 1];
-};
-/* found false: there was no acceptance. */
-RESULT rollback_note_get(struct store *s, struct rollback_note *ret, bool *ret_found, struct err *e);
 
 #endif

@@ -3,6 +3,8 @@
 
 #include "vault/service/admin.h"
 #include "vault/service/decode.h"
+#include "vault/service/recovery.h"
+#include "vault/service/review.h"
 
 #include <string.h>
 
@@ -94,15 +96,27 @@ static void decide(struct call *c, struct resource *r)
         .action = r->action != NULL ? r->action : c->row->action,
         .resource = &r->name,
     };
-    struct policy_decision d = policy_decide(c->policy, &q);
+    struct policy_decision d = c->id.principal->recovery ? recovery_decide(q.action) : policy_decide(c->policy, &q);
     r->denied = !d.allowed;
     r->rule = d.rule;
 }
 
-static RESULT step_authorize(struct call *c, struct err *e)
+/* What closes the service to a caller who is known, before policy is asked. */
+static RESULT check_open(struct call *c, struct err *e)
 {
+    bool recovery = c->id.principal->recovery;
     if (!admin_current(c->svc->admin))
         FAIL(e, ERR_UNAVAILABLE, "POLICY_STALE", "a committed change of policy or principals is not loaded yet");
+    if (recovery && journal_outbox_seq(c->svc->journal) < c->svc->outbox_at_start)
+        FAIL(e, ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE", "that this administrator was made is not in the journal yet");
+    if (!recovery && reviews_closed(c->svc->reviews))
+        FAIL(e, ERR_UNAVAILABLE, "ROLLBACK_UNREVIEWED", "an older store was accepted, and what was revoked since is not known");
+    return ok();
+}
+
+static RESULT step_authorize(struct call *c, struct err *e)
+{
+    TRY(check_open(c, e));
     policy_unref((struct policy_set *)(uintptr_t)c->policy);
     c->policy = admin_policy(c->svc->admin);
     policy_digest(c->policy, c->priv->policy_digest);
@@ -199,6 +213,26 @@ static RESULT steps(struct call *c, struct err *e)
     return step_handle(c, e);
 }
 
+/* Who asks how the service is while it is closed to all: the refusal itself says it, to operators. */
+static void say_why(struct call *c, struct err *e)
+{
+    struct health h;
+    char text[CONDITION_TEXT_MAX];
+    CLEANUP(buf_release) struct buf all;
+    buf_init(&all, CONDITION_COUNT * CONDITION_TEXT_MAX);
+    if (!c->row->says_why || e->code != ERR_UNAVAILABLE || c->id.principal == NULL || c->id.principal->tenant[0] != 0)
+        return;
+    service_health(c->svc, &h);
+    for (int i = 0; i < CONDITION_COUNT; i++) {
+        if (!h.is[i])
+            continue;
+        health_text(&h, (enum condition)i, text);
+        buf_putf(&all, "%s%s", all.n > 0 ? " " : "", text);
+    }
+    if (all.n > 0)
+        e->hint = arena_strdup(&c->arena, buf_bytes(&all)); /* lives until the answer is sent */
+}
+
 static void run_slow(struct lane_job *job)
 {
     struct call_private *p = (struct call_private *)((char *)job - offsetof(struct call_private, job));
@@ -228,10 +262,12 @@ void pipeline_run(struct call *c)
         to_slow_lane(c);
         return;
     }
-    if (done.failed)
+    if (done.failed) {
+        say_why(c, &e);
         c->err = e;
-    else
+    } else {
         c->priv->phase = PHASE_DONE;
+    }
     pipeline_conclude(c);
 }
 

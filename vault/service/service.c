@@ -1,11 +1,12 @@
 #include "vault/service/service.h"
 
 #include "base/log.h"
+#include "base/text.h"
 #include "vault/service/admin.h"
 #include "vault/service/instance.h"
 #include "vault/service/lanes.h"
-#include "vault/service/offline.h"
 #include "vault/service/pipeline.h"
+#include "vault/service/review.h"
 #include "vault/service/sweep.h"
 
 #include <stdio.h>
@@ -53,19 +54,6 @@ static RESULT check_journal_floor(struct service *s, struct err *e)
     return ok();
 }
 
-static RESULT load_rollback(struct service *s, struct err *e)
-{
-    struct rollback_note *n = calloc(1, sizeof *n);
-    bool found = false;
-    INVARIANT(n != NULL);
-    struct result r = rollback_note_get(s->store, n, &found, e);
-    if (!r.failed && found && !n->reviewed)
-        s->rollback = n;
-    else
-        free(n);
-    return r;
-}
-
 static RESULT start_storage(struct service *s, const struct instance *in, struct err *e)
 {
     struct store_options so = instance_store_options(in, s->config, s->clock);
@@ -103,6 +91,7 @@ static RESULT start_gates(struct service *s, const struct service_options *o, st
         FAIL(e, why.code, "CLIENT_CA", "client_ca_file %s%s%s: %s", s->config->client_ca_file,
              s->config->client_crl_file[0] != 0 ? " or client_crl_file " : "", s->config->client_crl_file, why.detail);
     struct admin_options mo = {.store = s->store, .authn = s->authn, .clock = s->clock, .trust_domain = s->config->trust_domain};
+    memcpy(mo.boot_id, o->boot_id, sizeof mo.boot_id);
     TRY(admin_open(&mo, &s->admin, e));
     uint64_t rate = s->config->rate_per_principal;
     s->budgets = budgets_new(s->clock, s->config->items_per_tenant_day, s->config->items_per_tenant_month);
@@ -129,7 +118,8 @@ static RESULT start_all(struct service *s, const struct service_options *o, stru
     s->instance = in;
     TRY(token_key(s, e));
     TRY(start_storage(s, &s->instance, e));
-    TRY(load_rollback(s, e));
+    TRY(reviews_load(s->store, &s->reviews, e));
+    s->outbox_at_start = store_outbox_last(s->store);
     TRY(start_gates(s, o, e));
     s->waiters = waiters_new();
     s->lanes = lanes_new((unsigned)s->config->slow_workers, s->config->slow_queue_max);
@@ -180,57 +170,60 @@ void service_stop(struct service *s)
     aead_key_free(s->token_key);
     hsm_free(s->hsm);
     free(s->sweep);
-    free(s->rollback);
+    reviews_free(s->reviews);
     free(s);
 }
 
-static void floor_health(struct service *s, struct health *ret, size_t n)
+static void hsm_health(struct service *s, struct health *h)
 {
+    struct hsm_status hs;
+    char why[CONDITION_DETAIL_MAX];
+    bool pin = false;
+    if (!sweep_hsm_state(s->sweep, &hs, &pin, why, sizeof why))
+        health_add(h, pin ? CONDITION_HSM_PIN : CONDITION_HSM_AWAY, why);
+}
+
+static void storage_health(struct service *s, struct health *h)
+{
+    struct journal_status js;
     struct store_anchor_status a;
+    char why[STORE_TROUBLE_MAX];
+    journal_status(s->journal, &js);
+    if (!journal_admits(s->journal))
+        health_add(h, CONDITION_AUDIT_UNAVAILABLE, js.ok ? "one write is taking too long" : js.reason);
+    if (store_trouble(s->store, why))
+        health_add(h, CONDITION_STORE_FAILING, why);
     store_anchor_status(s->store, &a);
-    if (a.failing && n < sizeof ret->reasons) {
-        ret->degraded = true;
-        n += (size_t)snprintf(ret->reasons + n, sizeof ret->reasons - n,
-                              "The anchor is behind the store (%s): until it is written again an older copy of the store may pass "
-                              "unnoticed; it is tried every 2 s. ",
-                              a.why);
+    if (a.failing)
+        health_add(h, CONDITION_ANCHOR_BEHIND, a.why);
+    uint64_t damaged = atomic_load(&s->damaged);
+    if (damaged > 0) {
+        snprintf(why, sizeof why, "%llu calls met it", (unsigned long long)damaged);
+        health_add(h, CONDITION_STORE_DAMAGED, why);
     }
-    if (s->rollback != NULL && n < sizeof ret->reasons) {
-        ret->degraded = true;
-        snprintf(ret->reasons + n, sizeof ret->reasons - n,
-                 "An older store was accepted (\"%s\"): check what was revoked or destroyed since, then kmsd review-rollback.",
-                 s->rollback->reason);
-    }
+}
+
+static void review_health(struct service *s, struct health *h)
+{
+    struct review_note n;
+    char text[CONDITION_DETAIL_MAX], until[TEXT_RFC3339_BYTES];
+    if (reviews_due(s->reviews, REVIEW_ROLLBACK, &n))
+        health_add(h, n.closed ? CONDITION_ROLLBACK_CLOSED : CONDITION_ROLLBACK_UNREVIEWED, n.reason);
+    if (!reviews_due(s->reviews, REVIEW_RECOVERY, &n))
+        return;
+    text_format_rfc3339(n.until_unix_ns, until);
+    snprintf(text, sizeof text, "%s, until %s: %.60s", n.principal, until, n.reason);
+    health_add(h, CONDITION_RECOVERY_UNREVIEWED, text);
 }
 
 void service_health(struct service *s, struct health *ret)
 {
     *ret = (struct health){.serving = true};
-    size_t n = 0;
-    struct hsm_status hs;
-    char why[256];
-    if (!sweep_hsm_state(s->sweep, &hs, why, sizeof why)) {
-        ret->degraded = true;
-        n += (size_t)snprintf(ret->reasons + n, sizeof ret->reasons - n,
-                              "The HSM does not answer (%s): keys in the cache go on working, others fail; check the token and "
-                              "its PIN file, service returns by itself. ",
-                              why);
-    }
-    if (!admin_current(s->admin) && n < sizeof ret->reasons) {
-        ret->serving = false;
-        ret->degraded = true;
-        n += (size_t)snprintf(ret->reasons + n, sizeof ret->reasons - n,
-                              "A committed change of policy or principals cannot be loaded: all work is refused; see the log. ");
-    }
-    struct journal_status js;
-    journal_status(s->journal, &js);
-    if (!js.ok && n < sizeof ret->reasons) {
-        ret->serving = false;
-        ret->degraded = true;
-        n += (size_t)snprintf(ret->reasons + n, sizeof ret->reasons - n,
-                              "The audit journal takes no events (%s): all work is refused; make room on its disk, service returns by "
-                              "itself. ",
-                              js.reason);
-    }
-    floor_health(s, ret, n);
+    hsm_health(s, ret);
+    storage_health(s, ret);
+    if (!admin_current(s->admin))
+        health_add(ret, CONDITION_POLICY_STALE, "");
+    if (atomic_load(&s->trust_old))
+        health_add(ret, CONDITION_TRUST_OLD, "");
+    review_health(s, ret);
 }

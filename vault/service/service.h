@@ -16,9 +16,11 @@
 #include "kms/limit/limit.h"
 #include "kms/policy/policy.h"
 #include "kms/store/store.h"
+#include "vault/service/condition.h"
 #include "vault/service/floor.h"
 #include "vault/service/instance.h"
 
+struct reviews;
 struct lanes; /* the slow lane: bounded queue and its threads (lanes.h) */
 
 struct service {
@@ -40,12 +42,15 @@ struct service {
     struct tenant_ref *relay_tenant; /* relay thread only */
     struct floor floor;              /* where the store's floor is kept */
     char anchor_weakness[FLOOR_TEXT_MAX];
-    struct rollback_note *rollback;  /* an accepted rollback that nobody has reviewed, or NULL */
+    struct reviews *reviews;         /* review.h: what somebody must look into */
+    uint64_t outbox_at_start;        /* a recovery administrator acts only when the journal has come this far: its own event */
     int64_t started_unix_ns;
     struct waiters *waiters; /* server streams with nothing to send */
     struct sweep *sweep; /* background: refusal counts, expired idempotency records, health */
     _Atomic uint64_t calls_in_flight;
     _Atomic bool draining;        /* open streams end at their next step */
+    _Atomic bool trust_old;       /* the last reload of client CAs failed */
+    _Atomic uint64_t damaged;     /* calls that met stored data which failed its check */
     _Atomic uint64_t traffic[4];  /* the front's connections: open, accepted, refused, policed */
 };
 struct service_options {
@@ -53,6 +58,7 @@ struct service_options {
     const struct clock *clock;
     struct hsm *hsm; /* owned from here on */
     struct bytes ca_pem, crl_pem;
+    uint8_t boot_id[16]; /* recovery.h */
     const char *anchor_weakness; /* service_start: what floor_weakness said before confinement; NULL: nothing */
     bool vendor_clone; /* service_init: the operator's word that the vendor's tool clones the token */
 };
@@ -68,11 +74,6 @@ struct init_document {
 RESULT service_init(const struct service_options *o, struct bytes admin_name, struct bytes admin_san,
                     const struct init_document *docs, size_t ndocs, struct buf *ret_text, struct err *e);
 
-struct health {
-    bool serving;         /* answers at all */
-    bool degraded;        /* cached keys work, something behind does not */
-    char reasons[1536];    /* in words, with what to do; "" when healthy */
-};
 void service_health(struct service *s, struct health *ret);
 
 #endif

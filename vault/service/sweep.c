@@ -18,13 +18,18 @@ struct sweep {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t cond;
-    bool stop, probe_pending, hsm_ok;
+    bool stop, probe_pending, hsm_ok, by_pin;
     struct hsm_status status;
     char why[256];
     struct lane_job probe; /* the probe may take as long as an HSM call may: not on this thread */
 };
 
 /* ---- HSM probe ---- */
+static bool says(const char *reason, const char *prefix)
+{
+    return reason != NULL && strncmp(reason, prefix, strlen(prefix)) == 0;
+}
+
 static void run_probe(struct lane_job *j)
 {
     struct sweep *w = (struct sweep *)((char *)j - offsetof(struct sweep, probe));
@@ -40,7 +45,8 @@ static void run_probe(struct lane_job *j)
     if (good)
         w->status = st;
     else
-        err_log_text(&e, w->why, sizeof w->why);
+        err_operator(&e, w->why, sizeof w->why);
+    w->by_pin = !good && says(e.reason, "HSM_PIN");
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -57,10 +63,12 @@ static void start_probe(struct sweep *w)
     }
 }
 
-bool sweep_hsm_state(struct sweep *w, struct hsm_status *ret, char *why, size_t n)
+bool sweep_hsm_state(struct sweep *w, struct hsm_status *ret, bool *ret_pin, char *why, size_t n)
 {
     pthread_mutex_lock(&w->lock);
     bool good = w->hsm_ok;
+    if (ret_pin != NULL)
+        *ret_pin = w->by_pin;
     *ret = w->status;
     if (n > 0) {
         strncpy(why, good ? "" : w->why, n - 1);
@@ -236,6 +244,7 @@ static void *sweep_thread(void *arg)
             start_probe(w);
             if (!admin_current(w->s->admin))
                 admin_refresh(w->s->admin);
+            store_retry(w->s->store);
             drain_refusals(w->s, false);
         }
         if (now - kept >= SWEEP_BUDGET_MS) {

@@ -16,7 +16,7 @@ struct sweep;
 RESULT sweep_load_budgets(struct service *s, struct err *e);
 struct sweep *sweep_start(struct service *s);
 void sweep_stop(struct sweep *w); /* drains the refusal counts; NULL accepted */
-/* Outcome of the last probe (at most about a second old). False: text says why. */
-bool sweep_hsm_state(struct sweep *w, struct hsm_status *ret, char *why, size_t n);
+/* Outcome of the last probe (at most about a second old). False: text says why; *ret_pin (NULL accepted): because of the PIN. */
+bool sweep_hsm_state(struct sweep *w, struct hsm_status *ret, bool *ret_pin, char *why, size_t n);
 
 #endif

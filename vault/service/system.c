@@ -1,6 +1,8 @@
-/* claviger.system.v1: how the instance is, in words. */
+/* claviger.system.v1: how the instance is, in words; and that somebody looked into what was done outside the rules. */
+#include "base/text.h"
 #include "vault/service/admin.h"
 #include "vault/service/fields.h"
+#include "vault/service/review.h"
 #include "vault/service/rows.h"
 #include "vault/service/sweep.h"
 
@@ -9,6 +11,8 @@
 #include <string.h>
 
 typedef Claviger__System__V1__Status Status;
+typedef Claviger__System__V1__ReviewRequest ReviewRequest;
+#define WHAT(w) CLAVIGER__SYSTEM__V1__REVIEW_REQUEST__WHAT__##w
 
 static struct result resources(struct call *c, const ProtobufCMessage *req, struct err *e)
 {
@@ -28,7 +32,7 @@ static Claviger__System__V1__Hsm *view_hsm(struct call *c)
 {
     Claviger__System__V1__Hsm *r = PART(Hsm, hsm);
     struct hsm_status st;
-    bool up = sweep_hsm_state(c->svc->sweep, &st, NULL, 0);
+    bool up = sweep_hsm_state(c->svc->sweep, &st, NULL, NULL, 0);
     r->token_label = call_text(c, st.token_label);
     r->manufacturer = call_text(c, st.manufacturer);
     r->model = call_text(c, st.model);
@@ -74,6 +78,7 @@ static void view_parts(struct call *c, Status *r)
     k->hsm_calls = ks.hsm_calls;
     Claviger__System__V1__Store *s = r->store = PART(Store, store);
     s->backend = call_text(c, "sqlite");
+    s->schema_version = store_schema();
     s->epoch = c->svc->instance.seal_epoch;
     s->weaknesses = call_text(c, c->svc->anchor_weakness);
     r->traffic = PART(Traffic, traffic);
@@ -84,6 +89,19 @@ static void view_parts(struct call *c, Status *r)
     r->traffic->calls_in_flight = atomic_load(&c->svc->calls_in_flight);
 }
 
+static void view_reasons(struct call *c, const struct health *h, Status *r)
+{
+    char text[CONDITION_TEXT_MAX];
+    r->reasons = arena_alloc(&c->arena, CONDITION_COUNT * sizeof *r->reasons);
+    INVARIANT(r->reasons != NULL);
+    for (int i = 0; i < CONDITION_COUNT; i++) {
+        if (!h->is[i])
+            continue;
+        health_text(h, (enum condition)i, text);
+        r->reasons[r->n_reasons++] = call_text(c, text);
+    }
+}
+
 static struct result get(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)
 {
     (void)req;
@@ -92,11 +110,7 @@ static struct result get(struct call *c, const ProtobufCMessage *req, ProtobufCM
     struct health h;
     service_health(c->svc, &h);
     r->health = call_text(c, !h.serving ? "not serving" : h.degraded ? "degraded" : "healthy");
-    if (h.reasons[0] != 0) {
-        r->reasons = arena_alloc(&c->arena, sizeof *r->reasons);
-        INVARIANT(r->reasons != NULL);
-        r->reasons[r->n_reasons++] = call_text(c, h.reasons);
-    }
+    view_reasons(c, &h, r);
     r->version = call_text(c, CLV_VERSION);
     view_parts(c, r);
     view_locations(c, r);
@@ -111,9 +125,43 @@ static struct result get(struct call *c, const ProtobufCMessage *req, ProtobufCM
     return ok();
 }
 
+/* ---- reviews ---- */
+static RESULT take_review(struct call *c, const ReviewRequest *q, enum review_what *ret, struct err *e)
+{
+    if (q->what != WHAT(ROLLBACK) && q->what != WHAT(RECOVERY))
+        return err_field(e, "what", "ROLLBACK or RECOVERY");
+    if (q->reason.len == 0 || q->reason.len > REVIEW_REASON_MAX || !text_is_clean_utf8(pb_bytes(q->reason)))
+        return err_field(e, "reason", "1 to 512 bytes without control characters");
+    *ret = q->what == WHAT(ROLLBACK) ? REVIEW_ROLLBACK : REVIEW_RECOVERY;
+    if (*ret == REVIEW_RECOVERY && c->id.principal->recovery)
+        FAIL(e, ERR_DENIED, "PERMISSION_DENIED", "a recovery administrator does not review recoveries");
+    return ok();
+}
+
+static struct result review(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)
+{
+    const ReviewRequest *q = (const ReviewRequest *)req;
+    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(c->svc->store);
+    enum review_what what;
+    struct review_note was;
+    TRY(take_review(c, q, &what, e));
+    TRY(review_add(c->svc->store, what, txn, &was, e));
+    c->ev.before = bytes_str(arena_strdup(&c->arena, bytes_str(was.reason)));
+    c->ev.after = pb_bytes(q->reason);
+    *resp = call_response(c);
+    TRY(call_commit(c, txn, *resp, e));
+    reviews_done(c->svc->reviews, what);
+    if (what == REVIEW_RECOVERY)
+        admin_refresh(c->svc->admin); /* its administrator is disabled: before the answer */
+    return ok();
+}
+
 static const struct rpc_row rows[] = {
     {.kind = RPC_UNARY, .path = "/claviger.system.v1.System/GetStatus", .request = &claviger__system__v1__get_status_request__descriptor,
      .response = &claviger__system__v1__status__descriptor, .action = "system.status", .plane = PLANE_CONTROL, .resources = resources,
-     .audit = AUDIT_READ, .limit = LIMIT_CONTROL, .lane = LANE_SLOW, .handle = get},
+     .audit = AUDIT_READ, .limit = LIMIT_CONTROL, .lane = LANE_SLOW, .says_why = true, .handle = get},
+    {.kind = RPC_UNARY, .path = "/claviger.system.v1.System/Review", .request = &claviger__system__v1__review_request__descriptor,
+     .response = &claviger__system__v1__review_response__descriptor, .action = "system.review", .plane = PLANE_CONTROL,
+     .resources = resources, .audit = AUDIT_CHANGE, .limit = LIMIT_CONTROL, .mutation = true, .lane = LANE_SLOW, .handle = review},
 };
-const struct row_list rows_system = {rows, 1};
+const struct row_list rows_system = {rows, sizeof rows / sizeof rows[0]};

@@ -4,21 +4,26 @@
 #include "claviger/system/v1/system.pb-c.h"
 #include "claviger/tenants/v1/tenants.pb-c.h"
 
+#define SYSTEM "/claviger.system.v1.System/"
 #define TENANTS "/claviger.tenants.v1.Tenants/"
 #define IDENTITY "/claviger.identity.v1.Identity/"
 #define TENANT_COLUMNS "NAME name|LOCATION location|DISPLAY_NAME display_name|CREATED create_time"
-#define PRINCIPAL_COLUMNS "NAME name|TENANT tenant|STATE state|SAN san|CREATED create_time"
+#define PRINCIPAL_COLUMNS "NAME name|TENANT tenant|STATE state|SAN san|CREATED create_time|EXPIRES expire_time"
 
 static struct result status(struct ctl *c, struct claviger_error *e)
 {
     Claviger__System__V1__GetStatusRequest q = CLAVIGER__SYSTEM__V1__GET_STATUS_REQUEST__INIT;
     const Claviger__System__V1__Status *p = NULL;
-    TRY(ctl_read(c, "/claviger.system.v1.System/GetStatus", &q.base, &claviger__system__v1__status__descriptor, &p, e));
+    /* Sent once: when the service is closed to all, its refusal says why, and there is nothing to wait for. */
+    TRY(ctl_change(c, SYSTEM "GetStatus", &q.base, &claviger__system__v1__status__descriptor, &p, e));
     json_t *j = json_of(&p->base);
     if (c->json) {
         print_json(j);
     } else {
-        print_record(j, "health health|reasons reasons|version version|uptime uptime|locations locations|tenants tenants|"
+        print_record(j, "health health");
+        for (size_t i = 0; i < p->n_reasons; i++)
+            printf("%-14s %.*s\n", i == 0 ? "reasons" : "", (int)p->reasons[i].len, (const char *)p->reasons[i].data);
+        print_record(j, "version version|uptime uptime|locations locations|tenants tenants|"
                         "principals principals|policy policy_version|trust_domain trust_domain");
         print_record(j, "token hsm.token_label|token_model hsm.model|logged_in hsm.logged_in|master hsm.master_version|"
                         "seal_epoch hsm.seal_epoch|hsm_calls hsm.calls|hsm_failures hsm.failures|missing hsm.missing|"
@@ -29,6 +34,31 @@ static struct result status(struct ctl *c, struct claviger_error *e)
     }
     json_decref(j);
     return ok();
+}
+
+static struct result review(struct ctl *c, Claviger__System__V1__ReviewRequest__What what, struct claviger_error *e)
+{
+    if (!c->args.value[OPT_REASON])
+        return usage(e, "--reason is missing: what was looked into, and found");
+    Claviger__System__V1__ReviewRequest q = CLAVIGER__SYSTEM__V1__REVIEW_REQUEST__INIT;
+    q.what = what;
+    q.reason = pb_of(bytes_str(c->args.value[OPT_REASON]));
+    const Claviger__System__V1__ReviewResponse *p = NULL;
+    TRY(ctl_change(c, SYSTEM "Review", &q.base, &claviger__system__v1__review_response__descriptor, &p, e));
+    if (c->json)
+        return show(c, &p->base, "", e);
+    puts("reviewed");
+    return ok();
+}
+
+static struct result review_rollback(struct ctl *c, struct claviger_error *e)
+{
+    return review(c, CLAVIGER__SYSTEM__V1__REVIEW_REQUEST__WHAT__ROLLBACK, e);
+}
+
+static struct result review_recovery(struct ctl *c, struct claviger_error *e)
+{
+    return review(c, CLAVIGER__SYSTEM__V1__REVIEW_REQUEST__WHAT__RECOVERY, e);
 }
 
 static struct result tenants_create(struct ctl *c, struct claviger_error *e)
@@ -159,6 +189,10 @@ static struct result principals_enable(struct ctl *c, struct claviger_error *e)
 static const struct command rows[] = {
     {"status", NULL, "", 0, 0, 0, ROLE_OPERATOR, status, "how the daemon, its token, store and audit log are",
      "kmsctl status --output json"},
+    {"review", "rollback", "", 0, 0, O(OPT_REASON) | O(OPT_IDEMPOTENCY), ROLE_OPERATOR, review_rollback,
+     "say that an accepted older store was looked into", "kmsctl review rollback --reason \"disabled again what was\""},
+    {"review", "recovery", "", 0, 0, O(OPT_REASON) | O(OPT_IDEMPOTENCY), ROLE_OPERATOR, review_recovery,
+     "say that a recovery administrator's acts were looked into, and end it", "kmsctl review recovery --reason \"ticket 4711\""},
     {"tenants", "create", "NAME", 1, 1, O(OPT_LOCATION) | O(OPT_DISPLAY_NAME) | O(OPT_IDEMPOTENCY), ROLE_OPERATOR, tenants_create,
      "a new tenant, whose data stays in one location", "kmsctl tenants create acme --location eu --display-name \"Acme Ltd\""},
     {"tenants", "get", "NAME", 1, 1, 0, ROLE_OPERATOR, tenants_get, "one tenant", "kmsctl tenants get acme"},

@@ -57,6 +57,7 @@ enum { ARGS_MAX = 4, REPEAT_MAX = 64 };
     X(OPT_OUT_DIR, "out-dir", "DIR", "write the documents into this folder")                                              \
     X(OPT_FOLLOW, "follow", NULL, "wait for new events until interrupted")                                                \
     X(OPT_LINES, "lines", "N", "last N events first (default 20)")                                                        \
+    X(OPT_REASON, "reason", "TEXT", "what was found; it goes on the record")                                              \
     X(OPT_FROM, "from", "INDEX", "from this index on, in place of the last --lines")
 
 enum option {

@@ -223,6 +223,39 @@ static void disabling_and_removing_take_effect_on_the_next_call(void **state)
     authn_free(a);
 }
 
+/* Who was let in for an hour is out after it by whichever clock says so first. */
+static void a_recovery_ends_by_both_clocks(void **state)
+{
+    (void)state;
+    const int64_t hour = 3600 * SECOND;
+    struct authn *a = make();
+    struct err e = {0};
+    struct principal p = {.name = "rescue", .san = SPIFFE_ORDERS, .state = PRINCIPAL_ACTIVE, .recovery = true,
+                          .from_unix_ns = CERTS_NOW * SECOND, .until_unix_ns = CERTS_NOW * SECOND + hour, .until_boot_ns = SECOND + hour};
+    assert_false(authn_set_principals(a, &p, 1, &e).failed);
+    struct authn_conn *c = connect_with(a, 1, &orders);
+    expect_call(a, c, "rescue", NULL);
+    fake_clock_step_wall(&fake, -1); /* before it was made */
+    expect_call(a, c, NULL, "time has ended");
+    fake_clock_step_wall(&fake, hour);
+    expect_call(a, c, "rescue", NULL); /* the last nanosecond by the wall */
+    fake_clock_step_wall(&fake, 1);
+    expect_call(a, c, NULL, "time has ended");
+    fake_clock_step_wall(&fake, -hour);
+    expect_call(a, c, "rescue", NULL);
+    fake_clock_advance(&fake, hour / 2);
+    fake_clock_step_wall(&fake, -hour / 2); /* set back again and again */
+    expect_call(a, c, "rescue", NULL);
+    fake_clock_advance(&fake, hour / 2);
+    fake_clock_step_wall(&fake, -hour / 2); /* does not prolong it */
+    expect_call(a, c, NULL, "time has ended");
+    p.until_boot_ns = 0; /* of another boot */
+    assert_false(authn_set_principals(a, &p, 1, &e).failed);
+    expect_call(a, c, NULL, "time has ended");
+    authn_conn_unref(c);
+    authn_free(a);
+}
+
 static void new_trust_is_applied_to_open_connections(void **state)
 {
     (void)state;
@@ -464,6 +497,7 @@ int main(void)
         cmocka_unit_test(times_are_checked_on_every_call),
         cmocka_unit_test(a_chain_refused_by_a_wrong_clock_is_looked_at_again),
         cmocka_unit_test(disabling_and_removing_take_effect_on_the_next_call),
+        cmocka_unit_test(a_recovery_ends_by_both_clocks),
         cmocka_unit_test(new_trust_is_applied_to_open_connections),
         cmocka_unit_test(peers_are_known_by_exact_id_only),
         cmocka_unit_test(broken_notices_are_refused),

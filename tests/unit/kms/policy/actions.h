@@ -17,6 +17,7 @@ static const struct policy_action ACTIONS[] = {
     {"policy.test", false},
     {"audit.tail", false},
     {"system.status", false},
+    {"system.review", false},
     {"kms.keyRings.create", false},
     {"kms.keyRings.get", false},
     {"kms.keyRings.list", false},

@@ -1,0 +1,30 @@
+#include "vault/service/condition.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const struct condition_row *condition_row(enum condition c)
+{
+    static const struct condition_row rows[CONDITION_COUNT] = {
+#define X(name, serves, wrong, callers, todo) {#name, serves, wrong, callers, todo},
+        CONDITIONS(X)
+#undef X
+    };
+    return &rows[c];
+}
+
+void health_add(struct health *h, enum condition c, const char *detail)
+{
+    h->is[c] = true;
+    h->degraded = true;
+    h->serving &= condition_row(c)->serves;
+    snprintf(h->detail[c], sizeof h->detail[c], "%s", detail);
+}
+
+void health_text(const struct health *h, enum condition c, char out[CONDITION_TEXT_MAX])
+{
+    const struct condition_row *r = condition_row(c);
+    const char *detail = h->detail[c];
+    snprintf(out, CONDITION_TEXT_MAX, "%s: %s%s%s%s. Callers: %s. Do: %s.", r->name, r->wrong, detail[0] != 0 ? " (" : "", detail,
+             detail[0] != 0 ? ")" : "", r->callers, r->todo);
+}

@@ -1,0 +1,72 @@
+/*
+ * Purpose: everything that can be wrong with a running daemon, in one table: what is wrong, what callers see, what to do. Health,
+ *          `kmsctl status` and docs/OPERATIONS.md say these words.
+ * Owns:    nothing. Threads: service_health from any.
+ * Errors:  none. Limits: CONDITION_DETAIL_MAX bytes of what is particular to the case. Secrets: none.
+ */
+#ifndef VAULT_SERVICE_CONDITION_H
+#define VAULT_SERVICE_CONDITION_H
+
+#include "base/bytes.h"
+
+/* X(name, serves, what is wrong, what callers see, what to do): most urgent first. */
+#define CONDITIONS(X)                                                                                                              \
+    X(AUDIT_UNAVAILABLE, false, "the audit journal takes no events",                                                               \
+      "all work is refused with AUDIT_UNAVAILABLE; nothing is lost",                                                               \
+      "make room on journal_dir's disk, or mend it; service returns by itself")                                                    \
+    X(POLICY_STALE, false, "a committed change of policy or principals cannot be loaded",                                          \
+      "all work is refused with POLICY_STALE",                                                                                     \
+      "see the log for what does not load; it is tried each second. When the store was edited: stop, kmsd fsck, restore")          \
+    X(ROLLBACK_CLOSED, false, "an older store was accepted, and nobody can say what was revoked since",                            \
+      "all work is refused with ROLLBACK_UNREVIEWED; only a recovery administrator is let in",                                     \
+      "kmsd recover-admin; as that administrator disable what must not be valid and apply the policy; then kmsctl review rollback") \
+    X(HSM_PIN, true, "the token refuses the PIN",                                                                                  \
+      "keys in the cache go on working until key_cache_ttl; what needs the token fails with HSM_UNAVAILABLE",                      \
+      "correct hsm_pin_file: it is tried once a minute, three times in all; after that remove hsm-pin-tries. No restart")          \
+    X(HSM_AWAY, true, "the token does not answer",                                                                                 \
+      "keys in the cache go on working until key_cache_ttl; what needs the token fails with HSM_UNAVAILABLE",                      \
+      "bring the token back; service returns by itself")                                                                           \
+    X(STORE_FAILING, true, "the store cannot be written",                                                                          \
+      "changes fail with STORE_FULL or STORE_IO and have no effect; keys go on working",                                           \
+      "make room on state_dir's disk, or mend it; it is tried each second, service returns by itself")                             \
+    X(STORE_DAMAGED, true, "stored data failed its integrity check",                                                               \
+      "what is concerned is refused with DATA_LOSS, nothing else",                                                                 \
+      "the log names kind and row. Stop, keep the files, kmsd fsck, restore; it is shown until kmsd is started again")             \
+    X(ANCHOR_BEHIND, true, "the anchor cannot be written",                                                                         \
+      "nothing: all works",                                                                                                        \
+      "mend the token or the folder of anchor_file; it is tried every 2 s. Until then an older copy of the store may pass unnoticed") \
+    X(TRUST_OLD, true, "client_ca_file or client_crl_file could not be loaded again",                                              \
+      "the CAs and revocation lists of before stay in force",                                                                      \
+      "correct the files and send SIGHUP")                                                                                         \
+    X(ROLLBACK_UNREVIEWED, true, "an older store was accepted",                                                                    \
+      "what the journal knows as revoked stays refused; what was made since is gone",                                              \
+      "check principals, key versions and policy, then kmsctl review rollback")                                                    \
+    X(RECOVERY_UNREVIEWED, true, "a recovery administrator was made",                                                              \
+      "nothing: all works",                                                                                                        \
+      "check in the audit log what it did; kmsctl review recovery ends it")
+
+enum condition {
+#define X(name, serves, wrong, callers, todo) CONDITION_##name,
+    CONDITIONS(X)
+#undef X
+    CONDITION_COUNT
+};
+struct condition_row {
+    const char *name;
+    bool serves;
+    const char *wrong, *callers, *todo;
+};
+const struct condition_row *condition_row(enum condition c);
+
+enum { CONDITION_DETAIL_MAX = 256, CONDITION_TEXT_MAX = 900 };
+struct health {
+    bool serving;         /* answers at all */
+    bool degraded;        /* something is wrong, though it may serve */
+    bool is[CONDITION_COUNT];
+    char detail[CONDITION_COUNT][CONDITION_DETAIL_MAX]; /* what is particular to the case; "" */
+};
+void health_add(struct health *h, enum condition c, const char *detail);
+/* "NAME: what is wrong (detail). Callers: what they see. Do: what to do." NUL-terminated. */
+void health_text(const struct health *h, enum condition c, char out[CONDITION_TEXT_MAX]);
+
+#endif

@@ -1,0 +1,265 @@
+#include "vault/service/revoked.h"
+
+#include "base/log.h"
+#include "kms/audit/event.h"
+#include "vault/service/admin.h"
+
+#include <search.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct word {
+    char *name; /* of a version, or principals/... */
+    enum version_state state;
+};
+struct revoked {
+    void *tree; /* of struct word, by name: what is revoked by the last word on it */
+    struct buf body;
+    struct revoked_facts *facts;
+    /* while reading */
+    struct store *store;
+    struct keyring *keyring;
+    struct tenant_ref *held;
+};
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct word *)a)->name, ((const struct word *)b)->name);
+}
+
+static void word_free(void *p)
+{
+    struct word *x = p;
+    free(x->name);
+    free(x);
+}
+
+static void done_reading(struct revoked *r)
+{
+    tenant_ref_drop(r->held);
+    keyring_free(r->keyring);
+    store_close(r->store);
+    r->held = NULL;
+    r->keyring = NULL;
+    r->store = NULL;
+}
+
+void revoked_free(struct revoked *r)
+{
+    if (r == NULL)
+        return;
+    done_reading(r);
+    tdestroy(r->tree, word_free);
+    buf_release(&r->body);
+    free(r);
+}
+
+/* state VERSION_ENABLED: not revoked any more. */
+static void set(struct revoked *r, const char *name, enum version_state state)
+{
+    const struct word key = {.name = (char *)(uintptr_t)name};
+    struct word **at = tfind(&key, &r->tree, by_name);
+    if (state == VERSION_ENABLED && at != NULL) {
+        struct word *gone = *at;
+        tdelete(&key, &r->tree, by_name);
+        word_free(gone);
+    } else if (state != VERSION_ENABLED && at != NULL) {
+        (*at)->state = state;
+    } else if (state != VERSION_ENABLED) {
+        struct word *x = calloc(1, sizeof *x);
+        INVARIANT(x != NULL && (x->name = strdup(name)) != NULL);
+        x->state = state;
+        INVARIANT(tsearch(x, &r->tree, by_name) != NULL);
+    }
+}
+
+/* ---- what events say: the texts are this program's own (event_text in identity.c, view_version_json) ---- */
+static bool field(struct bytes json, const char *label, char *out, size_t n)
+{
+    struct bytes want = bytes_str(label);
+    for (size_t at = 0; at + want.n < json.n; at++) {
+        if (memcmp(json.p + at, want.p, want.n) != 0)
+            continue;
+        const uint8_t *from = json.p + at + want.n, *to = memchr(from, '"', json.n - at - want.n);
+        if (to == NULL || (size_t)(to - from) >= n)
+            return false;
+        memcpy(out, from, (size_t)(to - from));
+        out[to - from] = 0;
+        return true;
+    }
+    return false;
+}
+
+static void on_principal(struct revoked *r, const struct audit_event *ev)
+{
+    char name[AUTHN_PRINCIPAL_MAX + 1], state[32], key[AUTHN_PRINCIPAL_MAX + 16];
+    if (!field(ev->after, "{\"principal\":\"", name, sizeof name) || !field(ev->after, "\"state\":\"", state, sizeof state))
+        return;
+    snprintf(key, sizeof key, "principals/%s", name);
+    set(r, key, strcmp(state, "ACTIVE") == 0 ? VERSION_ENABLED : VERSION_DISABLED);
+}
+
+static void on_version(struct revoked *r, const struct audit_event *ev)
+{
+    char name[STORE_NAME_MAX + 1], state[32];
+    struct bytes n = ev->key_version;
+    if (!field(ev->after, "{\"state\":\"", state, sizeof state) || n.n == 0 || n.n >= sizeof name)
+        return;
+    memcpy(name, n.p, n.n);
+    name[n.n] = 0;
+    for (enum version_state s = VERSION_ENABLED; s <= VERSION_DESTROY_SCHEDULED; s++)
+        if (strcmp(state, version_state_name(s)) == 0)
+            set(r, name, s);
+}
+
+/* A key that is made has a first version, under a name that may have been another's in a future that was given up. */
+static void on_key(struct revoked *r, const struct audit_event *ev)
+{
+    char name[STORE_NAME_MAX + 32];
+    if (ev->resource.n > STORE_NAME_MAX)
+        return;
+    snprintf(name, sizeof name, "%.*s/cryptoKeyVersions/1", (int)ev->resource.n, (const char *)ev->resource.p);
+    set(r, name, VERSION_ENABLED);
+}
+
+static void on_policy(struct revoked *r, const struct audit_event *ev)
+{
+    static const char label[] = "{\"version\":";
+    uint64_t version = 0;
+    if (ev->after.n <= sizeof label - 1 || memcmp(ev->after.p, label, sizeof label - 1) != 0)
+        return;
+    for (size_t i = sizeof label - 1; i < ev->after.n && ev->after.p[i] >= '0' && ev->after.p[i] <= '9'; i++)
+        version = version * 10 + (uint64_t)(ev->after.p[i] - '0');
+    if (version > r->facts->policy_version)
+        r->facts->policy_version = version;
+}
+
+static void on_event(void *user, const struct audit_event *ev)
+{
+    struct revoked *r = user;
+    static const struct bytes principals = BYTES_LIT("identity.principals."), versions = BYTES_LIT("kms.cryptoKeyVersions.");
+    if (!bytes_equal(ev->outcome, BYTES_LIT("ok")) || ev->after.n == 0)
+        return;
+    if (ev->action.n > principals.n && memcmp(ev->action.p, principals.p, principals.n) == 0)
+        on_principal(r, ev);
+    else if (ev->action.n > versions.n && memcmp(ev->action.p, versions.p, versions.n) == 0)
+        on_version(r, ev);
+    else if (bytes_equal(ev->action, BYTES_LIT("kms.cryptoKeys.create")))
+        on_key(r, ev);
+    else if (bytes_equal(ev->action, BYTES_LIT("policy.apply")))
+        on_policy(r, ev);
+}
+
+/* ---- reading ---- */
+/* A tenant that the store does not know was made after the copy: its keys are gone with it. */
+static const struct aead_key *key_of(void *user, const uint8_t tag[32], struct err *e)
+{
+    struct revoked *r = user;
+    struct tenant_ref *t = NULL;
+    const struct audit_tenant *system = keyring_system_audit(r->keyring);
+    if (bytes_ct_equal(system->tag, tag, 32))
+        return system->key;
+    if (r->held != NULL && bytes_ct_equal(tenant_ref_audit(r->held)->tag, tag, 32))
+        return tenant_ref_audit(r->held)->key;
+    if (keyring_tenant_hold_by_tag(r->keyring, tag, &t, e).failed)
+        return NULL;
+    tenant_ref_drop(r->held);
+    r->held = t;
+    return tenant_ref_audit(t)->key;
+}
+
+static void count(void *user, const char *text)
+{
+    struct revoked *r = user;
+    if (strstr(text, JOURNAL_CHECK_NO_TENANT) == NULL)
+        r->facts->unread++;
+}
+
+static RESULT newest_policy(struct store *s, uint64_t *ret, struct err *e)
+{
+    CLEANUP(arena_release) struct arena a;
+    struct store_scan q = {.kind = REC_POLICY, .limit = 1, .descending = true};
+    struct record *rows;
+    size_t n = 0;
+    arena_init(&a, 4 << 20);
+    TRY(store_scan(s, &q, &a, &rows, &n, e));
+    *ret = n == 1 && rows[0].id.n == 8 ? get_be64(rows[0].id.p) : 0;
+    return ok();
+}
+
+static RESULT open_all(struct revoked *r, const struct service_options *o, const struct instance *in, struct err *e)
+{
+    struct store_options so = instance_store_options(in, o->config, o->clock);
+    so.check_only = true;
+    so.readers = 2;
+    TRY(store_open(&so, &r->store, e));
+    struct keyring_options ko = {.store = r->store, .hsm = o->hsm, .clock = o->clock, .master_version = in->master_version,
+                                 .cache_max = o->config->key_cache_max, .cache_ttl_ms = o->config->key_cache_ttl,
+                                 .locations = o->config->locations};
+    memcpy(ko.instance, in->id, sizeof ko.instance);
+    return keyring_new(&ko, &r->keyring, e);
+}
+
+static RESULT read_all(struct revoked *r, const struct service_options *o, const struct instance *in, struct err *e)
+{
+    struct err why = {0};
+    struct journal_options jo = {.dir = in->journal_dir, .origin = in->origin};
+    struct journal_checking c = {.report = count, .key = key_of, .event = on_event, .user = r};
+    TRY(open_all(r, o, in, e));
+    memcpy(jo.instance, in->id, sizeof jo.instance);
+    TRY(journal_check(&jo, &c, e));
+    r->facts->journal_next = c.next_index;
+    r->facts->journal_seq = c.outbox_seq;
+    if (newest_policy(r->store, &r->facts->store_policy, &why).failed && why.code == ERR_UNAVAILABLE) {
+        *e = why;
+        return (struct result){1};
+    }
+    return ok();
+}
+
+RESULT revoked_read(const struct service_options *o, const struct instance *in, struct revoked **ret, struct revoked_facts *facts,
+                    struct err *e)
+{
+    struct revoked *r = calloc(1, sizeof *r);
+    INVARIANT(r != NULL);
+    *facts = (struct revoked_facts){.policy_version = 1};
+    r->facts = facts;
+    buf_init(&r->body, STORE_BODY_MAX);
+    struct err why = {0};
+    struct result done = read_all(r, o, in, &why);
+    done_reading(r);
+    if (done.failed && why.code == ERR_UNAVAILABLE) {
+        revoked_free(r);
+        *e = why;
+        return done;
+    }
+    if (done.failed) { /* a store of an older schema, or one without its audit key: then there is no witness */
+        log_event(LOG_WARN, "the journal cannot be read with the keys of this store", LF_ERR(&why));
+        facts->unread++;
+    }
+    *ret = r;
+    return ok();
+}
+
+RESULT revoked_amend(struct revoked *r, struct record *row, int64_t now_ns, bool *ret_changed, struct buf *text, struct err *e)
+{
+    char name[STORE_NAME_MAX + 16];
+    bool principal = row->kind == REC_PRINCIPAL;
+    struct bytes n = principal ? row->id : row->name;
+    *ret_changed = false;
+    if ((!principal && row->kind != REC_VERSION) || n.n > STORE_NAME_MAX)
+        return ok();
+    snprintf(name, sizeof name, "%s%.*s", principal ? "principals/" : "", (int)n.n, (const char *)n.p);
+    const struct word key = {.name = name};
+    struct word **at = tfind(&key, &r->tree, by_name);
+    bool known = at != NULL;
+    buf_reset(&r->body);
+    if (principal)
+        TRY(admin_principal_as_disabled(row, known, &r->body, ret_changed, e));
+    else if (known)
+        TRY(keyring_version_as_revoked(row, (*at)->state, now_ns, &r->body, ret_changed, e));
+    if (*ret_changed)
+        buf_putf(text, "stays as it was last: %s %s", name, principal ? "DISABLED" : version_state_name((*at)->state));
+    return ok();
+}
