@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -84,7 +85,7 @@ static const struct {
     int call, errnum;
 } refused[] = {
     {C(clone3), ENOSYS}, /* its flags lie in memory, where a filter cannot look: glibc then takes clone */
-    {C(sched_setscheduler), EPERM}, {C(sched_setparam), EPERM}, {C(sched_setaffinity), EPERM}, {C(setpriority), EPERM},
+    {C(sched_setscheduler), EPERM}, {C(sched_setparam), EPERM}, {C(sched_setaffinity), EPERM},
     {C(kill), EPERM}, {C(tkill), EPERM}, {C(memfd_create), ENOSYS}, {C(chown), EPERM}, {C(fchownat), EPERM},
     {C(symlink), EPERM}, {C(symlinkat), EPERM}, {C(mknod), EPERM}, {C(mknodat), EPERM}, {C(inotify_init1), ENOSYS},
     {C(setrlimit), EPERM}, {C(copy_file_range), ENOSYS}, {C(arch_prctl), EPERM}, {C(get_mempolicy), ENOSYS},
@@ -177,6 +178,19 @@ static RESULT rules_control(scmp_filter_ctx f, struct err *e)
     return allow_if(f, C(prlimit64), arg_eq(2, 0), e);
 }
 
+/* Threads that work for newcomers step back, each for itself; up again no process may, having no capability. */
+static RESULT rules_nice(scmp_filter_ctx f, enum confine_role role, struct err *e)
+{
+    const struct scmp_arg_cmp self[] = {arg_eq(0, PRIO_PROCESS), arg_eq(1, 0)};
+    const struct scmp_arg_cmp others[] = {arg_ne(0, PRIO_PROCESS), arg_ne(1, 0)};
+
+    if (role == CONFINE_HSM)
+        return rule(f, SCMP_ACT_ERRNO(EPERM), C(setpriority), NULL, 0, e);
+    TRY(rule(f, SCMP_ACT_ALLOW, C(setpriority), self, 2, e));
+    TRY(rule(f, SCMP_ACT_ERRNO(EPERM), C(setpriority), &others[0], 1, e));
+    return rule(f, SCMP_ACT_ERRNO(EPERM), C(setpriority), &others[1], 1, e);
+}
+
 static RESULT build(scmp_filter_ctx f, enum confine_role role, struct err *e)
 {
     for (size_t i = 0; i < sizeof(allowed) / sizeof(*allowed); i++)
@@ -187,6 +201,7 @@ static RESULT build(scmp_filter_ctx f, enum confine_role role, struct err *e)
     for (size_t i = 0; i < sizeof(refused) / sizeof(*refused); i++)
         TRY(rule(f, SCMP_ACT_ERRNO((uint32_t)refused[i].errnum), refused[i].call, NULL, 0, e));
     TRY(rules_clone(f, e));
+    TRY(rules_nice(f, role, e));
     TRY(rules_memory(f, role, e));
     TRY(rules_socket(f, role, e));
     return rules_control(f, e);

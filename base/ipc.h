@@ -45,11 +45,12 @@ enum ipc_control { /* monitor <-> child */
 
 enum ipc_conn { /* front <-> core. A connection: CONN_NEW, wait CONN_ACK, bind abstract "clv-<id hex>", connect, ... CONN_CLOSED */
     IPC_CONN_NEW = 1, /* front>core seq; id[16], v16 listener, v16 peer address text, u8 n, n x v32 DER, leaf first */
-    IPC_CONN_ACK,     /* core>front seq; id[16], u8 1 = go on, 0 = close */
+    IPC_CONN_ACK,     /* core>front seq; id[16], u8 of enum ipc_ack */
     IPC_CONN_CLOSED,  /* front>core id[16]: the last byte went or came */
     IPC_CONN_KILL,    /* core>front id[16]: cut it off (revoked) */
     IPC_FRONT_STATS,  /* front>core each second: u32 open, u64 accepted, u64 refused, u64 policed */
 };
+enum ipc_ack { IPC_ACK_NO /* close */, IPC_ACK_GO_ON, IPC_ACK_STRANGER /* go on: its calls will be told that its chain is not trusted */ };
 /* core listens on run_dir/IPC_CORE_SOCKET (directory 0700, or 0710 with the front's group where users differ) */
 #define IPC_CORE_SOCKET "core.sock"
 #define IPC_CONN_PREFIX "clv-"

@@ -67,6 +67,14 @@ struct authn_conn *authn_conn_by_peer(struct authn *a, const char *peer)
 
 void authn_conn_unref(struct authn_conn *c) { (void)c; }
 
+RESULT authn_call(struct authn *a, struct authn_conn *c, struct identity *ret, struct err *e)
+{
+    (void)a, (void)c, (void)ret, (void)e;
+    return ok();
+}
+
+void authn_identity_release(struct identity *id) { (void)id; }
+
 struct bytes authn_conn_certificate(const struct authn_conn *c)
 {
     (void)c;

@@ -5,6 +5,14 @@ import time
 from target import END, GONE, RANDOM, READY, WRAP, frame, h, headers, hold, is_cut, message
 
 
+def spin(t, seconds):
+    """No attack: what an attacker's computing costs the others on the same cores."""
+    end, n = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        n += sum(range(1000))
+    return {"seconds": seconds}
+
+
 def slowloris(t, n, seconds):
     """Half handshakes, half prefaces, and one byte at a time of each: how many still stand after that time."""
     out = ssl.MemoryBIO()

@@ -119,6 +119,15 @@ static void refuse(struct loop *l, int fd, const char *address, const char *why)
         log_event(LOG_INFO, "connection refused", LF_STR("why", why), LF_STR("peer", address));
 }
 
+static void enter(struct loop *l, const struct arrival *take)
+{
+    if (conn_start(l, take))
+        return;
+    l->counts.refused++;
+    if (loop_may_log(l))
+        log_event(LOG_INFO, "connection refused", LF_STR("why", "too many wait for a handshake"), LF_STR("peer", take->address));
+}
+
 static void admit(struct loop *l, int fd, const struct sockaddr_storage *peer_addr, const struct listener *from)
 {
     char address[IPC_ADDR_MAX];
@@ -132,7 +141,7 @@ static void admit(struct loop *l, int fd, const struct sockaddr_storage *peer_ad
     if (v != PEERS_OK)
         refuse(l, fd, address, peers_verdict_text(v));
     else
-        conn_start(l, fd, peer, address, from);
+        enter(l, &(struct arrival){fd, peer, peer_addr, address, from});
 }
 
 void accept_ready(struct loop *l, struct listener *from)

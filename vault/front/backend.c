@@ -268,7 +268,7 @@ static RESULT on_message(struct loop *l, const struct chan_msg *m, struct err *e
         FAIL(e, ERR_INVALID, NULL, "message %u from core", m->type);
     reader_copy(&r, id, sizeof id);
     uint8_t go = m->type == IPC_CONN_ACK ? reader_u8(&r) : 0;
-    if (!reader_done(&r) || go > 1)
+    if (!reader_done(&r) || go > IPC_ACK_STRANGER)
         FAIL(e, ERR_INVALID, NULL, "malformed message %u from core", m->type);
     struct conn *c = find(&l->backend, id); /* it may have ended meanwhile */
     if (c == NULL)
@@ -279,12 +279,14 @@ static RESULT on_message(struct loop *l, const struct chan_msg *m, struct err *e
     }
     if (c->state != CONN_WAIT_ACK)
         FAIL(e, ERR_INVALID, NULL, "a second ack from core");
-    if (go == 1)
-        conn_set_state(c, CONN_CONNECT, c->core_due);
-    if (go == 1)
-        backend_connect(c);
-    else
+    if (go == IPC_ACK_NO)
         conn_finish(c, "refused by core");
+    else
+        conn_vouched(c, go == IPC_ACK_GO_ON);
+    if (c->state != CONN_WAIT_ACK)
+        return ok();
+    conn_set_state(c, CONN_CONNECT, c->core_due);
+    backend_connect(c);
     return ok();
 }
 

@@ -1,14 +1,11 @@
 #include "vault/front/conn.h"
 
 #include "base/log.h"
-#include "base/rng.h"
 #include "base/sm.h"
 #include "vault/front/backend.h"
 #include "vault/front/drain.h"
 
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -17,6 +14,7 @@
 
 #define TO(s) (1u << (s))
 static const struct sm_state states[] = {
+    [CONN_IN_LINE] = {"in line", TO(CONN_HANDSHAKE) | TO(CONN_DONE)},
     [CONN_HANDSHAKE] = {"handshake", TO(CONN_REGISTER) | TO(CONN_LINGER) | TO(CONN_DONE)},
     [CONN_REGISTER] = {"register", TO(CONN_WAIT_ACK) | TO(CONN_LINGER) | TO(CONN_DONE)},
     [CONN_WAIT_ACK] = {"wait-ack", TO(CONN_REGISTER) | TO(CONN_CONNECT) | TO(CONN_LINGER) | TO(CONN_DONE)},
@@ -34,78 +32,12 @@ void conn_set_state(struct conn *c, enum conn_state next, int64_t due_ms)
     c->state_due = due_ms;
 }
 
-static void log_end(struct conn *c, const char *why)
+void conn_log_end(struct conn *c, const char *why)
 {
     if (why == NULL || !loop_may_log(c->loop))
         return;
     log_event(LOG_INFO, "connection ended", LF_STR("why", why), LF_STR("peer", c->address),
               LF_STR("state", sm_name(&table, c->state)), LF_INT("streams", policer_open_streams(&c->policer)));
-}
-
-static void tune(int fd)
-{
-    /* Best effort: a socket without these still works. */
-    int on = 1, idle = CONN_KEEPALIVE_S, gone_ms = CONN_KEEPALIVE_S * 1000;
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone_ms, sizeof gone_ms);
-}
-
-static void link_conn(struct loop *l, struct conn *c)
-{
-    c->next = l->conns;
-    c->at = &l->conns;
-    if (c->next != NULL)
-        c->next->at = &c->next;
-    l->conns = c;
-    l->allocated++;
-    l->open++;
-}
-
-/* +-10 %, so that clients that came together do not leave together. */
-static int64_t jittered_age(const struct loop *l)
-{
-    uint32_t r;
-    rng_fill(&rng_system, &r, sizeof r);
-    int64_t tenth = l->limits.max_age_ms / 10;
-    return l->limits.max_age_ms - tenth + (int64_t)r % (2 * tenth + 1);
-}
-
-void conn_start(struct loop *l, int take_fd, struct peer *take_peer, const char *address, const struct listener *from)
-{
-    struct err e;
-    struct conn *c = calloc(1, sizeof *c);
-    bool good = c != NULL && l->tls != NULL && !tls_open(&c->tls, l->tls, take_fd, &e).failed;
-    if (good) {
-        c->client_source = (struct source){SOURCE_CLIENT, c};
-        c->core_source = (struct source){SOURCE_CORE, c};
-        good = !loop_watch(l, take_fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, &c->client_source, &e).failed;
-    }
-    if (!good) {
-        if (c != NULL)
-            tls_close(&c->tls);
-        free(c);
-        (void)close(take_fd);
-        peers_leave(l->peers, take_peer, l->now_ms);
-        l->counts.refused++;
-        return;
-    }
-    c->loop = l;
-    c->client_fd = take_fd;
-    c->core_fd = -1;
-    c->peer = take_peer;
-    c->listener = from->name;
-    c->state = CONN_HANDSHAKE;
-    c->state_due = l->now_ms + l->limits.handshake_ms;
-    c->age_due = l->now_ms + jittered_age(l);
-    memccpy(c->address, address, 0, sizeof c->address - 1);
-    policer_init(&c->policer, l->limits.max_streams, l->now_ms);
-    tune(take_fd);
-    link_conn(l, c);
-    l->counts.accepted++;
-    conn_rearm(c);
-    loop_requeue(l, c); /* most clients speak first, and at once */
 }
 
 void conn_opened(struct conn *c, int take_core_fd)
@@ -138,13 +70,19 @@ static void leave_core(struct conn *c)
     residue_release(&c->in);
     wipe(c->in_tail, sizeof c->in_tail);
     backend_ended(c);
+    turns_leave(c->loop->turns, &c->turn);
+    certs_leave(c->loop->certs, &c->holding);
 }
 
 void conn_finish(struct conn *c, const char *why)
 {
     if (c->state >= CONN_LINGER)
         return;
-    log_end(c, why);
+    if (c->state == CONN_IN_LINE || c->shaking) { /* nothing to say good-bye with */
+        conn_close(c, why);
+        return;
+    }
+    conn_log_end(c, why);
     leave_core(c);
     conn_flush_out(c);
     if (c->tls.broken || c->out.p != NULL) {
@@ -162,10 +100,16 @@ void conn_finish(struct conn *c, const char *why)
 void conn_close(struct conn *c, const char *why)
 {
     struct loop *l = c->loop;
-    if (c->state == CONN_DONE)
+    if (c->state == CONN_DONE || (c->shaking && c->doomed))
         return;
-    log_end(c, why);
+    conn_log_end(c, why);
     leave_core(c);
+    c->doomed = c->shaking;
+    if (c->doomed) { /* the thread that has it finds a dead socket, and hands it back */
+        c->state_due = 0;
+        (void)shutdown(c->client_fd, SHUT_RDWR);
+        return;
+    }
     tls_close(&c->tls);
     (void)close(c->client_fd);
     c->client_fd = -1;
@@ -181,7 +125,7 @@ void conn_close(struct conn *c, const char *why)
 
 void conn_free(struct conn *c)
 {
-    INVARIANT(c->state == CONN_DONE && !c->in_outbox && !c->queued);
+    INVARIANT(c->state == CONN_DONE && !c->in_outbox && !c->queued && !c->shaking);
     c->loop->allocated--;
     *c->at = c->next;
     if (c->next != NULL)
@@ -213,27 +157,6 @@ void conn_rearm(struct conn *c)
         wheel_arm(&c->loop->wheel, &c->timer, due);
 }
 
-static void step_handshake(struct conn *c)
-{
-    switch (tls_handshake(&c->tls)) {
-    case TLS_OK:
-        backend_register(c);
-        return;
-    case TLS_AGAIN:
-        return;
-    case TLS_EOF:
-    case TLS_BROKEN:
-        break;
-    }
-    c->loop->counts.refused++;
-    /* OpenSSL has put its alert on the wire; a lingering close lets it arrive. */
-    log_end(c, c->tls.why);
-    (void)shutdown(c->client_fd, SHUT_WR);
-    leave_core(c);
-    conn_set_state(c, CONN_LINGER, c->loop->now_ms + CONN_LINGER_MS);
-    loop_requeue(c->loop, c);
-}
-
 static void step_linger(struct conn *c)
 {
     struct loop *l = c->loop;
@@ -252,9 +175,7 @@ static void step_linger(struct conn *c)
 
 void conn_step(struct conn *c)
 {
-    if (c->state == CONN_HANDSHAKE)
-        step_handshake(c);
-    else if (c->state == CONN_OPEN && conn_pump(c))
+    if (c->state == CONN_OPEN && conn_pump(c))
         loop_requeue(c->loop, c);
     else if (c->state == CONN_LINGER)
         step_linger(c);
@@ -266,6 +187,10 @@ void conn_step(struct conn *c)
 static void state_expired(struct conn *c)
 {
     switch ((enum conn_state)c->state) {
+    case CONN_IN_LINE:
+        c->loop->counts.refused++;
+        conn_close(c, "waited too long for its turn to shake hands");
+        return;
     case CONN_HANDSHAKE:
         c->loop->counts.refused++;
         conn_close(c, "no TLS handshake in time");

@@ -65,8 +65,7 @@ static void cut_off(struct conn *c)
 {
     struct loop *l = c->loop;
     l->counts.policed++;
-    /* A client that was too busy to acknowledge in time has to come again, but is no attacker. */
-    if (c->policer.code != FRAME_SETTINGS_TIMEOUT)
+    if (!c->policer.mistake)
         peers_penalise(c->peer, l->now_ms);
     if (policer_at_boundary(&c->policer)) {
         uint8_t f[FRAME_GOAWAY_BYTES];

@@ -7,7 +7,7 @@ void drain_begin(struct conn *c, int64_t due_ms)
     if (c->drain == DRAIN_NO)
         c->drain = DRAIN_WARN_DUE;
     /* In TLS 1.3 the client ends the handshake first, and may have sent a call already: a short while for that one. */
-    if (c->state == CONN_HANDSHAKE && c->state_due > c->loop->now_ms + DRAIN_HANDSHAKE_MS)
+    if (c->state <= CONN_HANDSHAKE && c->state_due > c->loop->now_ms + DRAIN_HANDSHAKE_MS)
         c->state_due = c->loop->now_ms + DRAIN_HANDSHAKE_MS;
     if (c->state < CONN_LINGER)
         loop_requeue(c->loop, c);

@@ -98,6 +98,7 @@ static RESULT start(struct front *f, struct err *e)
     while (f->loop.tls == NULL || !f->has_listener || !f->has_channel)
         TRY(next_message(f, FRONT_START_MS, e));
     TRY(confine_self(&confine, e));
+    TRY(loop_start(&f->loop, e));
     if (!accept_local_name(&f->loop, name))
         FAIL(e, ERR_INTERNAL, NULL, "the first listener has no name");
     CLEANUP(buf_release) struct buf text;

@@ -42,8 +42,9 @@ RESULT loop_init(struct loop *l, const struct clock *clock, const struct front_l
     wheel_init(&l->wheel, l->now_ms);
     bucket_init(&l->log_budget, &log_limit, l->now_ms);
     l->peers = peers_new(l->limits.max_per_peer);
+    l->turns = turns_new();
+    l->certs = certs_new(l->limits.max_connections / LOOP_CERT_SHARE + l->limits.max_connections % LOOP_CERT_SHARE);
     l->run.tail = &l->run.head;
-    l->shake.tail = &l->shake.head;
     l->stats_due_ms = l->now_ms + STATS_MS;
     l->scratch = malloc(LOOP_SCRATCH_BYTES);
     INVARIANT(l->scratch != NULL);
@@ -71,13 +72,6 @@ static void run_queues(struct loop *l)
         next = c->run_next;
         run_one(c);
     }
-    /* A thousand clients that come at once wait for each other, and not those in service for all of them. */
-    for (unsigned i = 0; i < LOOP_HANDSHAKES && (c = l->shake.head) != NULL; i++) {
-        l->shake.head = c->run_next;
-        if (l->shake.head == NULL)
-            l->shake.tail = &l->shake.head;
-        run_one(c);
-    }
 }
 
 void loop_requeue(struct loop *l, struct conn *c)
@@ -86,13 +80,22 @@ void loop_requeue(struct loop *l, struct conn *c)
         return;
     c->queued = true;
     c->run_next = NULL;
-    struct run_queue *q = c->state == CONN_HANDSHAKE ? &l->shake : &l->run;
-    *q->tail = c;
-    q->tail = &c->run_next;
+    *l->run.tail = c;
+    l->run.tail = &c->run_next;
+}
+
+RESULT loop_start(struct loop *l, struct err *e)
+{
+    TRY(shake_new(0, &l->shake, e));
+    l->shaken = (struct source){SOURCE_SHAKE, l};
+    return loop_watch(l, shake_fd(l->shake), EPOLLIN, &l->shaken, e);
 }
 
 void loop_release(struct loop *l)
 {
+    shake_free(l->shake);
+    for (struct conn *c = l->conns; c != NULL; c = c->next)
+        c->shaking = false; /* no thread has it any more */
     for (struct conn *c = l->conns; c != NULL; c = c->next)
         conn_close(c, NULL);
     backend_flush(l);
@@ -105,6 +108,8 @@ void loop_release(struct loop *l)
     accept_release(l);
     tls_ctx_free(l->tls);
     peers_free(l->peers);
+    turns_free(l->turns);
+    certs_free(l->certs);
     if (l->scratch != NULL)
         wipe(l->scratch, LOOP_SCRATCH_BYTES);
     free(l->scratch);
@@ -187,6 +192,39 @@ static void on_core(struct conn *c, uint32_t events)
     loop_requeue(c->loop, c);
 }
 
+static struct conn *conn_of_job(struct shake_job *j)
+{
+    return (struct conn *)(void *)((char *)j - offsetof(struct conn, job));
+}
+
+static struct conn *conn_of_turn(struct turn *t)
+{
+    return (struct conn *)(void *)((char *)t - offsetof(struct conn, turn));
+}
+
+static void shaken(struct loop *l)
+{
+    for (struct shake_job *j = shake_take(l->shake), *next; j != NULL; j = next) {
+        next = j->next;
+        conn_shaken(conn_of_job(j));
+    }
+}
+
+/* Free slots go to those in line. A slot whose holder says nothing is taken back, once for each that waits for it. */
+static void run_turns(struct loop *l)
+{
+    struct turn *t = NULL;
+    do {
+        if (t != NULL && conn_is_slow(conn_of_turn(t)))
+            conn_close(conn_of_turn(t), "too slow in the handshake, while others waited");
+        else if (t != NULL)
+            turns_spare(l->turns, t, l->now_ms);
+        for (struct turn *next; (next = turns_next(l->turns, l->now_ms)) != NULL;)
+            conn_shake(conn_of_turn(next));
+        t = turns_waiting(l->turns) ? turns_slowest(l->turns, l->now_ms) : NULL;
+    } while (t != NULL);
+}
+
 static RESULT dispatch(struct loop *l, const struct epoll_event *ev, struct err *e)
 {
     struct source *s = ev->data.ptr;
@@ -204,10 +242,13 @@ static RESULT dispatch(struct loop *l, const struct epoll_event *ev, struct err 
     case SOURCE_CHANNEL:
         backend_readable(l);
         return ok();
+    case SOURCE_SHAKE:
+        shaken(l);
+        return ok();
     case SOURCE_CONTROL:
         return l->on_control(l->control_arg, e);
     }
-    INVARIANT(s->kind <= SOURCE_CHANNEL);
+    INVARIANT(s->kind <= SOURCE_SHAKE);
     return ok();
 }
 
@@ -234,8 +275,10 @@ static void each_second(struct loop *l)
 
 static int sleep_ms(const struct loop *l, int max_ms)
 {
-    if (l->run.head != NULL || l->shake.head != NULL)
+    if (l->run.head != NULL)
         return 0;
+    if (turns_waiting(l->turns) && max_ms > LOOP_TURNS_MS)
+        max_ms = LOOP_TURNS_MS;
     int64_t due = l->stats_due_ms;
     if (l->paused_until_ms != 0 && l->paused_until_ms < due)
         due = l->paused_until_ms;
@@ -253,6 +296,7 @@ RESULT loop_turn(struct loop *l, int max_sleep_ms, struct err *e)
         TRY(dispatch(l, &ev[i], e));
     accept_tick(l);
     run_timers(l);
+    run_turns(l);
     run_queues(l);
     backend_flush(l);
     each_second(l);

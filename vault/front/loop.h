@@ -1,7 +1,7 @@
 /*
  * Purpose: one event loop of the front: epoll, timers, a run queue for fairness, and the state all its connections share.
- *          A second front thread would be a second struct loop; nothing is shared between two.
- * Owns:    everything it points to, but the control descriptor and the configuration. Threads: one for each loop.
+ *          A second loop would be a second struct loop; nothing is shared between two.
+ * Owns:    everything it points to, but the control descriptor and the configuration. Threads: one for each loop; shake.h has its own.
  * Errors:  ERR_EXHAUSTED at start; ERR_UNAVAILABLE when the monitor is gone. What befalls one connection ends only that one.
  * Limits:  the enum below and struct front_limits.
  * Secrets: plaintext passes through scratch, which is wiped after each use.
@@ -10,15 +10,18 @@
 #define FRONT_LOOP_H
 
 #include "base/clock.h"
+#include "vault/front/certs.h"
 #include "vault/front/peers.h"
-#include "vault/front/tls.h"
+#include "vault/front/shake.h"
+#include "vault/front/turns.h"
 #include "vault/front/wheel.h"
 
 enum {
     LOOP_TURN_BYTES = 65536,  /* of one connection, each way, before the others have their turn */
     LOOP_TURN_RECORDS = 64,   /* TLS records of one connection a turn: tiny ones cost as much as full ones */
     LOOP_HEADROOM = 16,       /* for an unfinished frame header */
-    LOOP_HANDSHAKES = 4,      /* steps of handshakes a pass: each costs what 50 calls cost, and those are waiting */
+    LOOP_CERT_SHARE = 2,      /* one certificate gets 1 / this of max_connections */
+    LOOP_TURNS_MS = 100,      /* while somebody waits for a handshake: how often to look for a slot that is wasted */
     LOOP_EVENTS = 256,
     LOOP_LISTENERS_MAX = 4,
     LOOP_NAME_MAX = 64,
@@ -34,7 +37,7 @@ struct front_counts {
     uint64_t accepted, refused, policed;
 };
 
-enum source_kind { SOURCE_CLIENT, SOURCE_CORE, SOURCE_LISTENER, SOURCE_CONTROL, SOURCE_CHANNEL };
+enum source_kind { SOURCE_CLIENT, SOURCE_CORE, SOURCE_LISTENER, SOURCE_CONTROL, SOURCE_CHANNEL, SOURCE_SHAKE };
 struct source { /* what an epoll event points to */
     enum source_kind kind;
     void *owner;
@@ -68,16 +71,19 @@ struct loop {
     uint64_t log_dropped;
     struct tls_ctx *tls;
     struct peers *peers;
+    struct turns *turns;
+    struct certs *certs;
+    struct shake *shake;
     struct wheel wheel;
     struct listener listeners[LOOP_LISTENERS_MAX];
     struct backend backend;
     struct conn *conns;
-    struct run_queue { /* who has something to do: connections in service, and handshakes */
+    struct run_queue { /* who has something to do */
         struct conn *head, **tail;
-    } run, shake;
+    } run;
     uint32_t allocated; /* connections that exist, those whose end the core has not been told yet included */
     uint32_t open;      /* connections with a client */
-    struct source control;
+    struct source control, shaken;
     RESULT (*on_control)(void *arg, struct err *e);
     void *control_arg;
     uint8_t *scratch; /* LOOP_HEADROOM + LOOP_TURN_BYTES */
@@ -87,6 +93,8 @@ struct loop {
 RESULT loop_init(struct loop *l, const struct clock *clock, const struct front_limits *limits, const char *run_dir,
                  int control_fd, RESULT (*on_control)(void *arg, struct err *e), void *arg, struct err *e);
 void loop_release(struct loop *l);
+/* Threads for handshakes: after confinement, which threads inherit and which does not reach those that run already. */
+RESULT loop_start(struct loop *l, struct err *e);
 void loop_set_tls(struct loop *l, struct tls_ctx *take); /* for new connections; running ones go on as they are */
 RESULT loop_add_listener(struct loop *l, int take_fd, struct bytes name, struct err *e);
 /* Stop listening, drain every connection; loop_run returns when the last is gone, or after limits.drain_ms. */

@@ -42,12 +42,20 @@ static enum policer_verdict cut(struct policer *p, enum frame_error code, const 
     return POLICER_CUT;
 }
 
+/* A library left at its defaults does this, and its neighbours behind the same address did not. Doing it again costs a new
+ * connection each time, and those are counted (peers.h). */
+static enum policer_verdict cut_mistake(struct policer *p, enum frame_error code, const char *why)
+{
+    p->mistake = true;
+    return cut(p, code, why);
+}
+
 enum policer_verdict policer_tick(struct policer *p, int64_t now_ms)
 {
     if (p->cut)
         return POLICER_CUT;
     if (p->ack_due_ms != 0 && now_ms >= p->ack_due_ms)
-        return cut(p, FRAME_SETTINGS_TIMEOUT, "settings not acknowledged in time");
+        return cut_mistake(p, FRAME_SETTINGS_TIMEOUT, "settings not acknowledged in time");
     return POLICER_PASS;
 }
 
@@ -301,7 +309,7 @@ static enum policer_verdict prefix_byte(struct policer *p, int64_t now_ms, struc
                                         int64_t *wait_ms)
 {
     if (s->prefix == 0 && b != 0)
-        return cut(p, FRAME_PROTOCOL_ERROR, "a compressed message");
+        return cut_mistake(p, FRAME_PROTOCOL_ERROR, "a compressed message");
     uint32_t length = s->left << 8 | b;
     if (s->prefix < 4) {
         s->left = length;
@@ -309,7 +317,7 @@ static enum policer_verdict prefix_byte(struct policer *p, int64_t now_ms, struc
         return POLICER_PASS;
     }
     if (length > POLICER_MAX_MESSAGE_BYTES)
-        return cut(p, FRAME_ENHANCE_YOUR_CALM, "message too large");
+        return cut_mistake(p, FRAME_ENHANCE_YOUR_CALM, "message too large");
     if (length < POLICER_TINY_BYTES) {
         enum policer_verdict v = charge(p, now_ms, POLICER_CONTROL, wait_ms);
         if (v != POLICER_PASS)

@@ -70,6 +70,7 @@ struct policer {
     int16_t data;          /* index of the stream whose DATA is in progress; -1: payload is only counted */
     uint8_t block_continuations, preface;
     bool pad_next, settings_seen, acked, dropping /* this frame */, block_dropped, dropped, goaway, cut;
+    bool mistake; /* of cut: as easily made as meant, and not worth more than this connection */
     /* server direction */
     bool server_seen, server_block;
     uint32_t server_left;

@@ -326,12 +326,20 @@ static enum tls_io established(struct tls *t)
     const unsigned char *proto;
     unsigned n;
     SSL_get0_alpn_selected(t->ssl, &proto, &n);
-    if (bytes_equal(BYTES(proto, n), BYTES_LIT("h2")) && SSL_get0_peer_certificate(t->ssl) != NULL) {
+    X509 *leaf = SSL_get0_peer_certificate(t->ssl);
+    unsigned digest_n = sizeof t->certificate;
+    if (bytes_equal(BYTES(proto, n), BYTES_LIT("h2")) && leaf != NULL &&
+        X509_digest(leaf, EVP_sha256(), t->certificate, &digest_n) == 1) {
         t->established = true;
         return TLS_OK;
     }
     t->why = "no application protocol agreed on";
     return TLS_BROKEN;
+}
+
+bool tls_wants_write(const struct tls *t)
+{
+    return SSL_want_write(t->ssl);
 }
 
 enum tls_io tls_handshake(struct tls *t)

@@ -2,7 +2,7 @@
  * Purpose: the server's side of TLS by OpenSSL 3.0: TLS 1.3 only, ALPN h2, a client certificate required. The chain is
  *          checked for its form only and handed on: the core validates it. No tickets, resumption, 0-RTT, renegotiation.
  * Owns:    struct tls_ctx: certificate and key. struct tls: one connection's SSL; the descriptor stays its owner's.
- * Threads: a ctx is read-only and counted; a tls belongs to its loop.
+ * Threads: a ctx is read-only and counted; a tls belongs to one thread at a time (shake.h, then its loop).
  * Errors:  tls_ctx_new: ERR_INVALID "TLS_FILES" with what is wrong. I/O answers enum tls_io; `why` is a literal for the log.
  * Limits:  the enum below; descriptors with more than TLS_FILE_MAX_BYTES are refused.
  * Secrets: the private key lies in OpenSSL's secure heap (locked, kept out of core dumps) once tls_memory_init was called; file
@@ -18,6 +18,7 @@ enum {
     TLS_KEY_MEMORY_BYTES = 65536, /* locked: two dozen RSA keys of 4,096 bits, the old ones of running connections among them */
     TLS_CHAIN_MAX_CERTS = 10,
     TLS_RECORD_BYTES = 16384,
+    TLS_DIGEST_BYTES = 32,
     TLS_POST_HANDSHAKE_MAX = 64,   /* messages of one connection after the handshake, KeyUpdates for the most part */
 };
 
@@ -39,10 +40,12 @@ struct tls {
     bool established, broken;
     unsigned post_messages;
     const char *why; /* literal: what failed */
+    uint8_t certificate[TLS_DIGEST_BYTES]; /* SHA-256 of the client's, once established: whose connection it is */
 };
 RESULT tls_open(struct tls *t, struct tls_ctx *c, int fd, struct err *e); /* t stays where it is until tls_close */
 void tls_close(struct tls *t);                                                  /* frees the SSL; {0} accepted */
 enum tls_io tls_handshake(struct tls *t); /* TLS_OK: established, with ALPN h2 and a certificate */
+bool tls_wants_write(const struct tls *t); /* what the handshake waits for, after TLS_AGAIN */
 enum tls_io tls_read(struct tls *t, void *out, size_t n, size_t *ret_n);
 enum tls_io tls_write(struct tls *t, const void *p, size_t n, size_t *ret_n); /* after TLS_AGAIN offer the same bytes again */
 bool tls_pending(const struct tls *t);  /* bytes wait inside, without the socket being readable */

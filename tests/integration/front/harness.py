@@ -210,7 +210,7 @@ class Front:
         self.server_cert = make_cert(self.dir, "server")
         self.client_cert = make_cert(self.dir, "client")
         self.core = Core(self.dir)
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port = self.listener.getsockname()[1]
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control = mine

@@ -300,6 +300,27 @@ def test_breaches_are_cut_at_once_with_goaway(front, payload, end):
     until(lambda: len(front.core.closed) == 1, what="CONN_CLOSED")
 
 
+MISTAKES = {"compressed": b"\x01\0\0\0\x05hello", "too large": b"\0\x00\x10\0\0hello"}
+
+
+@pytest.mark.parametrize("kind", [*MISTAKES, "meant"])
+def test_a_mistake_costs_its_connection_and_not_the_neighbours(front, kind):
+    """Behind one address there may be many clients: what a library does by default is not held against the others."""
+    front.core.raw = lambda sock: sink(sock, [])
+    for _ in range(5):
+        s = tries(front.raw)
+        if s is None:
+            break
+        s.sendall(frame(h.HEADERS, 4, 1, h.REQUEST) + (frame(h.DATA, 0, 1, MISTAKES[kind]) if kind in MISTAKES else frame(h.PUSH, 4, 1, b"\0\0\0\x02")))
+        assert len(goaways(Frames(s).rest())) == 1
+    front.core.raw = None
+    if kind in MISTAKES:
+        assert front.client().call() == b"hello"
+        assert "this address was cut off" not in front.logged()
+    else:
+        assert s is None and "this address was cut off" in front.logged()
+
+
 def test_streams_before_the_ack(front):
     s = front.raw(ack=False)
     wait_for(s, h.SETTINGS)
@@ -339,6 +360,86 @@ def test_the_cap_in_total():
         with pytest.raises((OSError, EOFError)):
             f.client(source="127.0.0.7").call()
         assert "too many connections" in f.logged()
+
+
+def test_the_share_of_one_certificate():
+    """Half of the connections, whatever the addresses: the oldest idle one makes room, and where none is idle the newest is refused."""
+    with Front(max_connections="8") as f:
+        held = [f.client(source=f"127.0.{i}.1") for i in range(4)]
+        sids = [c.begin(end=False) for c in held[1:]]  # three are in the middle of a call
+        assert held[0].call() == b"hello"
+        until(lambda: len(f.core.names) == 4, what="all four")
+        fifth = f.client(source="127.0.5.1")
+        assert fifth.call() == b"hello"
+        held[0].pump_until(lambda: held[0].ended)
+        assert held[0].goaways == [(2**31 - 1, 0), (1, 0)]
+        busy = fifth.begin(end=False)
+        until(lambda: len(f.core.closed) == 1, what="the end of the oldest")
+        with pytest.raises((OSError, EOFError, AssertionError)):
+            assert f.client(source="127.0.6.1").call() == b"hello"
+        assert "makes room for a newer connection" in f.logged() and "too many connections of this certificate" in f.logged()
+        ctx = f.context(cert=False)
+        ctx.load_cert_chain(*h.make_cert(f.dir, "other"))
+        assert h.Client(f.tls(ctx, source="127.0.6.1")).call() == b"hello"  # somebody else has the other half
+        for c, sid in zip([*held[1:], fifth], [*sids, busy]):
+            c.conn.send_data(sid, b"", end_stream=True)
+            c.flush()
+            assert c.finish(sid) == b"hello" and c.goaways == []
+
+
+STRANGER, NET_STRANGERS = 2, 32  # IPC_ACK_STRANGER, TURNS_NET_STRANGERS
+
+
+def test_strangers_are_few(front):
+    """Whoever the core does not know may ask, and be told so; one net has room for a few of them."""
+    front.core.answer = STRANGER
+    held = [front.client(source=f"127.0.0.{i}") for i in range(1, NET_STRANGERS + 1)]
+    assert all(c.call() == b"hello" for c in held)
+    with pytest.raises((OSError, EOFError, AssertionError)):
+        assert front.client(source="127.0.0.99").call() == b"hello"
+    assert "too many connections whose certificates are not trusted" in front.logged()
+    assert front.client(source="127.0.1.1").call() == b"hello"
+    front.core.answer = 1
+    assert front.client(source="127.0.0.99").call() == b"hello"
+    front.core.answer = STRANGER
+    held.pop().close()
+    until(lambda: tries(lambda: front.client(source="127.0.0.99").call()) == b"hello", what="a free place")
+
+
+NET_SLOTS, LINE, STALL_S = 128, 1024, 1  # TURNS_NET_SLOTS, TURNS_LINE, TURNS_STALL_MS
+
+
+def test_silent_handshakes_give_way():
+    """Everything is as slow as an attacker likes: another net does not notice, and neighbours wait for a second."""
+    with Front(handshake_timeout="20s") as f:
+        silent = [f.tcp(source=f"127.0.0.{i % 3 + 1}") for i in range(NET_SLOTS + 20)]
+        start = time.monotonic()
+        assert f.client(source="127.0.1.1").call() == b"hello"
+        assert time.monotonic() - start < 0.5
+        assert "too slow in the handshake" not in f.logged()
+        assert f.client(source="127.0.0.9").call() == b"hello"
+        assert STALL_S * 0.9 < time.monotonic() - start < STALL_S * 4
+        assert "too slow in the handshake, while others waited" in f.logged()
+        assert f.client(source="127.0.0.9").call() == b"hello"
+        for s in silent:
+            s.close()
+
+
+def test_a_crowded_net_makes_room_in_line():
+    """The line is full of one net's clients: the last of them makes room for another net's, and nobody for one of its own."""
+    with Front(handshake_timeout="20s", max_connections="2000", max_connections_per_peer="700") as f:
+        crowd = []
+        for i in range(NET_SLOTS + LINE + 5):
+            s = socket.socket()
+            s.setblocking(False)
+            s.bind((f"127.0.0.{i % 2 + 1}", 0))
+            s.connect_ex(("127.0.0.1", f.port))
+            crowd.append(s)
+        until(lambda: "too many wait for a handshake" in f.logged(), what="a full line")
+        assert f.client(source="127.0.1.1").call() == b"hello"
+        assert "too many of its net wait for a handshake" in f.logged()
+        for s in crowd:
+            s.close()
 
 
 def test_few_descriptors_neither_spin_nor_lose_the_listener():

@@ -141,6 +141,7 @@ static void test_settings_ack(void **state)
     struct policer late = r->p;
     assert_int_equal(policer_tick(&late, r->now_ms + POLICER_ACK_MS), POLICER_CUT);
     assert_int_equal(late.code, FRAME_SETTINGS_TIMEOUT);
+    assert_true(late.mistake);
     add_frame(r, FRAME_SETTINGS, FRAME_ACK, 0, NULL, 0);
     passes(r);
     assert_int_equal(policer_deadline(&r->p), 0);
@@ -439,10 +440,12 @@ static void test_messages(void **state)
     add_call(r, 1);
     add_message(r, 1, 0, POLICER_MAX_MESSAGE_BYTES + 1);
     is_cut(r, FRAME_ENHANCE_YOUR_CALM, "message too large");
+    assert_true(r->p.mistake);
     open_acked(r);
     add_call(r, 1);
     add_message(r, 1, 1, 95);
     is_cut(r, FRAME_PROTOCOL_ERROR, "a compressed message");
+    assert_true(r->p.mistake);
     /* the prefix of a second message, split over two frames, in a stream beside another one */
     open_acked(r);
     add_call(r, 1);
@@ -460,6 +463,7 @@ static void test_messages(void **state)
     passes(r);
     add_frame(r, FRAME_DATA, FRAME_PADDED, 1, "\x0b\0\0\0\0\1x\1\1\1\1", 11);
     is_cut(r, FRAME_PROTOCOL_ERROR, "more padding than payload");
+    assert_false(r->p.mistake); /* no library does this */
 }
 
 /* A budget lets its burst pass, then paces at its rate, then cuts; a pause that refills it half forgives. */

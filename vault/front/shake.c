@@ -1,0 +1,147 @@
+#include "vault/front/shake.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+struct shake {
+    int epoll, done_fd, stop_fd;
+    unsigned n;
+    pthread_t threads[SHAKE_THREADS_MAX];
+    pthread_mutex_t lock;
+    struct shake_job *done, **done_tail; /* under lock */
+};
+
+static void ring(int fd)
+{
+    ssize_t n = write(fd, &(uint64_t){1}, sizeof(uint64_t));
+    INVARIANT(n == sizeof(uint64_t)); /* a counter of 2^64 - 1 events */
+}
+
+static void finish(struct shake *s, struct shake_job *j, enum tls_io outcome)
+{
+    (void)epoll_ctl(s->epoll, EPOLL_CTL_DEL, j->tls->fd, NULL);
+    j->outcome = outcome;
+    j->next = NULL;
+    pthread_mutex_lock(&s->lock);
+    bool first = s->done == NULL;
+    *s->done_tail = j;
+    s->done_tail = &j->next;
+    pthread_mutex_unlock(&s->lock);
+    if (first)
+        ring(s->done_fd);
+}
+
+static struct epoll_event wanted(struct shake_job *j)
+{
+    uint32_t what = tls_wants_write(j->tls) ? EPOLLOUT : EPOLLIN;
+    return (struct epoll_event){.events = what | EPOLLRDHUP | EPOLLONESHOT, .data.ptr = j};
+}
+
+static void step(struct shake *s, struct shake_job *j, uint32_t events)
+{
+    struct tls *t = j->tls;
+    t->readable = t->writable = true;
+    t->hup = t->hup || (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+    enum tls_io io = tls_handshake(t);
+    struct epoll_event next = wanted(j);
+    if (io == TLS_AGAIN && epoll_ctl(s->epoll, EPOLL_CTL_MOD, t->fd, &next) == 0)
+        return; /* from here on it may be with another thread */
+    finish(s, j, io == TLS_AGAIN ? TLS_BROKEN : io);
+}
+
+static void *shake_main(void *arg)
+{
+    struct shake *s = arg;
+    (void)setpriority(PRIO_PROCESS, 0, SHAKE_NICE); /* of this thread alone, on Linux; without it all still works */
+    for (;;) {
+        struct epoll_event ev;
+        int n = epoll_wait(s->epoll, &ev, 1, -1);
+        INVARIANT(n >= 0 || errno == EINTR);
+        if (n > 0 && ev.data.ptr == s)
+            return NULL; /* level-triggered, and never read: it stops the others, too */
+        if (n > 0)
+            step(s, ev.data.ptr, ev.events);
+    }
+}
+
+static unsigned by_cpus(void)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    if (cpus < SHAKE_CPUS_PER_THREAD)
+        return 1;
+    return cpus / SHAKE_CPUS_PER_THREAD < SHAKE_THREADS_MAX ? (unsigned)(cpus / SHAKE_CPUS_PER_THREAD) : SHAKE_THREADS_MAX;
+}
+
+static RESULT start(struct shake *s, unsigned threads, struct err *e)
+{
+    struct epoll_event stop = {.events = EPOLLIN, .data.ptr = s};
+    s->epoll = epoll_create1(EPOLL_CLOEXEC);
+    s->done_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    s->stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (s->epoll < 0 || s->done_fd < 0 || s->stop_fd < 0 || epoll_ctl(s->epoll, EPOLL_CTL_ADD, s->stop_fd, &stop) != 0)
+        FAIL_ERRNO(e, ERR_EXHAUSTED, NULL, "descriptors for handshakes");
+    for (; s->n < threads; s->n++)
+        if (pthread_create(&s->threads[s->n], NULL, shake_main, s) != 0)
+            FAIL(e, ERR_EXHAUSTED, NULL, "a thread for handshakes");
+    return ok();
+}
+
+RESULT shake_new(unsigned threads, struct shake **ret, struct err *e)
+{
+    struct shake *s = calloc(1, sizeof *s);
+    INVARIANT(s != NULL && threads <= SHAKE_THREADS_MAX);
+    pthread_mutex_init(&s->lock, NULL);
+    s->done_tail = &s->done;
+    if (start(s, threads == 0 ? by_cpus() : threads, e).failed) {
+        shake_free(s);
+        return (struct result){1};
+    }
+    *ret = s;
+    return ok();
+}
+
+void shake_free(struct shake *s)
+{
+    if (s == NULL)
+        return;
+    if (s->n > 0)
+        ring(s->stop_fd);
+    for (unsigned i = 0; i < s->n; i++)
+        pthread_join(s->threads[i], NULL);
+    const int fds[] = {s->epoll, s->done_fd, s->stop_fd};
+    for (unsigned i = 0; i < 3; i++)
+        if (fds[i] >= 0)
+            (void)close(fds[i]);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+}
+
+int shake_fd(const struct shake *s)
+{
+    return s->done_fd;
+}
+
+RESULT shake_give(struct shake *s, struct shake_job *j, struct err *e)
+{
+    struct epoll_event ev = wanted(j);
+    if (epoll_ctl(s->epoll, EPOLL_CTL_ADD, j->tls->fd, &ev) != 0)
+        FAIL_ERRNO(e, ERR_EXHAUSTED, NULL, "epoll_ctl");
+    return ok();
+}
+
+struct shake_job *shake_take(struct shake *s)
+{
+    uint64_t many;
+    ssize_t n = read(s->done_fd, &many, sizeof many); /* before the list: what comes after it rings again */
+    INVARIANT(n == sizeof many || errno == EAGAIN);
+    pthread_mutex_lock(&s->lock);
+    struct shake_job *j = s->done;
+    s->done = NULL;
+    s->done_tail = &s->done;
+    pthread_mutex_unlock(&s->lock);
+    return j;
+}
