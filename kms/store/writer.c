@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -248,6 +249,31 @@ void store_retry(struct store *s)
         log_event(LOG_DEBUG, "the store still cannot be written", LF_ERR(&e));
 }
 
+/* A commit whose sync failed is undone here, but the log may hold it whole: did the process die now, the next start would take it for
+ * committed, though its callers are told otherwise. A transaction that changes nothing overwrites its first frame, and what follows
+ * then no longer checks. That its own sync fails too is no matter: it is dead for the next start of this machine's run. False: it could
+ * not even be written, and whether the group happened is open until something can. */
+static bool bury(struct store *s)
+{
+    char sql[64];
+    snprintf(sql, sizeof sql, "PRAGMA user_version = %d", schema_newest()); /* what it is */
+    int rc = sqlite3_exec(s->writer.h, sql, NULL, NULL, NULL);
+    return rc == SQLITE_OK || rc == SQLITE_IOERR_FSYNC;
+}
+
+static void fail_group(struct store *s, struct store_txn *group, struct err *e)
+{
+    bool in_doubt = sqlite3_extended_errcode(s->writer.h) == SQLITE_IOERR_FSYNC;
+    if (!sqlite3_get_autocommit(s->writer.h))
+        sqlite3_exec(s->writer.h, "ROLLBACK", NULL, NULL, NULL);
+    if (in_doubt && !bury(s))
+        e->reason = "STORE_UNSURE";
+    for (struct store_txn *t = group; t; t = t->next) {
+        t->failed = true;
+        t->err = *e;
+    }
+}
+
 static void commit_group(struct store *s, struct store_txn *group)
 {
     struct err e = {0};
@@ -255,12 +281,7 @@ static void commit_group(struct store *s, struct store_txn *group)
     bool failed = apply_group(s, group, &seq, &e).failed;
     note_trouble(s, group, failed, &e);
     if (failed) {
-        if (!sqlite3_get_autocommit(s->writer.h))
-            sqlite3_exec(s->writer.h, "ROLLBACK", NULL, NULL, NULL);
-        for (struct store_txn *t = group; t; t = t->next) {
-            t->failed = true;
-            t->err = e;
-        }
+        fail_group(s, group, &e);
         return;
     }
     bool new_event = seq > atomic_load(&s->outbox_last);

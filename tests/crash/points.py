@@ -79,6 +79,8 @@ class Chooser:
             seen = {p: n for p, n in seen.items() if p[1] in ("wal", "journal")}
         place = self.rng.choice(sorted(seen))
         nth = self.rng.randint(1, max(1, int(seen[place])))
+        if kind == "doomed" and place == ("sync", "wal"):  # and then nothing can be written either
+            return Point(kind, (place, ("write", "wal")), control.FAIL, self.rng.randint(1, 20), control.ALWAYS, self.rng.choice(LASTING))
         if place[0] == "write" and kind == "fault" and self.rng.random() < 0.25:
             return Point(kind, (place,), control.SHORT, nth, self.rng.choice((1, control.ALWAYS)))
         error = self.rng.choice([e for e in ERRORS[place[0]] if kind == "fault" or e in LASTING])

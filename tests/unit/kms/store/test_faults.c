@@ -9,6 +9,7 @@
 
 /* ---- the shim: forwards all, but fails writes and syncs of the write-ahead log on demand, and counts ---- */
 static atomic_int write_fault, sync_fault; /* SQLite result code, 0: works */
+static atomic_int write_fault_after_sync;  /* becomes write_fault when a sync has failed */
 static atomic_uint faults;
 static sqlite3_vfs *real_vfs;
 struct shim_file {
@@ -34,8 +35,10 @@ static int s_truncate(sqlite3_file *f, sqlite3_int64 n) { return FORWARD(f, xTru
 static int s_sync(sqlite3_file *f, int flags)
 {
     int rc = ((struct shim_file *)(void *)f)->is_wal ? atomic_load(&sync_fault) : 0;
-    if (rc)
+    if (rc) {
         atomic_fetch_add(&faults, 1);
+        atomic_store(&write_fault, atomic_load(&write_fault_after_sync));
+    }
     return rc ? rc : FORWARD(f, xSync, flags);
 }
 static int s_size(sqlite3_file *f, sqlite3_int64 *n) { return FORWARD(f, xFileSize, n); }
@@ -84,6 +87,7 @@ static int setup(void **state)
 }
 static int teardown(void **state)
 {
+    atomic_store(&write_fault_after_sync, 0);
     atomic_store(&write_fault, 0);
     atomic_store(&sync_fault, 0);
     fx_stop(*state);
@@ -120,6 +124,54 @@ static void trouble(struct fx *f, atomic_int *fault, int rc, const char *reason)
 static void test_disk_full(void **state) { trouble(*state, &write_fault, SQLITE_FULL, "STORE_FULL"); }
 static void test_write_error(void **state) { trouble(*state, &write_fault, SQLITE_IOERR_WRITE, "STORE_IO"); }
 static void test_sync_error(void **state) { trouble(*state, &sync_fault, SQLITE_IOERR_FSYNC, "STORE_IO"); }
+
+/* The process dies right after a commit whose sync failed: the next start must not find what was refused. */
+static void copy_folder(const char *from, const char *to)
+{
+    DIR *d = opendir(from);
+    assert_non_null(d);
+    for (struct dirent *de; (de = readdir(d));) {
+        char a[400], b[400];
+        static char all[8 << 20];
+        if (de->d_name[0] == '.' || strstr(de->d_name, "-shm")) /* what is in memory dies with the process */
+            continue;
+        snprintf(a, sizeof a, "%s/%s", from, de->d_name);
+        snprintf(b, sizeof b, "%s/%s", to, de->d_name);
+        int in = open(a, O_RDONLY | O_CLOEXEC), out = open(b, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+        ssize_t n = read(in, all, sizeof all);
+        assert_true(in >= 0 && out >= 0 && n >= 0 && n < (ssize_t)sizeof all && write(out, all, (size_t)n) == n);
+        close(in);
+        close(out);
+    }
+    closedir(d);
+}
+static void die_after_failed_sync(struct fx *f, int then_writes_fail, const char *reason, const char *found)
+{
+    static struct fx after;
+    struct record r = fx_rec(REC_META, T0, "x", "before"), out;
+    assert_ok(fx_put(f, &r, STORE_ABSENT, "e1"));
+    r.body = bytes_str("refused");
+    atomic_store(&sync_fault, SQLITE_IOERR_FSYNC);
+    atomic_store(&write_fault_after_sync, then_writes_fail);
+    assert_fails(fx_put(f, &r, 1, "e2"), ERR_UNAVAILABLE, reason);
+    assert_true(atomic_load(&faults) >= 2); /* the commit's, and that of what buries it */
+    fx_init(&after);
+    copy_folder(f->dir, after.dir);
+    atomic_store(&write_fault_after_sync, 0);
+    atomic_store(&write_fault, 0);
+    atomic_store(&sync_fault, 0);
+    fx_open(&after);
+    assert_ok(fx_get(&after, REC_META, T0, "x", &out));
+    assert_bytes(out.body, found);
+    assert_int_equal(store_outbox_last(after.s), out.revision);
+    fx_close(&after);
+    fx_remove(&after);
+    r.body = bytes_str("again"); /* and who lives goes on */
+    assert_ok(fx_put(f, &r, 1, "e2"));
+}
+static void test_died_after_failed_sync(void **state) { die_after_failed_sync(*state, 0, "STORE_IO", "before"); }
+/* Nothing can be written any more: then the caller is told that it is open, for it may be there. */
+static void test_died_when_all_fails(void **state) { die_after_failed_sync(*state, SQLITE_IOERR_WRITE, "STORE_UNSURE", "refused"); }
 
 /* A full disk while many wait: all of one group fail together, and none of them left a row. */
 static void *put_one(void *arg)
@@ -228,6 +280,7 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {T(test_disk_full),        T(test_write_error), T(test_sync_error),
+                                       T(test_died_after_failed_sync), T(test_died_when_all_fails),
                                        T(test_full_for_a_group), T(test_killed_while_committing)};
     shim_install();
     return cmocka_run_group_tests(tests, all_setup, NULL);
