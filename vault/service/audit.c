@@ -113,7 +113,10 @@ static struct result tail_ready(struct call *c, ProtobufCMessage **resp, bool *r
     const TailRequest *q = c->request;
     struct tail *t = c->stream;
     if (!t->started) {
+        struct tenant there;
         t->started = true;
+        if (q->tenant.len > 0) /* of a tenant that is not there there is no log, not an empty one */
+            TRY(keyring_tenant_get(c->svc->keyring, c->resources[0].name.tenant, true, &there, e));
         t->next = first_index(c, q);
     }
     *ret_more = true;

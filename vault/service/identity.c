@@ -146,11 +146,12 @@ static struct result list(struct call *c, const ProtobufCMessage *req, ProtobufC
     const ListRequest *q = (const ListRequest *)req;
     ListResponse *r = call_response(c);
     struct name tenant = {.kind = NAME_NONE};
-    if (q->tenant.len > 0)
+    if (q->tenant.len > 0) { /* of a tenant that is not there there is no list, not an empty one */
+        struct tenant there;
         TRY(name_parse(pb_bytes(q->tenant), NAME_TENANT, "tenant", &tenant, e));
-    struct listing l;
         TRY(keyring_tenant_get(c->svc->keyring, tenant.tenant, true, &there, e));
     }
+    struct listing l;
     TRY(listing_parse(c, q->page_size, q->page_token, none, none, pb_bytes(q->tenant), 0, &l, e));
     TRY(fill(c, &l, tenant.tenant, r, e));
     *resp = &r->base;
@@ -173,9 +174,9 @@ static struct result update(struct call *c, const ProtobufCMessage *req, Protobu
         return err_field(e, "principal.state", "ACTIVE or DISABLED");
     if (bytes_equal(id, bytes_str(c->id.principal->name)) && q->principal->state == STATE(DISABLED))
         FAIL(e, ERR_STATE, "OWN_PRINCIPAL", "%s would lock itself out", p.p.name);
-    c->ev.before = event_text(c, &p);
     if (p.p.recovery && q->principal->state == STATE(ACTIVE))
         FAIL(e, ERR_STATE, "RECOVERY_ENDS", "%s is a recovery administrator: it can be ended, and not let in again", p.p.name);
+    c->ev.before = event_text(c, &p);
     p.p.state = q->principal->state == STATE(ACTIVE) ? PRINCIPAL_ACTIVE : PRINCIPAL_DISABLED;
     TRY(commit_principal(c, &p, p.p.revision, r, e));
     *resp = &r->base;
