@@ -101,6 +101,7 @@ crash: all pygen $(CRASH_PROGRAMS)
 # it is built plainly in every flavour.
 LEAKS_SCAN    := $(BUILD)/leaks/scan
 LEAKS_CTGRIND := $(BUILD)/leaks/ctgrind
+LEAKS_PROBE   := $(BUILD)/leaks/dump_probe
 $(LEAKS_SCAN): tests/leaks/scan.c
 	@mkdir -p $(@D)
 	@$(call say,LD,$@)
@@ -109,9 +110,13 @@ $(LEAKS_CTGRIND): $(BUILD)/obj/tests/leaks/ctgrind.o $(call lib_of,vault/client)
 	@mkdir -p $(@D)
 	@$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -Wl,--wrap=bytes_ct_equal -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
-test-programs: $(LEAKS_SCAN) $(LEAKS_CTGRIND)
+$(LEAKS_PROBE): $(BUILD)/obj/tests/leaks/dump_probe.o $(WIPEFREE_$(FLAVOUR)) $(call libs_for,kms/crypto)
+	@mkdir -p $(@D)
+	@$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+test-programs: $(LEAKS_SCAN) $(LEAKS_CTGRIND) $(LEAKS_PROBE)
 .PHONY: leaks
-leaks: all pygen $(LEAKS_SCAN) $(LEAKS_CTGRIND)
+leaks: all pygen $(LEAKS_SCAN) $(LEAKS_CTGRIND) $(LEAKS_PROBE)
 	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -p no:cacheprovider tests/leaks
 
 include tests/memory.mk
