@@ -102,6 +102,7 @@ crash: all pygen $(CRASH_PROGRAMS)
 LEAKS_SCAN    := $(BUILD)/leaks/scan
 LEAKS_CTGRIND := $(BUILD)/leaks/ctgrind
 LEAKS_PROBE   := $(BUILD)/leaks/dump_probe
+LEAKS_CLIENT  := $(BUILD)/leaks/client_probe
 $(LEAKS_SCAN): tests/leaks/scan.c
 	@mkdir -p $(@D)
 	@$(call say,LD,$@)
@@ -114,9 +115,13 @@ $(LEAKS_PROBE): $(BUILD)/obj/tests/leaks/dump_probe.o $(WIPEFREE_$(FLAVOUR)) $(c
 	@mkdir -p $(@D)
 	@$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
-test-programs: $(LEAKS_SCAN) $(LEAKS_CTGRIND) $(LEAKS_PROBE)
+$(LEAKS_CLIENT): $(BUILD)/obj/tests/leaks/client_probe.o $(WIPEFREE_$(FLAVOUR)) $(call libs_for,vault/client)
+	@mkdir -p $(@D)
+	@$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+test-programs: $(LEAKS_SCAN) $(LEAKS_CTGRIND) $(LEAKS_PROBE) $(LEAKS_CLIENT)
 .PHONY: leaks
-leaks: all pygen $(LEAKS_SCAN) $(LEAKS_CTGRIND) $(LEAKS_PROBE)
+leaks: all pygen $(LEAKS_SCAN) $(LEAKS_CTGRIND) $(LEAKS_PROBE) $(LEAKS_CLIENT)
 	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -p no:cacheprovider tests/leaks
 
 include tests/memory.mk
