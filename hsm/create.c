@@ -173,8 +173,7 @@ static RESULT undo(struct token *t, const struct made *made, struct err *e)
         if (rv != CKR_OK)
             return ckr_fail(rv, "C_DestroyObject", e);
     }
-    TRY(storage_sync(&t->storage, e));
-    return token_reload(t, e);
+    return storage_sync(&t->storage, e);
 }
 
 RESULT ops_generate(struct token *t, struct verifier *v, enum hsm_object object, uint32_t version, struct err *e)
@@ -198,6 +197,7 @@ RESULT ops_generate(struct token *t, struct verifier *v, enum hsm_object object,
     CK_RV why = t->m.last_rv;
     if (undo(t, &made, &left).failed)
         log_event(LOG_ERROR, "an unfinished key may be left on the token", LF_STR("object", n.label), LF_ERR(&left));
+    (void)token_reload(t, &left).failed; /* when it fails the token is not ready, and is looked for again */
     t->m.last_rv = why;
     return r;
 }

@@ -24,6 +24,7 @@ RESULT object_read(struct module *m, CK_SESSION_HANDLE s, CK_OBJECT_HANDLE h, CK
                    size_t *ret_n, bool *ret_known, struct err *e)
 {
     CK_ATTRIBUTE a = {type, out, max};
+    memset(out, 0, max); /* a length that claims more than was written must not reach what lay here before */
     CK_RV rv = CALL(m, C_GetAttributeValue, s, h, &a, 1);
     bool no_value = rv == CKR_ATTRIBUTE_TYPE_INVALID || rv == CKR_ATTRIBUTE_SENSITIVE || rv == CKR_BUFFER_TOO_SMALL;
     if (rv != CKR_OK && !no_value)

@@ -187,6 +187,23 @@ static RESULT again(struct service *s, struct token *t, uint16_t op, struct byte
     return r;
 }
 
+static RESULT mend(struct service *s, struct token *t, uint16_t op, struct bytes body, struct buf *out, struct err *e)
+{
+    log_event(LOG_WARN, "the token failed, bringing it back", LF_STR("cause", ckr_name(t->m.last_rv)),
+              LF_STR("detail", e->detail));
+    s->why = *e;
+    if (token_recover(t, &s->why).failed)
+        FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token is not available: %.200s", s->why.detail);
+    return may_repeat(op) ? again(s, t, op, body, out, e) : (struct result){1};
+}
+
+static RESULT look_again(struct service *s, struct token *t, uint16_t op, struct bytes body, struct buf *out, struct err *e)
+{
+    if (!token_reload(t, &s->why).failed)
+        return again(s, t, op, body, out, e);
+    FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token is not available: %.200s", s->why.detail);
+}
+
 static RESULT perform(struct service *s, struct token *t, uint16_t op, struct bytes body, struct buf *out, struct err *e)
 {
     if (op == WIRE_PROBE)
@@ -197,16 +214,9 @@ static RESULT perform(struct service *s, struct token *t, uint16_t op, struct by
     }
     t->m.last_rv = CKR_OK;
     struct result r = dispatch(s, t, op, body, out, e);
-    if (r.failed && missed(op, e) && !token_reload(t, &s->why).failed)
-        return again(s, t, op, body, out, e);
-    if (!r.failed || !token_failed(t))
-        return r;
-    log_event(LOG_WARN, "the token failed, bringing it back", LF_STR("cause", ckr_name(t->m.last_rv)),
-              LF_STR("detail", e->detail));
-    s->why = *e;
-    if (token_recover(t, &s->why).failed)
-        FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token is not available: %.200s", s->why.detail);
-    return may_repeat(op) ? again(s, t, op, body, out, e) : r;
+    if (r.failed && token_failed(t))
+        r = mend(s, t, op, body, out, e);
+    return r.failed && missed(op, e) ? look_again(s, t, op, body, out, e) : r;
 }
 
 static RESULT answer(struct service *s, struct token *t, int fd, const struct chan_msg *m, struct err *e)

@@ -3,6 +3,7 @@
 # what unit tests answer in place of the system (Makefile)
 WRAP_kms/crypto/test_cipher := mmap
 WRAP_kms/crypto/test_nonce  := open read
+WRAP_kms/audit/test_edges   := open fsync rename access fallocate
 
 # conformance: docs/FORMATS.md against the code, by a decryptor that shares none of it (tests/conformance/README.md)
 MAKE_RECORDS := $(BUILD)/conformance/make_records
@@ -39,6 +40,7 @@ $(CHURN) $(CHURN_UNLOCKED):
 	@$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka
 $(BUILD)/unit/hsm/test_server: | $(HSM_SHIM) $(BUILD)/bin/kmsd-hsm
+$(BUILD)/unit/hsm/test_hostile: | $(HSM_SHIM)
 .PHONY: hardware hardware-programs
 hardware-programs: $(HARDWARE)
 hardware: all pygen hardware-programs

@@ -49,17 +49,18 @@ static void give_up(const char *why)
     _exit(99);
 }
 
-static bool find_dir(void)
+static bool find_dir(char dir[4096])
 {
     const char *conf = getenv("SOFTHSM2_CONF");
     char line[4096];
+    dir[0] = '\0';
     FILE *f = conf != NULL ? fopen(conf, "re") : NULL;
     while (f != NULL && fgets(line, sizeof line, f) != NULL)
-        if (sscanf(line, "# shim = %4000s", plan.dir) == 1)
+        if (sscanf(line, "# shim = %4000s", dir) == 1)
             break;
     if (f != NULL)
         (void)fclose(f);
-    return plan.dir[0] != '\0';
+    return dir[0] != '\0';
 }
 
 static int open_in(const char *name, int flags)
@@ -71,8 +72,19 @@ static int open_in(const char *name, int flags)
 
 void plan_open(void)
 {
-    if (plan.shared != NULL || !find_dir())
+    char dir[4096];
+    bool found = find_dir(dir);
+    if (plan.shared != NULL && strcmp(dir, plan.dir) == 0)
         return;
+    if (plan.shared != NULL) { /* a program with several tokens, one after the other */
+        (void)munmap(plan.shared, sizeof *plan.shared);
+        (void)close(plan.state_fd);
+        (void)close(plan.log_fd);
+        memset(&plan, 0, sizeof plan);
+    }
+    if (!found)
+        return;
+    (void)snprintf(plan.dir, sizeof plan.dir, "%s", dir);
     plan.state_fd = open_in("state", O_RDWR | O_CREAT);
     plan.log_fd = open_in("log", O_WRONLY | O_CREAT | O_APPEND);
     if (plan.state_fd < 0 || plan.log_fd < 0 || ftruncate(plan.state_fd, sizeof *plan.shared) != 0)
@@ -159,6 +171,8 @@ static void parse(FILE *f)
     plan.n = 0;
     while (fgets(line, sizeof line, f) != NULL) {
         struct rule *r = &plan.rules[plan.n % PLAN_RULES_MAX];
+        if (line[0] == '\n')
+            continue;
         *r = (struct rule){0};
         if (plan.n == PLAN_RULES_MAX || sscanf(line, "%63s %63s %63s", call, what, when) != 3 || !parse_call(call, r) ||
             !parse_action(what, r) || !parse_when(when, r))

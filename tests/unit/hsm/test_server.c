@@ -268,6 +268,64 @@ static void test_errors_are_mended(void **state)
     assert_int_equal(monitor_drain(&w->m), 0);
 }
 
+/* Wherever a call hangs, the process is given up and the next one serves; the key that was being made is made then. */
+static void test_hangs_anywhere(void **state)
+{
+    struct world *w = *state;
+    static const char *const calls[] = {"C_GenerateKey", "C_FindObjects", "C_CreateObject"};
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
+        char rule[64];
+        struct err why = {0};
+        connect_core(w, &w->m, w->shim, false);
+        assert_true(monitor_ready(&w->m));
+        (void)snprintf(rule, sizeof rule, "%s hang always", calls[i]);
+        shim_plan(&w->f, rule);
+        assert_true(hsm_generate(w->hsm, HSM_MASTER, 2, &why).failed);
+        assert_int_equal(why.code, ERR_UNAVAILABLE);
+        assert_int_equal(WEXITSTATUS(monitor_join(&w->m)), WATCHDOG_EXIT);
+        assert_true(shim_count(&w->f, calls[i], "hang") > 0);
+        shim_lift(&w->f);
+        connect_core(w, &w->m, w->shim, false);
+        (void)wait_for_service(w, 2000);
+        why = (struct err){0};
+        /* Killed after the object was made and before its answer was stored: it is there, and is named as unfinished. */
+        if (!hsm_generate(w->hsm, HSM_MASTER, 2, &why).failed || why.code == ERR_EXISTS)
+            OK(hsm_destroy(w->hsm, HSM_MASTER, 2, &e));
+        else
+            fail_msg("%s", why.detail);
+        assert_int_equal(monitor_drain(&w->m), 0);
+    }
+}
+
+/* An object that a search missed is looked for again before anybody is told that it is not there; the rest waits for the next look. */
+static void test_a_search_that_forgets(void **state)
+{
+    struct world *w = *state;
+    connect_core(w, &w->m, w->shim, false);
+    assert_true(monitor_ready(&w->m));
+    OK(hsm_generate(w->hsm, HSM_MASTER, 2, &e));
+    unsigned at_once = 0;
+    for (unsigned nth = 1; nth <= 14; nth++) {
+        char rules[96];
+        struct err why = {0};
+        /* A stale handle makes it look the objects up again, and one search of that look ends early. */
+        (void)snprintf(rules, sizeof rules, "C_SignInit 0x60 nth:1\nC_FindObjects few nth:%u", nth);
+        shim_plan(&w->f, rules);
+        bool served = !derive_only(w, &why).failed;
+        if (!served && why.code != ERR_UNAVAILABLE)
+            fail_msg("search %u: %s %s", nth, err_name(why.code), why.detail);
+        at_once += served;
+        (void)wait_for_service(w, 2000);
+        CLEANUP(buf_release) struct buf in = {0};
+        struct secret *two = NULL;
+        tenant_kek_input(&in);
+        OK(hsm_derive(w->hsm, HSM_MASTER, 2, buf_bytes(&in), &two, &e));
+        secret_free(two);
+    }
+    assert_true(at_once > 0 && shim_count(&w->f, "C_FindObjects", "few") >= 12);
+    assert_int_equal(monitor_drain(&w->m), 0);
+}
+
 /* A wrong bit from the token at the moment of birth: the fresh process does not agree, and no key is left. */
 static void test_flipped_bit_at_birth(void **state)
 {
@@ -425,6 +483,8 @@ int main(void)
         MADE(test_new_core_channel),
         MADE(test_hung_module),
         MADE(test_errors_are_mended),
+        MADE(test_hangs_anywhere),
+        MADE(test_a_search_that_forgets),
         MADE(test_flipped_bit_at_birth),
         MADE(test_backup),
         MADE(test_token_comes_back),

@@ -1,0 +1,315 @@
+/* A module that lies: lengths beyond what it was given, searches that never end or forget, objects that are not destroyed, and the
+ * Nth call of a key's making that fails. On the shim (tests/hardware), in this process, so that a sanitizer sees every byte. */
+#include "tests/unit/hsm/shim.h"
+
+#include "base/clock.h"
+#include "hsm/answer.h"
+
+struct world {
+    struct fixture f;
+    struct token t;
+    struct fake_clock clock;
+    char shim[256];
+};
+static struct verifier verifier;
+
+static void shim_path(char out[256])
+{
+    char exe[200];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    assert_true(n > 0);
+    exe[n] = '\0';
+    *strrchr(exe, '/') = '\0';
+    (void)snprintf(out, 256, "%s/../../hardware/shim.so", exe);
+}
+
+static int setup(void **state)
+{
+    struct world *w = calloc(1, sizeof *w);
+    assert_non_null(w);
+    fixture_make(&w->f);
+    shim_attach(&w->f);
+    shim_path(w->shim);
+    fake_clock_init(&w->clock, 1700000000000000000, 5000000000);
+    struct token_setup s = fixture_setup(&w->f, &w->clock.c);
+    s.module_path = w->shim;
+    OK(token_init(&w->t, &s, &e));
+    OK(token_open(&w->t, &e));
+    OK(ops_generate(&w->t, &verifier, HSM_MASTER, 1, &e));
+    OK(ops_generate(&w->t, &verifier, HSM_SEAL, 1, &e));
+    *state = w;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct world *w = *state;
+    token_release(&w->t);
+    fixture_remove(&w->f);
+    free(w);
+    return 0;
+}
+
+static struct secret *derived(struct world *w)
+{
+    CLEANUP(buf_release) struct buf in = {0};
+    struct secret *key = NULL;
+    tenant_kek_input(&in);
+    OK(ops_derive(&w->t, HSM_MASTER, 1, buf_bytes(&in), &key, &e));
+    return key;
+}
+
+/* After whatever happened: the fault is gone, the token opens, and its keys are what they were. */
+static void unharmed(struct world *w, const struct secret *want)
+{
+    shim_lift(&w->f);
+    token_close(&w->t);
+    OK(token_open(&w->t, &e));
+    CLEANUP(secret_freep) struct secret *now = derived(w);
+    assert_true(secret_equal(now, want));
+}
+
+/* ---- lengths ------------------------------------------------------------------------------------------------------- */
+
+static void test_more_slots_than_room(void **state)
+{
+    struct world *w = *state;
+    CLEANUP(secret_freep) struct secret *want = derived(w);
+    shim_plan(&w->f, "C_GetSlotList length:100000 always");
+    token_close(&w->t);
+    REFUSED(ERR_INTERNAL, "HSM_ERROR", token_open(&w->t, &e));
+    unharmed(w, want);
+}
+
+static void test_lengths_of_a_signature(void **state)
+{
+    struct world *w = *state;
+    CLEANUP(secret_freep) struct secret *want = derived(w);
+    CLEANUP(buf_release) struct buf in = {0};
+    struct secret *key = NULL;
+    static const char *const lies[] = {"0", "31", "33", "64", "18446744073709551615"};
+    tenant_kek_input(&in);
+    for (size_t i = 0; i < sizeof lies / sizeof lies[0]; i++) {
+        char rule[64];
+        (void)snprintf(rule, sizeof rule, "C_Sign length:%s nth:1", lies[i]);
+        shim_plan(&w->f, rule);
+        REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", ops_derive(&w->t, HSM_MASTER, 1, buf_bytes(&in), &key, &e));
+        assert_null(key);
+        assert_int_equal(ckr_class(w->t.m.last_rv), CKR_CLASS_DEVICE); /* so that it is brought back */
+    }
+    unharmed(w, want);
+}
+
+/* Whatever length an attribute claims, and whatever bit of it is wrong: refused or taken, and the next look finds all as it was. */
+static void test_attributes_that_lie(void **state)
+{
+    struct world *w = *state;
+    CLEANUP(secret_freep) struct secret *want = derived(w);
+    static const char *const lengths[] = {"0", "1", "4", "5", "6", "8", "16", "47", "48", "49", "64", "65", "4096", "18446744073709551614",
+                                          "18446744073709551615"};
+    unsigned refused = 0;
+    for (unsigned i = 0; i < 200; i++) {
+        struct err e = {0};
+        char rule[96];
+        if (i % 2 == 0)
+            (void)snprintf(rule, sizeof rule, "C_GetAttributeValue length:%s nth:%u", lengths[i / 2 % 15], 1 + i / 5);
+        else
+            (void)snprintf(rule, sizeof rule, "C_GetAttributeValue flip:%u nth:%u", i, 1 + i / 5);
+        shim_plan(&w->f, rule);
+        refused += token_reload(&w->t, &e).failed ? 1 : 0;
+    }
+    assert_in_range(refused, 50, 199);
+    unharmed(w, want);
+}
+
+/* ---- searches ------------------------------------------------------------------------------------------------------ */
+
+static void test_a_search_that_never_ends(void **state)
+{
+    struct world *w = *state;
+    CLEANUP(secret_freep) struct secret *want = derived(w);
+    shim_plan(&w->f, "C_FindObjects endless always");
+    REFUSED(ERR_STATE, "HSM_OBJECT_DOUBLE", token_reload(&w->t, &e));
+    assert_false(w->t.ready);
+    assert_in_range(shim_count(&w->f, "C_FindObjects", "endless"), 1000, 10000);
+    unharmed(w, want);
+}
+
+static void test_an_object_that_stays(void **state)
+{
+    struct world *w = *state;
+    CLEANUP(secret_freep) struct secret *want = derived(w);
+    OK(ops_generate(&w->t, &verifier, HSM_MASTER, 2, &e));
+    shim_plan(&w->f, "C_DestroyObject endless always");
+    REFUSED(ERR_INTERNAL, "HSM_ERROR", ops_destroy(&w->t, HSM_MASTER, 2, &e));
+    unharmed(w, want);
+    OK(ops_destroy(&w->t, HSM_MASTER, 2, &e));
+}
+
+/* A key that the search missed is made a second time under its name: what is undone is the second, not both. */
+static void test_a_forgotten_key_is_not_made_again(void **state)
+{
+    struct world *w = *state;
+    CLEANUP(secret_freep) struct secret *want = derived(w);
+    unsigned made = 0;
+    for (unsigned nth = 1; nth <= 12; nth++) {
+        char rule[64];
+        struct err e = {0};
+        (void)snprintf(rule, sizeof rule, "C_FindObjects few nth:%u", nth);
+        shim_plan(&w->f, rule);
+        const unsigned before = shim_count(&w->f, "C_FindObjects", "few");
+        assert_true(ops_generate(&w->t, &verifier, HSM_MASTER, 1, &e).failed);
+        made += e.code != ERR_EXISTS;
+        assert_int_equal(shim_count(&w->f, "C_FindObjects", "few"), before + 1);
+        unharmed(w, want);
+    }
+    assert_true(made > 0); /* else the fault did not do what it is here for */
+}
+
+/* Two anchors of one name: the newest counts, and the next of that name removes both. */
+static void test_a_forgotten_anchor(void **state)
+{
+    struct world *w = *state;
+    uint8_t out[HSM_ANCHOR_MAX];
+    size_t n;
+    for (unsigned char i = 1; i <= 24; i++) {
+        char rule[128];
+        struct err why = {0};
+        /* Both looks of a put miss the same one of the two. */
+        (void)snprintf(rule, sizeof rule, "C_FindObjects few nth:%u\nC_FindObjects few nth:%u", 1 + i % 3, 3 + i % 3);
+        shim_plan(&w->f, rule);
+        if (ops_anchor_put(&w->t, BYTES(&i, 1), &why).failed)
+            continue;
+        shim_plan(&w->f, "");
+        OK(ops_anchor_get(&w->t, out, &n, &e));
+        assert_true(n == 1 && out[0] == i);
+        fake_clock_advance(&w->clock, 2000000000);
+    }
+    assert_true(shim_count(&w->f, "C_FindObjects", "few") > 24);
+    for (unsigned char i = 0; i < 4; i++)
+        OK(ops_anchor_put(&w->t, BYTES(&i, 1), &e));
+    OK(ops_anchor_get(&w->t, out, &n, &e));
+    assert_true(n == 1 && out[0] == 3);
+}
+
+/* A token that is out of order for a moment does not lack what it cannot describe just then. */
+static void test_a_mechanism_that_cannot_be_described(void **state)
+{
+    struct world *w = *state;
+    CLEANUP(secret_freep) struct secret *want = derived(w);
+    for (unsigned nth = 1; nth <= 6; nth++) {
+        char rule[64];
+        (void)snprintf(rule, sizeof rule, "C_GetMechanismInfo 0x30 nth:%u", nth);
+        shim_plan(&w->f, rule);
+        token_close(&w->t);
+        REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", token_open(&w->t, &e));
+        OK(token_open(&w->t, &e));
+        assert_true(w->t.eddsa && w->t.missing[0] == '\0');
+    }
+    shim_plan(&w->f, "C_GetMechanismInfo 0x70 nth:3"); /* CKR_MECHANISM_INVALID: this one it does lack */
+    token_close(&w->t);
+    OK(token_open(&w->t, &e));
+    assert_false(w->t.eddsa);
+    assert_string_equal(w->t.missing, "CKM_EDDSA");
+    unharmed(w, want);
+}
+
+/* ---- answers ------------------------------------------------------------------------------------------------------- */
+
+/* A bit that is stuck makes the same wrong key twice; the stored answer tells. A bit that fell once is told by the second key. */
+static void test_wrong_answers(void **state)
+{
+    struct world *w = *state;
+    CLEANUP(secret_freep) struct secret *want = derived(w);
+    CLEANUP(buf_release) struct buf tenant = {0}, store = {0};
+    struct secret *key = NULL;
+    tenant_kek_input(&tenant);
+    store_key_input(&store);
+    for (unsigned bit = 0; bit < 256; bit += 5) {
+        char rule[64];
+        (void)snprintf(rule, sizeof rule, "C_Sign bit:%u always", bit);
+        shim_plan(&w->f, rule);
+        REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", ops_derive(&w->t, HSM_MASTER, 1, buf_bytes(&tenant), &key, &e));
+        REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", ops_derive(&w->t, HSM_SEAL, 1, buf_bytes(&store), &key, &e));
+        for (unsigned nth = 1; nth <= 3; nth++) {
+            (void)snprintf(rule, sizeof rule, "C_Sign bit:%u nth:%u", bit, nth);
+            shim_plan(&w->f, rule);
+            REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", ops_derive(&w->t, HSM_SEAL, 1, buf_bytes(&store), &key, &e));
+        }
+    }
+    assert_null(key);
+    shim_plan(&w->f, "C_Sign bit:0 always");
+    REFUSED(ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", token_reload(&w->t, &e));
+    unharmed(w, want);
+}
+
+/* ---- the Nth call ---------------------------------------------------------------------------------------------------- */
+
+static bool there(const struct token *t, enum hsm_object kind, uint32_t version)
+{
+    const struct object *o;
+    struct err e = {0};
+    return !objects_get(&t->objects, kind, CKO_SECRET_KEY, version, &o, &e).failed;
+}
+
+/* Every call of a key's making fails in turn, in this process and in the fresh one: the key is there and whole, or it is not there. */
+static void nth_call(struct world *w, const char *fault, unsigned stride)
+{
+    CLEANUP(secret_freep) struct secret *want = derived(w);
+    unsigned failed = 0, left = 0, nth = 1;
+    for (;; nth += stride) {
+        struct err why = {0};
+        char rule[64];
+        (void)snprintf(rule, sizeof rule, "* %s nth:%u", fault, nth);
+        const unsigned before = shim_faults(&w->f);
+        shim_plan(&w->f, rule);
+        bool made = !ops_generate(&w->t, &verifier, HSM_SEAL, 2, &why).failed;
+        bool hit = shim_faults(&w->f) > before;
+        failed += !made;
+        unharmed(w, want);
+        if (made)
+            assert_true(there(&w->t, HSM_SEAL, 2));
+        else
+            left += there(&w->t, HSM_SEAL, 2);
+        if (there(&w->t, HSM_SEAL, 2))
+            OK(ops_destroy(&w->t, HSM_SEAL, 2, &e));
+        if (!hit)
+            break;
+    }
+    print_message("%s at each of %u calls: %u keys not made, %u left unfinished\n", fault, nth, failed, left);
+    assert_true(nth > 60 && failed > nth / stride / 2);
+    assert_int_equal(left, 0);
+}
+
+static void test_the_nth_call_fails(void **state)
+{
+    const char *every = getenv("LONG"); /* each one: minutes */
+    nth_call(*state, "0x30", every != NULL && every[0] != '\0' ? 1 : 11);
+}
+
+/* One token for all: each test leaves it as it was. */
+#define HOSTILE(name) cmocka_unit_test(name)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        HOSTILE(test_more_slots_than_room),
+        HOSTILE(test_lengths_of_a_signature),
+        HOSTILE(test_attributes_that_lie),
+        HOSTILE(test_a_search_that_never_ends),
+        HOSTILE(test_an_object_that_stays),
+        HOSTILE(test_a_forgotten_key_is_not_made_again),
+        HOSTILE(test_a_forgotten_anchor),
+        HOSTILE(test_a_mechanism_that_cannot_be_described),
+        HOSTILE(test_wrong_answers),
+        HOSTILE(test_the_nth_call_fails),
+    };
+    struct err e = {0};
+    /* Before the module, threads and secrets: as in the hsm process. */
+    if (verifier_start(&verifier, NULL, &e).failed || secret_slab_init(64, &e).failed)
+        return 2;
+    int failed = cmocka_run_group_tests(tests, setup, teardown);
+    verifier_stop(&verifier);
+    (void)fflush(NULL);
+    _exit(failed); /* SoftHSM crashes in exit handlers */
+}
