@@ -21,6 +21,7 @@ enum {
     STORE_READERS_MAX = 64,
     STORE_WAL_FRAMES_MAX = 8192,     /* 32 MiB: above it the writer checkpoints itself, or the log could grow for ever */
     STORE_CHECKPOINT_EVERY_MS = 100,
+    STORE_RETRY_BYTES = 200 * 1024,
     STORE_APPLICATION_ID = 0x434c5653, /* "CLVS" */
     SEAL_FORMAT = 1,
     SEAL_HEADER_BYTES = 1,           /* the format */

@@ -149,8 +149,8 @@ void store_id_text(struct bytes id, char *out, size_t n);
 RESULT store_count(struct store *s, enum rec_kind kind, const uint8_t tenant[16], struct bytes prefix, uint64_t *ret,
                    struct err *e);
 
-/* The writer's last group could not be written (STORE_FULL, STORE_IO): true, and why. It is over with the next group that can be;
- * store_retry makes one, when there is trouble: call it now and then. Blocks as a commit does. */
+/* A group could not be written (STORE_FULL, STORE_IO): true, and why, until store_retry has written as much as the largest change:
+ * call it now and then; it does nothing when there is no trouble, and blocks as a commit does. */
 enum { STORE_TROUBLE_MAX = 256 };
 bool store_trouble(struct store *s, char why[STORE_TROUBLE_MAX]);
 void store_retry(struct store *s);

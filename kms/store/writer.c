@@ -1,9 +1,11 @@
 #include "base/log.h"
+#include "kms/crypto/nonce.h"
 #include "kms/store/internal.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -213,19 +215,16 @@ static void run_hooks(struct store *s, struct store_txn *group, bool new_event, 
     pthread_mutex_unlock(&s->hooks_mu);
 }
 
-/* For health: whether the disk takes what is written. A refusal is no trouble, and what wrote nothing is no proof of the contrary. */
-static void note_trouble(struct store *s, const struct store_txn *group, bool failed, const struct err *e)
+/* For health: whether the disk takes what is written. A refusal is no trouble. */
+static void note_trouble(struct store *s, const struct err *e)
 {
-    bool disk = failed && e->code == ERR_UNAVAILABLE, wrote = false;
-    for (const struct store_txn *t = group; !failed && t; t = t->next)
-        wrote |= !t->failed && !t->is_trim;
-    if (disk == atomic_load(&s->troubled) || (!disk && !wrote))
+    if (e->code != ERR_UNAVAILABLE)
         return;
-    log_event(disk ? LOG_ERROR : LOG_INFO, "store state changed", LF_STR("state", disk ? "cannot be written" : "written again"), LF_ERR(e));
+    if (!atomic_load(&s->troubled))
+        log_event(LOG_ERROR, "the store cannot be written", LF_ERR(e));
     pthread_mutex_lock(&s->mu);
-    if (disk)
-        err_operator(e, s->trouble, sizeof s->trouble);
-    atomic_store(&s->troubled, disk);
+    err_operator(e, s->trouble, sizeof s->trouble);
+    atomic_store(&s->troubled, true);
     pthread_mutex_unlock(&s->mu);
 }
 
@@ -238,15 +237,31 @@ bool store_trouble(struct store *s, char why[STORE_TROUBLE_MAX])
     return troubled;
 }
 
-/* A transaction of nothing still writes the root: it fails as any other would. */
+static RESULT write_much(struct store *s, struct err *e)
+{
+    CLEANUP(store_txn_freep) struct store_txn *put = store_txn_new(s);
+    CLEANUP(store_txn_freep) struct store_txn *remove = store_txn_new(s);
+    uint8_t *body = calloc(1, STORE_RETRY_BYTES), id[32];
+    INVARIANT(body);
+    nonce_fill(id, sizeof id);
+    struct record r = {.kind = REC_IDEMPOTENCY, .id = BYTES(id, sizeof id), .time_unix_ns = clock_wall_ns(s->clock),
+                       .body = BYTES(body, STORE_RETRY_BYTES)};
+    store_txn_put(put, &r, STORE_ABSENT);
+    store_txn_delete(remove, REC_IDEMPOTENCY, r.tenant, r.id, STORE_ANY);
+    free(body);
+    TRY(store_txn_commit(put, NULL, e));
+    return store_txn_commit(remove, NULL, e); /* did we die before it: such records are removed after a day */
+}
+
+/* What is small may still find a place in a log that is being used again, so that trouble would come and go: as much as the largest
+ * change must fit. */
 void store_retry(struct store *s)
 {
-    if (!atomic_load(&s->troubled))
-        return;
-    CLEANUP(store_txn_freep) struct store_txn *t = store_txn_new(s);
     struct err e = {0};
-    if (store_txn_commit(t, NULL, &e).failed)
-        log_event(LOG_DEBUG, "the store still cannot be written", LF_ERR(&e));
+    if (!atomic_load(&s->troubled) || write_much(s, &e).failed)
+        return;
+    log_event(LOG_INFO, "the store is written again");
+    atomic_store(&s->troubled, false);
 }
 
 /* A commit whose sync failed is undone here, but the log may hold it whole: did the process die now, the next start would take it for
@@ -279,8 +294,8 @@ static void commit_group(struct store *s, struct store_txn *group)
     struct err e = {0};
     uint64_t seq = 0;
     bool failed = apply_group(s, group, &seq, &e).failed;
-    note_trouble(s, group, failed, &e);
     if (failed) {
+        note_trouble(s, &e);
         fail_group(s, group, &e);
         return;
     }

@@ -92,6 +92,9 @@ static void withhold(struct call *c)
         wipe((void *)(uintptr_t)c->priv->encoded.p, c->priv->encoded.n);
     c->priv->encoded = (struct bytes){0};
     (void)err_set(&c->err, ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE", __FILE__, __LINE__, "the event is not durable");
+    struct health h = {0};
+    health_add(&h, CONDITION_AUDIT_UNAVAILABLE, ""); /* the whole of health has locks that this thread may hold */
+    pipeline_say_why(c, &h, &c->err);
 }
 
 /* Audit thread. A mutation that is committed stays committed: its event is in the outbox and will be journalled; the answer

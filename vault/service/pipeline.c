@@ -214,19 +214,17 @@ static RESULT steps(struct call *c, struct err *e)
 }
 
 /* Who asks how the service is while it is closed to all: the refusal itself says it, to operators. */
-static void say_why(struct call *c, struct err *e)
+void pipeline_say_why(struct call *c, const struct health *h, struct err *e)
 {
-    struct health h;
     char text[CONDITION_TEXT_MAX];
     CLEANUP(buf_release) struct buf all;
     buf_init(&all, CONDITION_COUNT * CONDITION_TEXT_MAX);
     if (!c->row->says_why || e->code != ERR_UNAVAILABLE || c->id.principal == NULL || c->id.principal->tenant[0] != 0)
         return;
-    service_health(c->svc, &h);
     for (int i = 0; i < CONDITION_COUNT; i++) {
-        if (!h.is[i])
+        if (!h->is[i])
             continue;
-        health_text(&h, (enum condition)i, text);
+        health_text(h, (enum condition)i, text);
         buf_putf(&all, "%s%s", all.n > 0 ? " " : "", text);
     }
     if (all.n > 0)
@@ -263,7 +261,11 @@ void pipeline_run(struct call *c)
         return;
     }
     if (done.failed) {
-        say_why(c, &e);
+        if (c->row->says_why) {
+            struct health h;
+            service_health(c->svc, &h);
+            pipeline_say_why(c, &h, &e);
+        }
         c->err = e;
     } else {
         c->priv->phase = PHASE_DONE;

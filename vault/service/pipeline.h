@@ -47,6 +47,7 @@ struct call_private {
 void pipeline_run(struct call *c);
 RESULT pipeline_authorized(struct call *c, struct err *e); /* authenticate .. authorize: again, for each outbound message */
 void pipeline_conclude(struct call *c);
+void pipeline_say_why(struct call *c, const struct health *h, struct err *e); /* rows that say why: what health says, as e's hint */
 void pipeline_deliver(struct call *c);                /* hands the answer to the sink */
 RESULT pipeline_encode(struct call *c, const ProtobufCMessage *m, struct err *e);
 void pipeline_event(struct call *c, const struct err *outcome, struct buf *out); /* fills c->ev and encodes */

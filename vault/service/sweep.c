@@ -25,9 +25,10 @@ struct sweep {
 };
 
 /* ---- HSM probe ---- */
-static bool says(const char *reason, const char *prefix)
+/* The hsm process tells callers one reason, that the token is not available; why stands in its words. */
+static bool blames_pin(const struct err *e)
 {
-    return reason != NULL && strncmp(reason, prefix, strlen(prefix)) == 0;
+    return strstr(e->detail, "PIN") != NULL || strstr(e->detail, "hsm_pin_file") != NULL;
 }
 
 static void run_probe(struct lane_job *j)
@@ -46,7 +47,7 @@ static void run_probe(struct lane_job *j)
         w->status = st;
     else
         err_operator(&e, w->why, sizeof w->why);
-    w->by_pin = !good && says(e.reason, "HSM_PIN");
+    w->by_pin = !good && blames_pin(&e);
     pthread_mutex_unlock(&w->lock);
 }
 
