@@ -115,3 +115,5 @@ interop:
 	@command -v node >/dev/null && command -v npm >/dev/null || tools/deps interop
 	@$(MAKE) -j$(JOBS) all pygen
 	@tests/integration/interop/run $(BUILD)
+
+include tests/matrix/matrix.mk

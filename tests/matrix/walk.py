@@ -275,3 +275,34 @@ class Walk:
                     heard = sorted({str(a) for a in self.of(row=row, identity=identity).values()})
                     said.append(f"{row}: no request of {identity} came as far as a refusal; it heard {heard}")
         return said
+
+
+# ---- what must hold -------------------------------------------------------------------------------------------------------
+def shapes(answers):
+    found = collections.defaultdict(list)
+    for step, a in answers.items():
+        found[a.shape].append(step)
+    return found
+
+
+def told(found):
+    return "\n".join(f"{shape[0].name} {shape[1]!r} x {len(steps)}, such as {steps[0]}" for shape, steps in found.items())
+
+
+def told_apart(walked, row, identity, refusal):
+    """(how many answers about another's things were looked at, by whether beside one's own name, [what is wrong with them])."""
+    seen, problems = collections.Counter(), []
+    for path in requests.text_fields(row.request.DESCRIPTOR):
+        for kind in KINDS:
+            foreign = walked.of(row=row, identity=identity, whose="foreign", path=path, kind=kind)
+            for child, beside in {(s.child, s.beside) for s in foreign}:  # the grammar of a child's name comes first, and tells nothing
+                found = shapes({s: a for s, a in foreign.items() if (s.child, s.beside) == (child, beside)})
+                if len(found) != 1:
+                    problems.append("told apart: " + told(found))
+                    continue
+                shape, steps = found.popitem()
+                seen[bool(beside)] += len(steps)
+                # the field takes no such name from anybody, or it is the refusal; beside one's own name it may mean nothing
+                if not (shape == refusal or shape[0] is Code.INVALID_ARGUMENT or (beside and shape[0] is Code.NOT_FOUND)):
+                    problems.append(f"not the refusal: {shape}: {steps[0]}")
+    return seen, problems
