@@ -61,6 +61,16 @@ bench-programs: $(BENCH_LOADGEN) $(BENCH_TLS) $(BENCH_ECHO)
 bench: all bench-programs
 	PYTHONDONTWRITEBYTECODE=1 $(PY) tests/bench/bench.py --build $(BUILD) $(BENCH_ARGS)
 
+# large: a store of a million rows: start, fsck, memory (tests/bench/README.md); takes minutes and 2 GB of disk
+BENCH_FILL := $(BUILD)/bench/fill_store
+$(BENCH_FILL): $(BUILD)/obj/tests/bench/fill_store.o $(call libs_for,vault/service)
+	@mkdir -p $(@D)
+	@$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+.PHONY: large
+large: all pygen $(BENCH_FILL)
+	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) tests/bench/large_store.py $(LARGE_ARGS)
+
 # matrix: every RPC x every identity x every place, and the clock's jumps (tests/matrix/README.md)
 .PHONY: matrix
 matrix: all pygen

@@ -258,6 +258,73 @@ static void ids_by_kind(void **state)
     assert_false(name_valid_principal(BYTES_LIT("ac me")));
 }
 
+/* Each level alone: what a truncated name keeps and what it drops; what two names of that level must share. */
+static void every_level_counts(void **state)
+{
+    (void)state;
+    struct name n, unlike[5], cut, other;
+    struct err e = {0};
+    char out[NAME_MAX_BYTES];
+    static const char *const one = KEY "/cryptoKeyVersions/3";
+    static const char *const texts[] = {"projects/acm2/locations/eu/keyRings/pii/cryptoKeys/email/cryptoKeyVersions/3",
+                                        "projects/acme/locations/us/keyRings/pii/cryptoKeys/email/cryptoKeyVersions/3",
+                                        "projects/acme/locations/eu/keyRings/pi2/cryptoKeys/email/cryptoKeyVersions/3",
+                                        "projects/acme/locations/eu/keyRings/pii/cryptoKeys/emai2/cryptoKeyVersions/3",
+                                        "projects/acme/locations/eu/keyRings/pii/cryptoKeys/email/cryptoKeyVersions/33"};
+    assert_false(name_parse(bytes_str(one), NAME_VERSION, "name", &n, &e).failed);
+    for (size_t i = 0; i < 5; i++)
+        assert_false(name_parse(bytes_str(texts[i]), NAME_VERSION, "name", &unlike[i], &e).failed);
+    for (enum name_kind kind = NAME_NONE; kind <= NAME_VERSION; kind++) {
+        cut = name_truncate(&n, kind);
+        assert_int_equal(cut.kind, kind);
+        assert_int_equal(cut.tenant.n, kind >= NAME_TENANT ? 4 : 0);
+        assert_int_equal(cut.location.n, kind >= NAME_LOCATION ? 2 : 0);
+        assert_int_equal(cut.ring.n, kind >= NAME_KEYRING ? 3 : 0);
+        assert_int_equal(cut.key.n, kind >= NAME_CRYPTOKEY ? 5 : 0);
+        assert_int_equal(cut.version, kind >= NAME_VERSION ? 3 : 0);
+        memset(out, 'x', sizeof out);
+        size_t full = name_format(&cut, out);
+        assert_int_equal(full, strlen(out));
+        memset(out, 'x', sizeof out);
+        size_t brief = name_format_short(&cut, out);
+        assert_int_equal(brief, strlen(out));
+        for (enum name_kind differs = NAME_TENANT; differs <= NAME_VERSION; differs++) {
+            other = name_truncate(&unlike[differs - 1], kind);
+            assert_int_equal(name_equal(&cut, &other), kind < differs);
+        }
+    }
+}
+
+/* The ends of each alphabet, and what only looks like nothing. */
+static void the_ends_of_alphabets(void **state)
+{
+    (void)state;
+    struct name n;
+    struct err e = {0};
+    assert_true(name_valid_id(BYTES_LIT("azAZ09_-"), NAME_KEYRING));
+    assert_true(name_valid_id(BYTES_LIT("az-09"), NAME_LOCATION));
+    assert_true(name_valid_principal(BYTES_LIT("az09")));
+    for (const char *c = "`{@[/:"; *c; c++) { /* the neighbours of a z A Z 0 9 */
+        uint8_t in[] = {'a', (uint8_t)*c, 'b'};
+        assert_false(name_valid_id(BYTES(in, 3), NAME_TENANT));
+        assert_false(name_valid_id(BYTES(in, 3), NAME_KEYRING));
+        assert_false(name_valid_principal(BYTES(in, 3)));
+    }
+    assert_true(name_valid_id(BYTES_LIT("1029384756"), NAME_VERSION));
+    assert_true(name_valid_id(BYTES_LIT("9"), NAME_VERSION));
+    assert_false(name_valid_id(BYTES_LIT("1/"), NAME_VERSION));
+    assert_false(name_valid_id(BYTES_LIT("1:"), NAME_VERSION));
+    assert_true(name_valid_id(BYTES_LIT("2147483647"), NAME_VERSION));
+    assert_false(name_valid_id(BYTES_LIT("2147483648"), NAME_VERSION));
+    assert_true(name_parse_any((struct bytes){0}, ~0u, "name", &n, &e).failed);
+    assert_true(name_parse_short((struct bytes){0}, &n, &e).failed);
+    assert_true(name_parse_any(BYTES_LIT(""), ~0u, "name", &n, &e).failed);
+    e = (struct err){0};
+    assert_true(name_parse(BYTES_LIT("x"), NAME_VERSION, "name", &n, &e).failed);
+    assert_non_null(strstr(e.hint, "cryptoKeyVersions/{number}"));
+    assert_null(strstr(e.hint, "["));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -269,6 +336,8 @@ int main(void)
         cmocka_unit_test(every_byte_at_every_place),
         cmocka_unit_test(parents_and_equality),
         cmocka_unit_test(ids_by_kind),
+        cmocka_unit_test(every_level_counts),
+        cmocka_unit_test(the_ends_of_alphabets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
