@@ -12,15 +12,46 @@
 
 static atomic_int added, closed;
 
-/* authn, reduced to a count: a body whose last byte is 'n' is refused. */
+/* authn, reduced to a count: a body whose last byte is 'n' is refused, one with 's' is a stranger's. */
+static atomic_int held;
+static atomic_bool stranger;
+
 RESULT authn_conn_add(struct authn *a, struct bytes body, uint8_t ret_id[IPC_CONN_ID_BYTES], struct err *e)
 {
     (void)a;
     if (body.p[body.n - 1] == 'n')
         FAIL(e, ERR_INVALID, "BAD_PACKET", "refused");
+    atomic_store(&stranger, body.p[body.n - 1] == 's');
     memcpy(ret_id, body.p, IPC_CONN_ID_BYTES);
     atomic_fetch_add(&added, 1);
     return ok();
+}
+
+struct authn_conn *authn_conn_by_peer(struct authn *a, const char *peer)
+{
+    (void)a;
+    INVARIANT(strncmp(peer, "unix-abstract:" IPC_CONN_PREFIX, sizeof("unix-abstract:" IPC_CONN_PREFIX) - 1) == 0);
+    atomic_fetch_add(&held, 1);
+    return (struct authn_conn *)&held;
+}
+
+RESULT authn_call(struct authn *a, struct authn_conn *c, struct identity *ret, struct err *e)
+{
+    (void)a, (void)c, (void)ret;
+    if (atomic_load(&stranger))
+        FAIL(e, ERR_UNAUTHENTICATED, "STRANGER", "nobody");
+    return ok();
+}
+
+void authn_identity_release(struct identity *id)
+{
+    (void)id;
+}
+
+void authn_conn_unref(struct authn_conn *c)
+{
+    if (c != NULL)
+        atomic_fetch_sub(&held, 1);
 }
 
 void authn_conn_closed(struct authn *a, const uint8_t id[IPC_CONN_ID_BYTES])
@@ -84,7 +115,7 @@ static bool hear(struct fixture *x, struct chan_msg *m)
     return !chan_recv(x->fd, 5000, buf, sizeof(buf), m, &e).failed;
 }
 
-static void announce(struct fixture *x, unsigned n, char last, bool want)
+static void announce(struct fixture *x, unsigned n, char last, enum ipc_ack want)
 {
     uint8_t body[IPC_CONN_ID_BYTES + 1];
     struct chan_msg m;
@@ -112,10 +143,12 @@ static void announcements_are_answered(void **state)
 {
     struct fixture *x = *state;
 
-    announce(x, 1, 'y', true);
-    announce(x, 2, 'n', false);
-    announce(x, 3, 'y', true);
-    assert_int_equal(atomic_load(&added), 2);
+    announce(x, 1, 'y', IPC_ACK_GO_ON);
+    announce(x, 2, 'n', IPC_ACK_NO);
+    announce(x, 3, 's', IPC_ACK_STRANGER);
+    announce(x, 4, 'y', IPC_ACK_GO_ON);
+    assert_int_equal(atomic_load(&added), 3);
+    assert_int_equal(atomic_load(&held), 0);
 }
 
 /* Opened and closed in different orders, through collisions: each one exactly once, the rest when the front goes. */
@@ -126,14 +159,14 @@ static void every_connection_is_closed_once(void **state)
     int after;
 
     for (unsigned i = 0; i < N; i++)
-        announce(x, i, 'y', true);
+        announce(x, i, 'y', IPC_ACK_GO_ON);
     for (unsigned i = 0; i < N; i += 3)
         tell_closed(x, i);
-    announce(x, N, 'n', false); /* answered after the closings: they have been seen */
+    announce(x, N, 'n', IPC_ACK_NO); /* answered after the closings: they have been seen */
     after = atomic_load(&closed);
     assert_int_equal(after, (N + 2) / 3);
     for (unsigned i = 0; i < N; i += 3)
-        announce(x, i + 2 * N, 'y', true);
+        announce(x, i + 2 * N, 'y', IPC_ACK_GO_ON);
     close(x->fd);
     x->fd = -1;
     front_channel_stop(x->f);
@@ -154,7 +187,7 @@ static void statistics_are_kept(void **state)
     buf_put_u64(&b, 7);
     buf_put_u64(&b, 8);
     say(x, IPC_FRONT_STATS, 0, buf_bytes(&b));
-    announce(x, 1, 'n', false);
+    announce(x, 1, 'n', IPC_ACK_NO);
     front_channel_stats(x->f, &st);
     assert_int_equal(st.open, 5);
     assert_int_equal(st.accepted, 6);
@@ -175,7 +208,7 @@ static void a_bad_packet_ends_the_channel(void **state)
 
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct chan_msg m;
-        announce(x, 1, 'y', true);
+        announce(x, 1, 'y', IPC_ACK_GO_ON);
         say(x, bad[i].type, 0, BYTES(zeros, bad[i].n));
         assert_false(hear(x, &m));
         assert_int_equal(teardown(state), 0);
