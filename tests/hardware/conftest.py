@@ -1,7 +1,10 @@
 """Daemons on a token that fails: the identities and folders of tests/integration, with the shim between hsm and SoftHSM2."""
 import importlib.util
+import os
 import pathlib
+import shutil
 import sys
+import tempfile
 
 import pytest
 
@@ -17,11 +20,20 @@ def _load(name, path):
 
 
 _suite = _load("integration_suite", HERE.parent / "integration" / "conftest.py")
-base, template, copies, fresh, World = _suite.base, _suite.template, _suite.copies, _suite.fresh, _suite.World
+template, copies, fresh, World = _suite.template, _suite.copies, _suite.fresh, _suite.World
 sys.path.insert(0, str(HERE))
 
 from faults import Shim  # noqa: E402
 from service import Service  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def base():
+    """In memory where there is room: what other work on the same disk costs must not look like a slow token."""
+    shared = pathlib.Path("/dev/shm")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="clv-w-", dir=shared if os.access(shared, os.W_OK) else None))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

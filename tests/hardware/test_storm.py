@@ -15,7 +15,7 @@ from load import Load, every_key, open_all
 from service import Service
 
 LONG = bool(os.environ.get("LONG"))
-SECONDS = 120 if LONG else 6
+SECONDS = 60 if LONG else 4
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 # Wrong PINs cost a minute each (test_pin.py); hangs and crashes cost a process, so they are rarer.
 OFTEN, SELDOM = 3000, 300  # of a million calls
@@ -59,7 +59,7 @@ def test_a_storm(shim, fresh, seed):
     s.unharmed(but=["hsm"])
     assert not {CODES["pin incorrect"], CODES["pin locked"]} & {x.code for x in shim.logins()}
     # A daemon that never met the shim.
-    fresh.configure(hsm_module=SOFTHSM)
+    fresh.configure(hsm_module=SOFTHSM, hsm_timeout="5s")
     fresh.restart()
     opened = open_all(World(fresh), load.sealed[:: 1 if LONG else 3])
     assert fresh.stop() == 0
