@@ -80,6 +80,41 @@ static RESULT slab_lock(void *p, size_t n, struct err *e)
     return ok();
 }
 
+static size_t whole_pages(size_t n, size_t page)
+{
+    return (n + page - 1) / page * page;
+}
+
+RESULT secret_pages_new(size_t n, uint8_t **ret, struct err *e)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = whole_pages(n, page);
+    void *map = mmap(NULL, bytes + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    INVARIANT(n > 0);
+    if (map == MAP_FAILED)
+        FAIL_ERRNO(e, ERR_EXHAUSTED, "SECRET_MEMORY", "map %zu bytes", bytes);
+    uint8_t *p = (uint8_t *)map + page;
+    struct result r = mprotect(p, bytes, PROT_READ | PROT_WRITE) == 0
+                          ? slab_lock(p, bytes, e)
+                          : err_set_errno(e, ERR_INTERNAL, "SECRET_MEMORY", errno, __FILE__, __LINE__, "mprotect key memory");
+    if (r.failed) {
+        (void)munmap(map, bytes + 2 * page);
+        return r;
+    }
+    *ret = p;
+    return ok();
+}
+
+void secret_pages_free(uint8_t *p, size_t n)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+    if (p == NULL)
+        return;
+    wipe(p, n);
+    (void)munmap(p - page, whole_pages(n, page) + 2 * page);
+}
+
 static void slab_drop(void)
 {
     if (slab.map != NULL)
@@ -102,7 +137,7 @@ RESULT secret_slab_init(size_t slots, struct err *e)
     INVARIANT(slab.map == NULL);
     if (slots == 0 || slots > UINT32_MAX / SECRET_MAX_BYTES)
         FAIL(e, ERR_INVALID, "SECRET_MEMORY", "%zu key slots asked for", slots);
-    slab.slot_bytes = (slots * SECRET_MAX_BYTES + page - 1) / page * page;
+    slab.slot_bytes = whole_pages(slots * SECRET_MAX_BYTES, page);
     slab.map_bytes = slab.slot_bytes + 2 * page;
     p = mmap(NULL, slab.map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)

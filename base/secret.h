@@ -36,6 +36,11 @@ bool secret_equal(const struct secret *a, const struct secret *b); /* constant t
 /* Reads a PIN or key file of at most SECRET_MAX_BYTES from fd straight into a secret; one trailing newline is dropped. */
 RESULT secret_read_fd(int fd, struct secret **ret, struct err *e);
 
+/* Pages of the same kind as the slab's (locked, no-dump, zeros for a fork, guarded) for what is longer than a slot: a buffer that
+ * keys pass through. Zero-filled. The caller wipes what it no longer needs; free wipes all. n: the same for both. */
+RESULT secret_pages_new(size_t n, uint8_t **ret, struct err *e);
+void secret_pages_free(uint8_t *p, size_t n); /* NULL accepted */
+
 /* Process-wide: RLIMIT_CORE 0, PR_SET_DUMPABLE 0. Call first in every main. */
 RESULT secret_process_harden(struct err *e);
 

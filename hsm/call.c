@@ -13,7 +13,7 @@
 
 /* No thread of its own: of the callers that wait for an answer one reads the channel, hands the others theirs, and passes
  * the reading on when its own has come. */
-enum { IN_FLIGHT_MAX = 16 };
+enum { IN_FLIGHT_MAX = 16, RECEIVE_BYTES = WIRE_MAX + 16, RECEIVE_ALL_BYTES = IN_FLIGHT_MAX * RECEIVE_BYTES };
 
 struct link { /* one channel; outlives its replacement until the last caller has let go */
     int fd;
@@ -27,8 +27,10 @@ struct waiter {
     uint16_t answer; /* the type that answers it */
     bool done;
     pthread_cond_t wake;
-    uint8_t *reply; /* WIRE_MAX */
+    struct secret *key; /* NULL, or where the answer's key goes */
+    uint8_t *reply;     /* WIRE_MAX */
     size_t n;
+    unsigned place;     /* of its own receive buffer */
 };
 struct hsm {
     pthread_mutex_t lock;
@@ -36,6 +38,8 @@ struct hsm {
     struct link *link; /* NULL: none yet */
     struct waiter *waiters;
     unsigned in_flight;
+    uint8_t *receive; /* locked: IN_FLIGHT_MAX buffers, one for each that may read; an answer may be a key */
+    bool place_taken[IN_FLIGHT_MAX];
     bool sending; /* one writer at a time on a channel */
     uint32_t seq;
     uint64_t timeout_ms;
@@ -98,6 +102,21 @@ static void link_kill(struct hsm *h, struct link *l)
             (void)pthread_cond_signal(&w->wake);
 }
 
+/* An answer that failed brings its text, and goes where text may lie. */
+static void take_answer(struct waiter *w, struct bytes body)
+{
+    if (w->key != NULL && body.n == 1 + SECRET_KEY_BYTES && body.p[0] == ERR_NONE) {
+        memcpy(secret_borrow_mut(w->key), body.p + 1, SECRET_KEY_BYTES);
+        body.n = 1;
+    } else if (w->key != NULL && (body.n == 0 || body.p[0] == ERR_NONE)) {
+        body.n = 0; /* a key of another length: cannot be read */
+    }
+    memcpy(w->reply, body.p, body.n);
+    w->n = body.n;
+    w->done = true;
+    (void)pthread_cond_signal(&w->wake);
+}
+
 static void hand_over(struct hsm *h, struct link *l, const struct chan_msg *m)
 {
     for (size_t i = 0; i < m->nfds; i++)
@@ -109,10 +128,7 @@ static void hand_over(struct hsm *h, struct link *l, const struct chan_msg *m)
             link_kill(h, l);
             return;
         }
-        memcpy(w->reply, m->body.p, m->body.n);
-        w->n = m->body.n;
-        w->done = true;
-        (void)pthread_cond_signal(&w->wake);
+        take_answer(w, m->body);
         return;
     }
     /* Nobody waits any more: an answer after its deadline. Dropped. */
@@ -121,20 +137,20 @@ static void hand_over(struct hsm *h, struct link *l, const struct chan_msg *m)
 /* One turn as the reader of w's channel; the lock is let go while it waits. */
 static void read_once(struct hsm *h, struct waiter *w, const struct timespec *deadline)
 {
-    uint8_t buf[WIRE_MAX + 16];
+    uint8_t *buf = h->receive + (size_t)w->place * RECEIVE_BYTES;
     struct chan_msg m;
     struct err e = {0};
     struct link *l = w->link;
     l->being_read = true;
     (void)pthread_mutex_unlock(&h->lock);
-    struct result r = chan_recv(l->fd, left_ms(deadline), buf, sizeof buf, &m, &e);
+    struct result r = chan_recv(l->fd, left_ms(deadline), buf, RECEIVE_BYTES, &m, &e);
     (void)pthread_mutex_lock(&h->lock);
     l->being_read = false;
     if (!r.failed)
         hand_over(h, l, &m);
     else if (e.code != ERR_DEADLINE && !l->dead)
         link_kill(h, l);
-    wipe(buf, sizeof buf); /* it may have been another caller's key */
+    wipe(buf, RECEIVE_BYTES); /* it may have been another caller's key */
 }
 
 static void pass_reading_on(struct hsm *h, const struct link *l)
@@ -181,6 +197,9 @@ static RESULT enter(struct hsm *h, struct waiter *w, const struct timespec *dead
     w->next = h->waiters;
     h->waiters = w;
     h->in_flight++;
+    while (h->place_taken[w->place])
+        w->place++;
+    h->place_taken[w->place] = true;
     return ok();
 }
 
@@ -193,6 +212,7 @@ static void leave(struct hsm *h, struct waiter *w)
     if (!w->link->being_read)
         pass_reading_on(h, w->link);
     link_unref(w->link);
+    h->place_taken[w->place] = false;
     h->in_flight--;
     (void)pthread_cond_signal(&h->slot_free);
 }
@@ -215,10 +235,10 @@ static RESULT send_request(struct hsm *h, const struct waiter *w, enum wire_op o
     return sent ? ok() : hsm_unavailable("the hsm process takes no request", e);
 }
 
-RESULT hsm_call(struct hsm *h, uint64_t extra_ms, enum wire_op op, const struct buf *request, uint8_t reply[WIRE_MAX],
-                struct reader *ret, struct err *e)
+RESULT hsm_call(struct hsm *h, uint64_t extra_ms, enum wire_op op, const struct buf *request, struct secret *key,
+                uint8_t reply[WIRE_MAX], struct reader *ret, struct err *e)
 {
-    struct waiter w = {.reply = reply, .answer = (uint16_t)(op | WIRE_REPLY)};
+    struct waiter w = {.key = key, .reply = reply, .answer = (uint16_t)(op | WIRE_REPLY)};
     const struct timespec deadline = deadline_after(h->timeout_ms + extra_ms);
     INVARIANT(!request->overflow);
     cond_init(&w.wake);
@@ -243,8 +263,11 @@ RESULT hsm_client_new(int fd, uint64_t timeout_ms, struct hsm **ret, struct err 
 {
     if (timeout_ms == 0)
         FAIL(e, ERR_INVALID, "HSM_BAD_REQUEST", "a client without patience");
+    uint8_t *receive;
+    TRY(secret_pages_new(RECEIVE_ALL_BYTES, &receive, e));
     struct hsm *h = calloc(1, sizeof *h);
     INVARIANT(h != NULL);
+    h->receive = receive;
     INVARIANT(pthread_mutex_init(&h->lock, NULL) == 0);
     cond_init(&h->slot_free);
     cond_init(&h->send_free);
@@ -276,5 +299,6 @@ void hsm_free(struct hsm *h)
     (void)pthread_cond_destroy(&h->slot_free);
     (void)pthread_cond_destroy(&h->send_free);
     (void)pthread_mutex_destroy(&h->lock);
+    secret_pages_free(h->receive, RECEIVE_ALL_BYTES);
     free(h);
 }

@@ -12,9 +12,10 @@
 #include "hsm/hsm.h"
 #include "hsm/wire.h"
 
-/* One operation within the client's timeout and extra_ms: *ret reads the payload, in reply. */
-RESULT hsm_call(struct hsm *h, uint64_t extra_ms, enum wire_op op, const struct buf *request, uint8_t reply[WIRE_MAX],
-                struct reader *ret, struct err *e);
+/* One operation within the client's timeout and extra_ms: *ret reads the payload, in reply. key: where an answer that is a key goes
+ * in place of reply (SECRET_KEY_BYTES; then the payload is empty), so that no other memory sees it; NULL: it brings none. */
+RESULT hsm_call(struct hsm *h, uint64_t extra_ms, enum wire_op op, const struct buf *request, struct secret *key,
+                uint8_t reply[WIRE_MAX], struct reader *ret, struct err *e);
 RESULT hsm_unavailable(const char *why, struct err *e);
 
 #endif

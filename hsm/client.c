@@ -6,7 +6,7 @@ enum { GENERATE_EXTRA_MS = 20000 };
 
 static RESULT call(struct hsm *h, enum wire_op op, const struct buf *request, uint8_t *reply, struct reader *ret, struct err *e)
 {
-    return hsm_call(h, 0, op, request, reply, ret, e);
+    return hsm_call(h, 0, op, request, NULL, reply, ret, e);
 }
 
 static RESULT finish(const struct reader *r, struct err *e)
@@ -57,8 +57,9 @@ static void wipe_reply(uint8_t (*reply)[WIRE_MAX])
 RESULT hsm_derive(struct hsm *h, enum hsm_object object, uint32_t version, struct bytes kdf_input, struct secret **ret,
                   struct err *e)
 {
-    CLEANUP(wipe_reply) uint8_t reply[WIRE_MAX];
+    CLEANUP(secret_freep) struct secret *key = NULL;
     CLEANUP(buf_release) struct buf b = {0};
+    uint8_t reply[WIRE_MAX];
     struct reader r;
     if (kdf_input.n > KDFENC_MAX_BYTES)
         FAIL(e, ERR_DENIED, "HSM_REFUSED", "an input of %zu bytes is not our KDF encoding", kdf_input.n);
@@ -66,10 +67,12 @@ RESULT hsm_derive(struct hsm *h, enum hsm_object object, uint32_t version, struc
     buf_put_u8(&b, (uint8_t)object);
     buf_put_u32(&b, version);
     buf_put_v16(&b, kdf_input);
-    TRY(call(h, WIRE_DERIVE, &b, reply, &r, e));
-    struct bytes key = reader_take(&r, SECRET_KEY_BYTES);
+    TRY(secret_new(SECRET_KEY_BYTES, &key, e));
+    TRY(hsm_call(h, 0, WIRE_DERIVE, &b, key, reply, &r, e));
     TRY(finish(&r, e));
-    return secret_from(key.p, key.n, ret, e);
+    *ret = key;
+    key = NULL;
+    return ok();
 }
 
 RESULT hsm_random(struct hsm *h, void *out, size_t n, struct err *e)
@@ -138,7 +141,7 @@ static RESULT call_object(struct hsm *h, enum wire_op op, uint64_t extra_ms, enu
     buf_init(&b, 16);
     buf_put_u8(&b, (uint8_t)object);
     buf_put_u32(&b, version);
-    TRY(hsm_call(h, extra_ms, op, &b, reply, &r, e));
+    TRY(hsm_call(h, extra_ms, op, &b, NULL, reply, &r, e));
     return finish(&r, e);
 }
 
@@ -157,7 +160,7 @@ RESULT hsm_backup(struct hsm *h, struct hsm_backup *ret, struct err *e)
     uint8_t reply[WIRE_MAX];
     struct buf none = {0};
     struct reader r;
-    TRY(hsm_call(h, HSM_BACKUP_MS, WIRE_BACKUP, &none, reply, &r, e));
+    TRY(hsm_call(h, HSM_BACKUP_MS, WIRE_BACKUP, &none, NULL, reply, &r, e));
     take_text(&r, ret->path, sizeof ret->path);
     take_text(&r, ret->serial, sizeof ret->serial);
     take_text(&r, ret->holds, sizeof ret->holds);

@@ -36,17 +36,15 @@ static RESULT do_probe(struct token *t, struct buf *out)
     return ok();
 }
 
-static RESULT do_derive(struct token *t, struct reader *in, struct buf *out, struct err *e)
+static RESULT do_derive(struct service *s, struct token *t, struct reader *in, struct err *e)
 {
-    CLEANUP(secret_freep) struct secret *key = NULL;
     enum hsm_object object = (enum hsm_object)reader_u8(in);
     uint32_t version = reader_u32(in);
     struct bytes input = reader_v16(in);
     if (!reader_done(in))
         return bad_request(e);
-    TRY(ops_derive(t, object, version, input, &key, e));
-    buf_put(out, secret_borrow(key), secret_len(key));
-    return ok();
+    secret_freep(&s->key); /* of a try before this one */
+    return ops_derive(t, object, version, input, &s->key, e);
 }
 
 static RESULT do_random(struct token *t, struct reader *in, struct buf *out, struct err *e)
@@ -138,7 +136,7 @@ static RESULT dispatch(struct service *s, struct token *t, uint16_t op, struct b
     case WIRE_PROBE:
         return do_probe(t, out);
     case WIRE_DERIVE:
-        return do_derive(t, &in, out, e);
+        return do_derive(s, t, &in, e);
     case WIRE_RANDOM:
         return do_random(t, &in, out, e);
     case WIRE_SIGN_CHECKPOINT:
@@ -219,22 +217,40 @@ static RESULT perform(struct service *s, struct token *t, uint16_t op, struct by
     return r.failed && missed(op, e) ? look_again(s, t, op, body, out, e) : r;
 }
 
+/* A key goes from one locked place to another: the answer that brings it is put together in a secret, in no buffer. */
+static RESULT join(struct bytes head, const struct secret *key, struct secret **ret, struct err *e)
+{
+    TRY(secret_new(head.n + secret_len(key), ret, e));
+    uint8_t *p = secret_borrow_mut(*ret);
+    memcpy(p, head.p, head.n);
+    memcpy(p + head.n, secret_borrow(key), secret_len(key));
+    return ok();
+}
+
 static RESULT answer(struct service *s, struct token *t, int fd, const struct chan_msg *m, struct err *e)
 {
     CLEANUP(buf_release) struct buf payload = {0}, reply = {0};
+    CLEANUP(secret_freep) struct secret *key = NULL, *with_key = NULL;
     struct err why = {0};
     buf_init(&payload, WIRE_MAX - 16);
     buf_init(&reply, WIRE_MAX);
     struct result r = perform(s, t, m->type, m->body, &payload, &why);
+    key = s->key;
+    s->key = NULL;
     wire_put_result(&reply, r, &why);
     if (!r.failed)
         buf_put_bytes(&reply, buf_bytes(&payload));
     INVARIANT(!payload.overflow && !reply.overflow);
+    struct bytes body = buf_bytes(&reply);
+    if (!r.failed && key != NULL) {
+        TRY(join(body, key, &with_key, e));
+        body = BYTES(secret_borrow(with_key), secret_len(with_key));
+    }
     /* A core that does not read its answers must not hold the token. */
     struct pollfd writable = {.fd = fd, .events = POLLOUT};
     if (poll(&writable, 1, SERVICE_PATIENCE_MS) <= 0)
         FAIL(e, ERR_UNAVAILABLE, "CHANNEL", "core does not read its answers");
-    const struct chan_msg out = {.type = m->type | WIRE_REPLY, .seq = m->seq, .body = buf_bytes(&reply)};
+    const struct chan_msg out = {.type = m->type | WIRE_REPLY, .seq = m->seq, .body = body};
     return chan_send(fd, &out, e);
 }
 

@@ -13,6 +13,7 @@
 
 struct service {
     struct verifier *verifier;
+    struct secret *key; /* what the answer under way brings; NULL: no key */
     struct err why; /* why the token is not ready: what callers are told meanwhile */
 };
 RESULT service_answer(struct service *s, struct token *t, int core_fd, struct err *e);

@@ -10,8 +10,7 @@ import threading
 import time
 
 import pytest
-from claviger.envelope.v1 import envelope_pb2 as env
-from conftest import as_root, not_sanitized
+from conftest import World, as_root, not_sanitized
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from kit.client import connect
 from kit.instance import until
@@ -88,7 +87,7 @@ def test_monitor_and_hsm_see_no_plaintext(driven):
 
 def test_locked_memory_is_what_we_say(driven):
     """Locked, kept out of core dumps, zeros for a fork, between pages that nobody can touch; and the kernel counts it."""
-    for role, slabs in (("monitor", 0), ("front", 1), ("core", 2), ("hsm", 1)):
+    for role, slabs in (("monitor", 0), ("front", 1), ("core", 3), ("hsm", 1)):
         all_ = looking.regions(driven.pids[role])
         locked = [(i, r) for i, r in enumerate(all_) if "lo" in r.flags]
         assert len(locked) == slabs, (role, locked)
@@ -139,10 +138,9 @@ def test_one_connections_plaintext_goes_while_others_stay(driven):
         driven.world.encrypt(driven.key, b"still served", who=stays)
 
 
-# ---- how long hsm has an L1 ------------------------------------------------------------------------------------------------------
-GDB = """set pagination off
-set confirm off
-break chan_send if m->body.n == 33
+# ---- an L1 on its way ---------------------------------------------------------------------------------------------------------
+# hsm is stopped where its answer leaves, and where it waits for the next request; core where it first uses what came.
+HSM = """break chan_send if m->body.n == 33
 continue
 shell {scan} -p{pid} <{needles} >{folder}/sending
 disable
@@ -151,44 +149,64 @@ continue
 shell {scan} -p{pid} <{needles} >{folder}/sent
 detach
 """
+CORE = """break hierarchy_kcv
+continue
+shell {scan} -p{pid} <{needles} >{folder}/using
+disable
+detach
+"""
 
 
-def test_hsm_has_l1_while_it_answers_and_not_a_moment_longer(fresh, tmp_path):
-    """Stopped where the answer leaves, L1 is there: in its secret and in the answer itself. Stopped where hsm waits for the next
-    request, it is nowhere."""
-    from conftest import World
+@contextlib.contextmanager
+def stopped_by_gdb(pid, commands, folder, **values):
+    """gdb at its first breakpoint's wait inside, and gdb at its end, in order, outside."""
+    folder.mkdir()
+    script, said = folder / "script", folder / "said"
+    script.write_text("set pagination off\nset confirm off\n" + commands.format(scan=looking.SCAN, pid=pid, folder=folder, **values))
+    with open(said, "w") as out:
+        gdb = subprocess.Popen(["gdb", "-nx", "-q", "-batch", "-x", str(script), "-p", str(pid)], stdin=subprocess.DEVNULL,
+                               stdout=out, stderr=subprocess.STDOUT)
+    try:
+        until(lambda: "Breakpoint 1 at" in said.read_text() or gdb.poll() is not None, 30, "gdb waits")
+        yield
+        gdb.wait(30)
+    finally:
+        gdb.kill()
+        gdb.wait()
+        print(said.read_text())
+    assert gdb.returncode == 0
+
+
+def lines(path):
+    *hits, last = path.read_text().splitlines()
+    assert int(last.split()[1]) > 1 << 20, last  # it was looked at
+    return hits
+
+
+def test_an_l1_goes_from_locked_memory_to_locked_memory(fresh, tmp_path):
+    """In hsm while the answer leaves: in a secret; at hsm's next wait: nowhere. In core, where it is used first: in a secret."""
+    fresh.configure(hsm_timeout="30s")  # gdb takes its time
     world = World(fresh.start())
     key = world.key()
     truth = Truth(fresh)
     fresh.restart()  # L1 has to be derived anew
-    world, pid = World(fresh), fresh.children()["hsm"]
-    needles, script = tmp_path / "needles", tmp_path / "gdb"
+    world, pids = World(fresh), fresh.children()
+    needles = tmp_path / "needles"
     needles.touch(mode=0o600)
     needles.write_text("L1 " + truth.raw_never["L1 of acme"].hex() + "\n")
-    script.write_text(GDB.format(scan=looking.SCAN, pid=pid, needles=needles, folder=tmp_path))
-    with open(tmp_path / "said", "w") as said:
-        gdb = subprocess.Popen(["gdb", "-nx", "-q", "-batch", "-x", str(script), "-p", str(pid)], stdin=subprocess.DEVNULL,
-                               stdout=said, stderr=subprocess.STDOUT)
-    tracer = f"TracerPid:\t{gdb.pid}\n"
-    until(lambda: "Breakpoint 1 at" in (tmp_path / "said").read_text() or gdb.poll() is not None, 20, "gdb waits")
-    until(lambda: tracer in pathlib.Path(f"/proc/{pid}/status").read_text(), 10)
     answer = []
     asked = threading.Thread(target=lambda: answer.append(world.encrypt(key, b"x")))
-    asked.start()
-    try:
-        gdb.wait(30)
-    finally:
-        gdb.kill()
-        print((tmp_path / "said").read_text())
-    assert gdb.returncode == 0
+    with stopped_by_gdb(pids["hsm"], HSM, tmp_path / "hsm", needles=needles), \
+            stopped_by_gdb(pids["core"], CORE, tmp_path / "core", needles=needles):
+        asked.start()
     asked.join(30)
-    assert answer, "hsm answered too late"
     needles.unlink()
-    sending = (tmp_path / "sending").read_text().splitlines()
-    sent = (tmp_path / "sent").read_text().splitlines()
-    assert 1 < len(sending) <= 3, sending  # the payload, the answer; and the line that says how much was scanned
-    assert len(sent) == 1 and int(sent[0].split()[1]) > 1 << 20, sent
-    world.encrypt(key, b"y")  # hsm and core went on
+    assert answer, "hsm answered too late"
+    sending, using = lines(tmp_path / "hsm/sending"), lines(tmp_path / "core/using")
+    assert sending and all("\tlodd\t" in hit for hit in sending), sending
+    assert using and all("\tlodd\t" in hit for hit in using), using
+    assert lines(tmp_path / "hsm/sent") == []
+    world.encrypt(key, b"y")  # both went on
 
 
 # ---- the control: what the search can see ---------------------------------------------------------------------------------------

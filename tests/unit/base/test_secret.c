@@ -4,6 +4,7 @@
 #include "tests/unit/base/testing.h"
 
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
@@ -137,17 +138,14 @@ static void test_misuse_stops_the_process(void **state)
 }
 
 /* What /proc says of the slab: locked, not dumped, wiped on fork, and guarded on both sides. */
-static void test_memory_is_guarded(void **state)
+/* The memory that p lies in: locked, out of core dumps, zeros for a fork, between pages that nobody can touch. */
+static void assert_guarded(const void *p)
 {
     char line[512], vm_flags[512] = "";
     unsigned long lo = 0, hi = 0, locked_kib = 0, start = 0, stop = 0, before_hi = 0, after_lo = 0;
     char perms[8], before_perms[8] = "", after_perms[8] = "", previous[8] = "";
-    struct secret *s;
-    struct err e;
     bool mine = false;
 
-    (void)state;
-    assert_ok(secret_new(1, &s, &e));
     FILE *f = fopen("/proc/self/smaps", "re");
     assert_non_null(f);
     unsigned long previous_hi = 0;
@@ -157,7 +155,7 @@ static void test_memory_is_guarded(void **state)
                 after_lo = lo;
                 (void)snprintf(after_perms, sizeof(after_perms), "%s", perms);
             }
-            mine = lo <= (uintptr_t)s && (uintptr_t)s < hi;
+            mine = lo <= (uintptr_t)p && (uintptr_t)p < hi;
             if (mine) {
                 start = lo;
                 stop = hi;
@@ -172,7 +170,6 @@ static void test_memory_is_guarded(void **state)
         }
     }
     (void)fclose(f);
-    secret_free(s);
     assert_int_equal(locked_kib * 1024, stop - start);
     assert_non_null(strstr(vm_flags, " lo"));
     assert_non_null(strstr(vm_flags, " dd"));
@@ -181,6 +178,38 @@ static void test_memory_is_guarded(void **state)
     assert_string_equal(before_perms, "---p");
     assert_int_equal(after_lo, stop);
     assert_string_equal(after_perms, "---p");
+}
+
+static void test_memory_is_guarded(void **state)
+{
+    struct secret *s;
+    struct err e;
+
+    (void)state;
+    assert_ok(secret_new(1, &s, &e));
+    assert_guarded(s);
+    secret_free(s);
+}
+
+/* What is longer than a slot: the same memory, zeros at first, every byte of it ours, and gone when it is freed. */
+static void test_pages(void **state)
+{
+    enum { BYTES_WANTED = 3 * 4096 + 1 };
+    struct err e;
+    uint8_t *p, *q;
+
+    (void)state;
+    assert_ok(secret_pages_new(BYTES_WANTED, &p, &e));
+    assert_ok(secret_pages_new(1, &q, &e));
+    for (size_t i = 0; i < BYTES_WANTED; i++)
+        assert_int_equal(p[i], 0);
+    memset(p, 0xa5, BYTES_WANTED);
+    assert_guarded(p);
+    assert_guarded(q);
+    secret_pages_free(q, 1);
+    secret_pages_free(p, BYTES_WANTED);
+    secret_pages_free(NULL, 1);
+    assert_int_equal(msync(p, 4096, MS_ASYNC), -1); /* nothing is mapped there any more */
 }
 
 static void test_a_fork_finds_nothing(void **state)
@@ -300,7 +329,8 @@ static void test_start_fails_without_locked_memory(void **state)
         secret_slab_release();
         if (setrlimit(RLIMIT_MEMLOCK, &small) != 0 || (geteuid() == 0 && setuid(65534) != 0))
             _exit(3);
-        if (!secret_slab_init(1024, &e).failed)
+        uint8_t *p;
+        if (!secret_slab_init(1024, &e).failed || !secret_pages_new(131072, &p, &e).failed)
             _exit(4);
         _exit(e.code == ERR_EXHAUSTED && strcmp(e.reason, "SECRET_MEMORY") == 0 && strstr(e.detail, "ulimit -l") != NULL ? 0 : 5);
     }
@@ -335,6 +365,7 @@ int main(void)
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_misuse_stops_the_process),
         cmocka_unit_test(test_memory_is_guarded),
+        cmocka_unit_test(test_pages),
         cmocka_unit_test(test_a_fork_finds_nothing),
         cmocka_unit_test(test_read_fd),
         cmocka_unit_test(test_threads_share_the_slab),

@@ -14,7 +14,8 @@ struct peer {
     bool late, backwards;
 };
 
-/* "Random" bytes of the length asked for, all of that value: a caller sees whether the answer is its own. */
+/* "Random" bytes of the length asked for, all of that value, and keys of bytes that are the version's last: a caller sees whether
+ * the answer is its own. */
 static void reply_to(int fd, const struct chan_msg *m, uint32_t seq)
 {
     CLEANUP(buf_release) struct buf b = {0};
@@ -24,6 +25,9 @@ static void reply_to(int fd, const struct chan_msg *m, uint32_t seq)
     if (m->type == WIRE_RANDOM)
         for (int i = 0; i < get_be16(m->body.p); i++)
             buf_put_u8(&b, m->body.p[1]);
+    if (m->type == WIRE_DERIVE)
+        for (int i = 0; i < SECRET_KEY_BYTES; i++)
+            buf_put_u8(&b, m->body.p[4]);
     const struct chan_msg out = {.type = m->type | WIRE_REPLY, .seq = seq, .body = buf_bytes(&b)};
     (void)chan_send(fd, &out, &e).failed;
 }
@@ -55,6 +59,16 @@ static int peer_start(struct peer *p)
     return fds[0];
 }
 
+static uintptr_t derives_its_own(struct hsm *h, uint8_t version)
+{
+    CLEANUP(secret_freep) struct secret *key = NULL;
+    struct err e = {0};
+    if (hsm_derive(h, HSM_MASTER, version, BYTES_LIT("x"), &key, &e).failed)
+        return 1;
+    const uint8_t *p = secret_borrow(key);
+    return secret_len(key) == SECRET_KEY_BYTES && p[0] == version && p[SECRET_KEY_BYTES - 1] == version ? 0 : 1000;
+}
+
 static void *caller(void *arg)
 {
     struct hsm *h = arg;
@@ -67,6 +81,7 @@ static void *caller(void *arg)
             wrong++;
         else if (out[0] != want || out[want - 1] != want)
             wrong += 1000;
+        wrong += derives_its_own(h, (uint8_t)(n * 5));
     }
     return (void *)wrong;
 }
@@ -130,6 +145,32 @@ static void answer_with(uint16_t type, uint8_t code, enum err_code want)
     REFUSED(want, want == ERR_UNAVAILABLE ? "HSM_UNAVAILABLE" : "HSM_REFUSED", hsm_random(h, out, sizeof out, &e));
     hsm_free(h);
     (void)close(fds[1]);
+}
+
+/* A key has one length; whatever else comes is no key, and nothing of it is given out. */
+static void test_a_key_has_one_length(void **state)
+{
+    (void)state;
+    for (size_t n = 0; n <= 64; n++) {
+        struct hsm *h = NULL;
+        struct secret *key = NULL;
+        int fds[2];
+        uint8_t body[1 + 64] = {ERR_NONE};
+        const struct chan_msg m = {.type = WIRE_DERIVE | WIRE_REPLY, .seq = 1, .body = BYTES(body, 1 + n)};
+        OK(chan_pair(fds, &e));
+        OK(hsm_client_new(fds[0], 20000, &h, &e));
+        OK(chan_send(fds[1], &m, &e));
+        if (n == SECRET_KEY_BYTES) {
+            OK(hsm_derive(h, HSM_MASTER, 1, BYTES_LIT("x"), &key, &e));
+        } else {
+            REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", hsm_derive(h, HSM_MASTER, 1, BYTES_LIT("x"), &key, &e));
+            assert_null(key);
+        }
+        secret_free(key);
+        hsm_free(h);
+        (void)close(fds[1]);
+    }
+    assert_int_equal(secret_stats().used, 0);
 }
 
 /* Each fails at once, by what was said, not by the patience of the call. */
@@ -211,12 +252,19 @@ static void test_bad_replies(void **state)
     }
 }
 
+static int slab(void **state)
+{
+    struct err e;
+    (void)state;
+    return secret_slab_init(CALLERS + 8, &e).failed;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_gets_its_own), cmocka_unit_test(test_no_channel),  cmocka_unit_test(test_silence),
-        cmocka_unit_test(test_words_that_are_not_the_hsms),
+        cmocka_unit_test(test_words_that_are_not_the_hsms), cmocka_unit_test(test_a_key_has_one_length),
         cmocka_unit_test(test_replacement),       cmocka_unit_test(test_bad_replies),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, slab, NULL);
 }
