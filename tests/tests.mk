@@ -85,7 +85,7 @@ integration: all pygen
 # hostile: the whole daemon under attack while a good client works (tests/hostile/README.md); LONG=1: a minute each
 .PHONY: hostile
 hostile: all pygen
-	CLV_BUILD=$(abspath $(BUILD)) LONG=$(LONG) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider tests/hostile
+	CLV_BUILD=$(abspath $(BUILD)) LONG=$(LONG) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider $(if $(K),-k $(K)) tests/hostile
 
 # differential: compiled policy against the slow reference, as many cases as one likes (test_differential has 150,000 in `make test`)
 CASES ?= 10000000

@@ -56,6 +56,14 @@ class Process:
         self.process.stdout.close()
 
 
+def slope_mb_per_minute(samples):
+    """Of resident memory, by least squares over the second half of an attack: what the first half filled stays full."""
+    half = samples[len(samples) // 2:]
+    t, mb = (sum(s[i] for s in half) / max(1, len(half)) for i in (0, 1))
+    spread = sum((s[0] - t) ** 2 for s in half)
+    return 60 * sum((s[0] - t) * (s[1] - mb) for s in half) / spread if spread else 0.0
+
+
 class Outcome:
     def __init__(self, **fields):
         self.__dict__.update(fields)
@@ -141,8 +149,8 @@ class Arena:
         return quiet
 
     # ---- doing
-    def run(self, name, meanwhile=None, floor_ms=P99_FLOOR_MS, **args):
-        for left in reversed(range(TRIES)):
+    def run(self, name, meanwhile=None, floor_ms=P99_FLOOR_MS, attempts=TRIES, **args):
+        for left in reversed(range(attempts)):
             o = self.once(name, meanwhile, args)
             o.limit_ms = max(floor_ms, P99_TIMES * o.quiet["p99"])
             print(o)
@@ -156,15 +164,16 @@ class Arena:
         before, entries, rss, cpu = now.traffic, now.journal.entries, sum(rss_by.values()), self.cpu_s()
         quiet = self.quiet()
         assert quiet["failed"] == [], quiet
-        start, peak, peak_by = time.monotonic(), rss, rss_by
+        start, peak, peak_by, samples = time.monotonic(), rss, rss_by, []
         self.attacker.ask(json.dumps({"attack": name, "net": next(self.nets), **args}))
         while not self.attacker.answered(0.05):
             by = self.rss()
+            samples.append((time.monotonic() - start, sum(by.values())))
             if sum(by.values()) >= peak:
                 peak, peak_by = sum(by.values()), by
             if meanwhile:
                 meanwhile()
-            assert time.monotonic() - start < 240, "the attacker does not end"
+            assert time.monotonic() - start < args.get("seconds", 0) + 180, "the attacker does not end"
         seconds, during = time.monotonic() - start, self.window(0, 0)
         result = self.attacker.answer(1)
         assert "error" not in result, result["error"]
@@ -179,7 +188,7 @@ class Arena:
         assert recovery < RECOVERY_S, f"{recovery:.2f} s to be served after it"
         traffic = self.status().traffic
         journal = self.status().journal.entries - entries
-        return Outcome(name=name, quiet=quiet, during=during, result=result, growth_mb=peak - rss, grew={r: round(mb - rss_by[r], 1) for r, mb in peak_by.items()}, recovery_s=recovery, seconds=seconds, cpu_s=cpu,
+        return Outcome(name=name, quiet=quiet, during=during, result=result, growth_mb=peak - rss, slope=slope_mb_per_minute(samples), grew={r: round(mb - rss_by[r], 1) for r, mb in peak_by.items()}, recovery_s=recovery, seconds=seconds, cpu_s=cpu,
                        before=before, journal=journal,
                        accepted=traffic.connections_accepted - before.connections_accepted,
                        refused=traffic.connections_refused - before.connections_refused,

@@ -105,6 +105,45 @@ def crowd(t, clients, seconds, at_once=500, per_address=250):
     return {"served": len(times), "turned_away": turned, "first_s": at(0), "half_s": at(.5), "all_s": at(1)}
 
 
+def half_hands(t, n, per_address, seconds):
+    """A ClientHello from each of many addresses in many nets, and not a byte more: how many stand at the end."""
+    hello, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+    o = t.context().wrap_bio(hello, out)
+    try:
+        o.do_handshake()
+    except ssl.SSLWantReadError:
+        first = out.read()
+    begun, selector, end, sent = [], selectors.DefaultSelector(), time.monotonic() + seconds, 0
+    for i in range(n):
+        if i % per_address == 0:
+            source = t.address(net_of_its_own=True)
+        s = socket.socket()
+        s.setblocking(False)
+        s.bind((source, 0))
+        s.connect_ex(("127.0.0.1", t.port))
+        selector.register(s, selectors.EVENT_WRITE)
+        begun.append(s)
+    while time.monotonic() < end:
+        for key, _ in selector.select(0.05):
+            selector.unregister(key.fileobj)
+            try:
+                key.fileobj.send(first)
+                sent += 1
+            except GONE:
+                pass
+    standing = 0
+    for s in begun:
+        try:
+            while s.recv(65536):
+                pass
+        except BlockingIOError:
+            standing += 1
+        except GONE:
+            pass
+        s.close()
+    return {"begun": n, "sent": sent, "standing": standing}
+
+
 def idle(t, n, addresses, seconds, tls=True):
     """Connections that are opened and kept: how many stand, how many were refused."""
     held, refused, sources = [], 0, [t.address() for _ in range(addresses)]

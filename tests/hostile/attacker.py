@@ -8,11 +8,12 @@ import traceback
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import attack_crowd  # noqa: E402
 import attack_floods  # noqa: E402
+import attack_h2  # noqa: E402
 import attack_headers  # noqa: E402
 import attack_stalls  # noqa: E402
 from target import Target  # noqa: E402
 
-MODULES = (attack_floods, attack_headers, attack_stalls, attack_crowd)
+MODULES = (attack_floods, attack_h2, attack_headers, attack_stalls, attack_crowd)
 
 
 def main():

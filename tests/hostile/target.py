@@ -66,9 +66,9 @@ class Target:
         self.used = 0
         self.contexts = {}
 
-    def address(self):
+    def address(self, net_of_its_own=False):
         """One of its own: what the front holds against one attack's address is not held against the next."""
-        self.used += 1
+        self.used += 250 - self.used % 250 if net_of_its_own else 1
         return f"127.{self.spec['net']}.{self.used // 250}.{self.used % 250 + 1}"
 
     def context(self, who="globex-billing"):

@@ -2,12 +2,13 @@
 import os
 import resource
 
-import pytest
 from arena import LONG
 
 ADDRESS_STREAMS, CALLS = 1024, 4096  # PEERS_STREAMS, max_calls_in_flight
+MAX_CONNECTIONS = 4096
 UNFINISHED = 32 << 20                # PEERS_UNFINISHED_BYTES
 KERNEL = 7 << 20                     # of socket buffers, each connection
+SLOTS = 256                          # TURNS_SLOTS
 
 
 def test_slowloris(arena):
@@ -15,6 +16,17 @@ def test_slowloris(arena):
     o = arena.run("slowloris", n=500 if LONG else 100, seconds=20 if LONG else 2.8)
     assert sum(o.result["opened"].values()) >= 90 and o.result["standing"] == 0, o
     arena.counted(o.before, "connections_refused", 50)
+
+
+def test_half_handshakes_from_many_nets(arena):
+    """More than may shake hands at once, of more nets than anyone could bar: memory stays small, and a newcomer gets through."""
+    waits = []
+    o = arena.run("half_hands", n=4000 if LONG else 1200, per_address=20, seconds=10 if LONG else 2.5,
+                  meanwhile=lambda: waits.append(arena.reconnects()))
+    assert o.result["sent"] > SLOTS * 2, o
+    assert o.growth_mb < 40, o
+    assert sorted(waits)[len(waits) // 2] < 1 and max(waits) < 5, (waits, o)
+    arena.counted(o.before, "connections_refused", SLOTS)
 
 
 def test_windows_that_never_open(arena):
@@ -57,12 +69,17 @@ def test_descriptors_run_out(arena):
     arena.counted(o.before, "connections_refused", 200)
 
 
-def test_idle_connections_of_one_address(arena):
-    """max_connections_per_peer, 512: the next one is refused, and everybody else is not."""
-    if not LONG:
-        pytest.skip("LONG=1: 600 handshakes that prove what tests/integration/front proves with 5")
-    o = arena.run("idle", n=600, addresses=1, seconds=5)
-    assert o.result["standing"] == 512 and o.result["refused"] == 88, o
+if LONG:  # thousands of handshakes prove with real numbers what tests/integration/front proves with a handful
+    def test_idle_connections_of_one_address(arena):
+        """max_connections_per_peer, 512: the next one is refused, and everybody else is not."""
+        o = arena.run("idle", n=600, addresses=1, seconds=5)
+        assert o.result["standing"] == 512 and o.result["refused"] == 88, o
+
+    def test_idle_connections_of_one_certificate(arena):
+        """Half of max_connections, from however many addresses: the oldest make room, and nobody else has less."""
+        o = arena.run("idle", n=MAX_CONNECTIONS // 2 + 300, addresses=12, seconds=5)
+        assert MAX_CONNECTIONS // 2 - 100 < o.result["standing"] <= MAX_CONNECTIONS // 2, o
+        assert "makes room for a newer connection" in arena.instance.log
 
 
 def test_a_crowd(arena):

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -151,6 +152,20 @@ static int body_write_exec(enum confine_role role)
     return role == CONFINE_HSM ? (rc == 0 ? 0 : 4) : (rc != 0 && errno == EACCES ? 0 : 5);
 }
 
+/* Down for itself; not for others, and never up. */
+static int body_priority(enum confine_role role)
+{
+    struct err e;
+
+    if (confine_limits(&e).failed || !filter(role)) /* without root's power, as every child is */
+        return 1;
+    if ((setpriority(PRIO_PROCESS, 0, 3) == 0) != (role != CONFINE_HSM))
+        return 2;
+    if (role != CONFINE_HSM && (setpriority(PRIO_PROCESS, 0, 0) == 0 || errno != EACCES))
+        return 3;
+    return setpriority(PRIO_PGRP, 0, 5) != 0 && setpriority(PRIO_PROCESS, (id_t)getpid(), 5) != 0 && errno == EPERM ? 0 : 4;
+}
+
 static const enum confine_role roles[] = {CONFINE_FRONT, CONFINE_CORE, CONFINE_HSM};
 
 static void for_each_role(body_fn *body, int expected)
@@ -187,6 +202,12 @@ static void test_network_only_for_hsm(void **state)
 {
     (void)state;
     for_each_role(body_network, 0);
+}
+
+static void test_priority_only_down_and_its_own(void **state)
+{
+    (void)state;
+    for_each_role(body_priority, 0);
 }
 
 static void test_memory_is_not_writable_and_executable(void **state)
@@ -381,6 +402,7 @@ int main(void)
         cmocka_unit_test(test_unlisted_call_ends_the_process_with_a_line),
         cmocka_unit_test(test_network_only_for_hsm),
         cmocka_unit_test(test_memory_is_not_writable_and_executable),
+        cmocka_unit_test(test_priority_only_down_and_its_own),
         cmocka_unit_test(test_landlock),
         cmocka_unit_test(test_landlock_refuses_a_missing_path),
         cmocka_unit_test(test_user_is_dropped_for_good),
