@@ -93,7 +93,8 @@ CASES ?= 10000000
 differential: $(BUILD)/unit/kms/policy/test_differential
 	CLV_POLICY_CASES=$(CASES) $<
 
-# crash: kill -9, errors and short writes at every call by which core changes anything (tests/crash/README.md); POINTS=10000 SEED=n LANES=4
+# crash: kill -9, errors and short writes at every call by which core changes anything (tests/crash/README.md); POINTS=10000 SEED=n LANES=4. Then CUTS=2000
+# power cuts under store and journal
 CRASH_PROGRAMS := $(BUILD)/crash/inject.so $(BUILD)/crash/kmsd-core
 $(BUILD)/crash/inject.so: tests/crash/inject.c tests/crash/page.h
 	@mkdir -p $(@D)
@@ -105,9 +106,13 @@ $(BUILD)/crash/kmsd-core: tests/crash/core.c
 	$(Q)$(CC) -std=gnu17 -g -D_GNU_SOURCE $(WARN) -O2 -o $@ $<
 POINTS ?= 10000
 LANES  ?= 4
+CUTS   ?= 2000
+POWERCUTS := $(BUILD)/unit/kms/store/test_powercut $(BUILD)/unit/kms/audit/test_powercut
 .PHONY: crash
-crash: all pygen $(CRASH_PROGRAMS)
+crash: all pygen $(CRASH_PROGRAMS) $(POWERCUTS)
 	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) tests/crash/crash.py --points $(POINTS) --lanes $(LANES) $(if $(SEED),--seed $(SEED))
+	CLV_CUT_POINTS=$(CUTS) CLV_CUT_SEED=$(or $(SEED),1) $(BUILD)/unit/kms/store/test_powercut
+	CLV_CUT_POINTS=$(CUTS) CLV_CUT_SEED=$(or $(SEED),1) $(BUILD)/unit/kms/audit/test_powercut
 
 # leaks: where secrets may lie, and whether time depends on one (tests/leaks/README.md). The scanner is no part of what it looks at:
 # it is built plainly in every flavour.

@@ -22,8 +22,8 @@ from work import Lane
 
 HERE = pathlib.Path(__file__).resolve().parent
 KINDS = {"work": 55, "start": 15, "instant": 10, "fault": 14, "doomed": 6}
-A_LIFE = 2       # points between two starts of the monitor, which forgets its backoff; each life ends with fsck
-COMPARED = 4     # points between two comparisons of the whole state
+A_LIFE = 5       # points between two starts of the monitor, which forgets its backoff; each life ends with fsck
+COMPARED = 10   # points between two comparisons of the whole state
 LIFETIME = 120   # points of one instance: it grows
 
 
@@ -112,7 +112,8 @@ def examine(station, args, number):
         return ""
     try:
         station.rig.page.disarm()
-        log = station.rig.log[-3000:]
+        alive = station.rig.children() if station.rig.process else {}
+        log = f"alive: {alive}, page {station.rig.page.pid}\n{station.rig.log[-6000:]}"
         code = station.rig.stop()
         ended, said = station.rig.run("fsck", timeout=60)
         text = f"\nstopped with {code}; fsck {ended}: {said[-1500:]}\nlog:\n{log}"

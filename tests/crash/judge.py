@@ -1,6 +1,7 @@
 """What must hold after every fault. Reads the journal onwards from where it last stopped, and the state through the API."""
 import collections
 import hashlib
+import time
 
 import grpc
 
@@ -32,10 +33,10 @@ class Judge:
         self.wanted = 0             # and how many there must be
 
     # ---- the journal ----
-    def read(self):
+    def read(self, timeout=20):
         """What is new, checked by itself: every index once and in order, no event twice."""
         request = audit_pb2.TailRequest(from_index=len(self.leaves))
-        for response in self.lane.clients["admin"].audit.Tail(request, timeout=20):
+        for response in self.lane.clients["admin"].audit.Tail(request, timeout=timeout):
             e = Entry(response)
             assert e.index == len(self.leaves), f"the journal goes on with {e.index} after {len(self.leaves) - 1}"
             assert hashlib.sha256(e.nonce + e.bytes).digest() == e.leaf[57:89], f"entry {e.index} is not what its leaf says"
@@ -64,14 +65,21 @@ class Judge:
     # ---- after a fault ----
     def ready(self):
         """The daemon serves again, and nobody did anything for it."""
+        state = [time.monotonic()]
+
         def serves():
             assert self.lane.rig.process.poll() is None, f"kmsd has ended: {self.lane.rig.log[-3000:]}"
             try:
-                self.read()
+                self.read(timeout=2)
                 return True
             except grpc.RpcError as e:
                 assert e.code() in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED), e
-                return False
+            # A channel of Python's gRPC that lost its connection twice in a row may stay in a handshake that it does not go on with, and
+            # begin another every 5 s, while every new channel is served at once: so take new ones.
+            if time.monotonic() - state[0] > 1.5:
+                self.lane.connect()
+                state[0] = time.monotonic()
+            return False
         until(serves, READY_S, "service is back by itself")
 
     def check(self, ops):

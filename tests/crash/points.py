@@ -6,6 +6,8 @@ import errno
 import os
 import time
 
+import grpc
+
 import rig  # noqa: F401
 import page as control
 from kit.instance import until
@@ -117,7 +119,7 @@ class Runner:
             with open(self.rig.log_file, errors="replace") as f:
                 f.seek(self.log_at)
                 text = f.read()
-            ends = [x for x in text.splitlines() if "child died of a signal" in x or "child exited" in x]
+            ends = [x for x in text.splitlines() if "level=error" in x and ("child died of a signal" in x or "child exited" in x)]
             assert all("signal=KILL" in x for x in ends), ends
             return any("role=core" in x and (pid is None or f"pid={pid} " in x) for x in ends) and len(text)
         self.log_at += until(line, 10, f"core {pid} died of SIGKILL")
@@ -195,8 +197,8 @@ class Runner:
     def _tries(self):
         if self.rig.page.fired:
             return False
-        with contextlib.suppress(Exception):
-            self.judge.read()
+        with contextlib.suppress(grpc.RpcError):
+            self.judge.read(timeout=1)
             return True
         return False
 
@@ -232,7 +234,8 @@ class Runner:
         """Nobody hears of it but by the right code; a call that hangs or breaks off is a finding."""
         (_, file), = p.places
         if file in STORE:
-            reasons = {"STORE_FULL"} if p.error == errno.ENOSPC else {"STORE_IO"}
+            # SQLite keeps the error number of a write, and of a sync that of the call before it: a full disk may show as a failing one
+            reasons = {"STORE_FULL", "STORE_IO"} if p.error == errno.ENOSPC else {"STORE_IO"}
         else:
             reasons = {"AUDIT_UNAVAILABLE"} if file in JOURNAL else set()
         for op in ops:

@@ -19,7 +19,7 @@ from kit.instance import ROOT, Instance, until  # noqa: E402
 import page as control  # noqa: E402
 
 SEGMENT, RESERVE = 1 << 20, 65536  # the smallest journal files: changing to the next one is a place too
-SETTINGS = dict(journal_segment_bytes=SEGMENT, journal_reserve_bytes=RESERVE, log_level="warn", drain_timeout="2s", key_cache_max=64,
+SETTINGS = dict(journal_segment_bytes=SEGMENT, journal_reserve_bytes=RESERVE, log_level=os.environ.get("CLV_CRASH_LOG", "warn"), drain_timeout="2s", key_cache_max=64,
                 max_calls_in_flight=256)  # less locked memory to touch at every start
 
 
