@@ -53,8 +53,8 @@ RESULT crypt_open(struct call *c, const struct name *n, enum key_use use, struct
 {
     struct format_header h;
     struct err why = {0};
-    if (format_header_parse(sealed, &h, &why).failed || sealed.n < FORMAT_OVERHEAD)
-        return bad_ciphertext(c, n, why.code != ERR_NONE ? why.detail : "shorter than a header", e);
+    if (format_header_parse(sealed, &h, &why).failed) /* which looks at the length, too */
+        return bad_ciphertext(c, n, why.detail, e);
     if (h.type != type_of(use))
         return bad_ciphertext(c, n, "another type of ciphertext", e);
     if (k->handle == NULL || k->name != n || memcmp(k->view.kvid, h.kvid, sizeof h.kvid) != 0) {
