@@ -1,6 +1,5 @@
 """An edited store, an older store, a stolen store: found when it matters, refused, named in the log, and never opened."""
 import os
-import pathlib
 import re
 import shutil
 import sqlite3
@@ -349,28 +348,6 @@ def test_freshness_tables_edited(new_world, table):
     else:
         edit(w.instance, "UPDATE root SET body = zeroblob(length(body))")
     refuses_to_start(w.instance, "STORE_STALE")
-
-
-def test_thief_finds_nothing(new_world):
-    """Database, its log and the journal without the token: names and sizes, and nothing of what was put in."""
-    w = new_world
-    key = w.key()
-    plain, aad = b"THIEF-PLAINTEXT-0123456789", b"THIEF-CONTEXT-VALUE-987654"
-    ciphertext = w.encrypt(key, plain, additional_authenticated_data=aad)
-    data_key = os.urandom(32)
-    w.encrypt(key, data_key)
-    assert w.decrypt(key, ciphertext, additional_authenticated_data=aad) == plain
-    pin = (pathlib.Path(re.search(r"(?m)^hsm_pin_file = (.*)$", w.instance.config.read_text()).group(1)))
-    pin = (w.instance.dir / pin).read_bytes().strip()
-    w.instance.stop()
-    loot = b""
-    for f in sorted(w.instance.state.rglob("*")):
-        if f.is_file() and "token" not in f.relative_to(w.instance.state).as_posix():
-            loot += f.read_bytes()
-    assert b"acme" in loot  # names may be found: the search works
-    for secret in (plain, aad, data_key, pin):
-        assert secret not in loot
-        assert secret.hex().encode() not in loot
 
 
 def fsck(instance):
