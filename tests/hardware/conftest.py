@@ -24,7 +24,7 @@ template, copies, fresh, World = _suite.template, _suite.copies, _suite.fresh, _
 sys.path.insert(0, str(HERE))
 
 from faults import Shim  # noqa: E402
-from service import Service  # noqa: E402
+from service import Service, hsm_timeout  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def service(copies):
     """One daemon on the shim that the tests of a module share: each lifts its faults and leaves it serving."""
     instance = copies()
     shim = Shim(instance)
-    instance.configure(hsm_timeout="500ms", log_level="info")
+    instance.configure(hsm_timeout=hsm_timeout())
     s = Service(World(instance.start()), shim)
     yield s
     shim.lift()

@@ -259,7 +259,7 @@ static void perform(enum shim_call call, struct fault *f)
     if (f->action == ACT_SLOW)
         nap(f->value);
     if (f->action == ACT_CRASH)
-        (void)raise(SIGBUS); /* not SEGV or ABRT: those in a log are crashes of ours */
+        (void)raise(SIGILL); /* SEGV, BUS and ABRT in a log or a report are crashes of ours */
     while (f->action == ACT_HANG && !lifted(id))
         nap(5);
 }

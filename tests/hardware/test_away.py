@@ -12,7 +12,7 @@ from faults import SHIM, Shim
 from integration_suite import World
 from kit.instance import BUILD, until
 from load import Load, every_key, open_all
-from service import Service
+from service import BACK, Service, hsm_timeout
 
 LONG = bool(os.environ.get("LONG"))
 
@@ -20,7 +20,7 @@ LONG = bool(os.environ.get("LONG"))
 @pytest.fixture
 def plain(fresh):
     """No shim: the real module alone."""
-    fresh.configure(hsm_timeout="500ms")
+    fresh.configure(hsm_timeout=hsm_timeout())
     return fresh
 
 
@@ -94,7 +94,7 @@ def test_core_and_hsm_die_while_the_token_is_away(plain):
         away.rename(plain.dir / "tokens")
     s.world = World(plain)
     until(lambda: plain.log.count("core is serving") >= 2, 10, "service")
-    s.back(within=4)  # two processes start, one after the other
+    s.back(within=2 * BACK)  # two processes start, one after the other
     s.everything_opens()
 
 
@@ -103,7 +103,7 @@ def test_the_module_is_being_replaced(fresh):
     module = fresh.state / "module.so"
     shim = Shim(fresh)
     module.write_bytes(SHIM.read_bytes())
-    fresh.configure(hsm_module=module, hsm_timeout="500ms")
+    fresh.configure(hsm_module=module, hsm_timeout=hsm_timeout())
     s = Service(World(fresh.start()), shim)
     gone = fresh.state / "module.gone"
     module.rename(gone)

@@ -8,7 +8,7 @@ import pytest
 
 from faults import CODES
 from kit.instance import until
-from service import Service
+from service import Service, hsm_timeout
 from integration_suite import World
 
 WRONG, LOCKED, OK = CODES["pin incorrect"], CODES["pin locked"], 0
@@ -16,7 +16,7 @@ WRONG, LOCKED, OK = CODES["pin incorrect"], CODES["pin locked"], 0
 
 @pytest.fixture
 def serving(shim, fresh):
-    fresh.configure(hsm_timeout="500ms")
+    fresh.configure(hsm_timeout=hsm_timeout())
     return Service(World(fresh.start()), shim)
 
 

@@ -12,7 +12,7 @@ from integration_suite import World
 from kit.instance import until
 from kit.wire import Code
 from load import Load, every_key, open_all
-from service import Service
+from service import Service, hsm_timeout
 
 LONG = bool(os.environ.get("LONG"))
 SECONDS = 60 if LONG else 4
@@ -36,7 +36,7 @@ def storm(seed):
 @pytest.mark.parametrize("seed", range(1, 6) if LONG else [1])
 def test_a_storm(shim, fresh, seed):
     # Keys live for a second, so that the token is asked for them again and again.
-    fresh.configure(hsm_timeout="300ms", key_cache_ttl="1s")
+    fresh.configure(hsm_timeout=hsm_timeout(300), key_cache_ttl="1s")
     s = Service(World(fresh.start()), shim)
     keys, rng = every_key(s.world), random.Random(seed)
     mark = shim.plan(*storm(seed))
@@ -59,7 +59,7 @@ def test_a_storm(shim, fresh, seed):
     s.unharmed(but=["hsm"])
     assert not {CODES["pin incorrect"], CODES["pin locked"]} & {x.code for x in shim.logins()}
     # A daemon that never met the shim.
-    fresh.configure(hsm_module=SOFTHSM, hsm_timeout="5s")
+    fresh.configure(hsm_module=SOFTHSM, hsm_timeout=hsm_timeout(5000))
     fresh.restart()
     opened = open_all(World(fresh), load.sealed[:: 1 if LONG else 3])
     assert fresh.stop() == 0
