@@ -166,27 +166,36 @@ static int64_t unix_s(const ASN1_TIME *t, int64_t when_absent)
     return t && ASN1_TIME_to_tm(t, &tm) == 1 ? (int64_t)timegm(&tm) : when_absent;
 }
 
-/* The newest list of this issuer counts: an older one beside it does not end trust early. */
-static int64_t next_update(const struct trust *t, const X509_NAME *issuer)
+/* When the newest list of this issuer counts: an older one beside it does not end trust early. */
+static void listed(const struct trust *t, const X509_NAME *issuer, int64_t *from, int64_t *until)
 {
-    int64_t newest = INT64_MIN;
+    *from = *until = INT64_MIN;
     for (int i = 0; i < sk_X509_CRL_num(t->crls); i++) {
         const X509_CRL *crl = sk_X509_CRL_value(t->crls, i);
         if (X509_NAME_cmp(X509_CRL_get_issuer(crl), issuer) != 0)
             continue;
-        int64_t until = unix_s(X509_CRL_get0_nextUpdate(crl), INT64_MAX);
-        newest = until > newest ? until : newest;
+        int64_t end = unix_s(X509_CRL_get0_nextUpdate(crl), INT64_MAX);
+        if (end > *until) {
+            *until = end;
+            *from = unix_s(X509_CRL_get0_lastUpdate(crl), INT64_MAX);
+        }
     }
-    return newest;
+}
+
+static void narrow_to(struct verdict *v, int64_t from, int64_t until)
+{
+    v->not_before_s = from > v->not_before_s ? from : v->not_before_s;
+    v->not_after_s = until < v->not_after_s ? until : v->not_after_s;
 }
 
 static void narrow(const struct trust *t, X509 *cert, struct verdict *v)
 {
-    int64_t from = unix_s(X509_get0_notBefore(cert), INT64_MAX), until = unix_s(X509_get0_notAfter(cert), INT64_MIN);
-    int64_t listed = sk_X509_CRL_num(t->crls) ? next_update(t, X509_get_issuer_name(cert)) : INT64_MAX;
-    until = listed < until ? listed : until;
-    v->not_before_s = from > v->not_before_s ? from : v->not_before_s;
-    v->not_after_s = until < v->not_after_s ? until : v->not_after_s;
+    int64_t from, until;
+    narrow_to(v, unix_s(X509_get0_notBefore(cert), INT64_MAX), unix_s(X509_get0_notAfter(cert), INT64_MIN));
+    if (sk_X509_CRL_num(t->crls) == 0)
+        return;
+    listed(t, X509_get_issuer_name(cert), &from, &until);
+    narrow_to(v, from, until);
 }
 
 static RESULT verify(const struct trust *t, int64_t now_s, STACK_OF(X509) * chain, X509_STORE_CTX *ctx, struct err *e)

@@ -18,7 +18,7 @@ enum { TRUST_PEM_MAX = 1 << 20 };
 
 struct trust;
 struct verdict {
-    int64_t not_before_s, not_after_s; /* the whole chain's, and its CRLs' next update: valid while not_before <= now < not_after */
+    int64_t not_before_s, not_after_s; /* the whole chain's, and its CRLs': valid while not_before <= now < not_after */
     char san[SAN_MAX_BYTES];
 };
 RESULT trust_new(struct bytes ca_pem, struct bytes crl_pem, const char *trust_domain, struct trust **ret, struct err *e);

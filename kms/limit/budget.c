@@ -4,11 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SHARDS = 64, DAY_S = 24 * 3600 };
+enum { SHARDS = 64, DAY_S = 24 * 3600, MONTH_S = 31 * DAY_S };
 
 struct counter {
     struct budget_count c;
     struct counter *next;
+    int64_t day_ahead_s, month_ahead_s; /* boot time since which its period lies ahead of the clock; 0: it does not */
     bool dirty;
 };
 struct shard {
@@ -110,14 +111,26 @@ static int64_t month_of(int64_t day)
     return (year + era * 400 - 1970) * 12 + from_march + 2;
 }
 
+/* A period ends when the clock says so, and also when it has lasted its length by the boot clock: one that was begun by a clock that
+ * stood years ahead would never end. */
+static bool is_over(int64_t now, int64_t period, int64_t boot_s, int64_t length_s, int64_t *ahead_s)
+{
+    if (now < period && *ahead_s == 0)
+        *ahead_s = boot_s;
+    bool over = now > period || (now < period && boot_s - *ahead_s >= length_s);
+    if (over || now == period)
+        *ahead_s = 0;
+    return over;
+}
+
 static void turn(struct budgets *b, struct counter *c)
 {
-    int64_t now = clock_unix_s(b->clock), day = now / DAY_S, month = month_of(day);
-    if (day > c->c.day) {
+    int64_t now = clock_unix_s(b->clock), day = now / DAY_S, month = month_of(day), boot_s = clock_boot_ms(b->clock) / 1000 + 1;
+    if (is_over(day, c->c.day, boot_s, DAY_S, &c->day_ahead_s)) {
         c->c.day = day;
         c->c.day_used = 0;
     }
-    if (month > c->c.month) {
+    if (is_over(month, c->c.month, boot_s, MONTH_S, &c->month_ahead_s)) {
         c->c.month = month;
         c->c.month_used = 0;
     }

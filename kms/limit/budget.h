@@ -3,10 +3,11 @@
  *          was done.
  * Owns:    one counter a tenant that was ever active; the caller keeps them in the store (budget_dirty, budget_load).
  * Threads: any; fast lane (one short lock of 64).
- * Errors:  ERR_EXHAUSTED "BUDGET_DAY" or "BUDGET_MONTH". Limits: memory grows only with the number of tenants, 64 bytes each.
+ * Errors:  ERR_EXHAUSTED "BUDGET_DAY" or "BUDGET_MONTH". Limits: memory grows only with the number of tenants, 80 bytes each.
  * Secrets: none.
  *
- * A clock that steps back does not give a day back: a counter's period only ever moves forward.
+ * A clock that steps back does not give a day back: a counter's period moves forward. It moves back only when it has lain ahead of
+ * the clock for its own length of the boot clock: then the clock that began it was wrong, and has been right for that long.
  */
 #ifndef KMS_LIMIT_BUDGET_H
 #define KMS_LIMIT_BUDGET_H

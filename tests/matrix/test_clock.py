@@ -2,6 +2,7 @@
 the log keeps its order and shows the jump, and nobody spins."""
 import datetime
 import itertools
+import json
 import pathlib
 import time
 
@@ -9,7 +10,9 @@ import pytest
 from claviger.audit.v1 import audit_pb2
 from claviger.envelope.v1 import envelope_pb2 as env
 from claviger.system.v1 import system_pb2
-from conftest import IDENTITIES, World
+from conftest import World
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from google.cloud.kms.v1 import service_pb2 as msg
 from kit import certs
 from kit.client import connect
@@ -20,10 +23,12 @@ import rows
 from clock import LIBRARY, REAL, SteppedInstance
 
 pytestmark = pytest.mark.skipif(rows.SANITIZED, reason="libfaketime and sanitizers both want to be first")
+IDENTITIES = ("admin", "acme-keyadmin", "acme-orders", "globex-keyadmin", "globex-billing")
 STEPS = ["+10y", "+1h", "-1h", "-10y", REAL]
 AGE = 30 * 365 * certs.DAY
 HOUR = datetime.timedelta(hours=1)
 DAY_BUDGET = 400
+MONTH_BUDGET = 60
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +40,7 @@ def far(base):
     ca = certs.load(folder, "far-ca")
     pairs = {name: certs.issue(folder, name, ca, uris=[_uri(name)], start=-AGE, end=AGE) for name in IDENTITIES}
     pairs["hour"] = certs.issue(folder, "hour", ca, uris=[_uri("acme-orders")], start=-HOUR / 2, end=HOUR / 2)
+    pairs["admin-hour"] = certs.issue(folder, "admin-hour", ca, uris=[_uri("admin")], start=-HOUR / 2, end=HOUR / 2)
     pairs["year"] = certs.issue(folder, "year", ca, uris=[_uri("acme-orders")], start=-365 * certs.DAY, end=365 * certs.DAY)
     return folder, pairs
 
@@ -52,6 +58,14 @@ def _authority(folder):
         certs.DAY = real
 
 
+def _revocations(folder, start, end):
+    """Of the far authority: nobody is revoked, and it says so for that long."""
+    cert, key = certs.load(folder, "far-ca")
+    now = datetime.datetime.utcnow()
+    crl = x509.CertificateRevocationListBuilder().issuer_name(cert.subject).last_update(now + start).next_update(now + end)
+    return crl.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
 @pytest.fixture(scope="module")
 def make(copies, far):
     """(instance, world) that trusts the far authority, with settings of one's own."""
@@ -62,6 +76,7 @@ def make(copies, far):
         instance = SteppedInstance(copies().dir)
         ca = instance.dir / "certs/ca.pem"
         (instance.dir / "certs/clients.pem").write_bytes(ca.read_bytes() + (folder / "far-ca.pem").read_bytes())
+        (instance.dir / "certs/far.crl").write_bytes(_revocations(folder, -2 * HOUR, 2 * HOUR))
         instance.configure(client_ca_file="certs/clients.pem", **settings)
         instance.cert = lambda name: pairs.get(name) or (ca, None)
         made.append(instance)
@@ -75,6 +90,18 @@ def make(copies, far):
 @pytest.fixture(scope="module")
 def shared(make):
     return make(items_per_tenant_day=DAY_BUDGET)
+
+
+@pytest.fixture(scope="module")
+def watched(make):
+    """Another: it asks whether certificates were revoked, forgets keys after a second, and gives a tenant little a month."""
+    return make(client_crl_file="certs/far.crl", key_cache_ttl="1s", items_per_tenant_month=MONTH_BUDGET)
+
+
+@pytest.fixture
+def other(watched):
+    yield watched
+    watched.instance.step(REAL)
 
 
 @pytest.fixture
@@ -149,6 +176,60 @@ def test_who_connected_while_the_clock_was_wrong_is_heard_when_it_is_right(world
     until(heard, 5, "the client is heard")
 
 
+def test_back_and_forth_again_and_again(world, key, far):
+    _, pairs = far
+    client = with_cert(world, pairs["hour"])
+    world.encrypt(key, who=client)
+    for _ in range(4):
+        for step, good in (("+10y", False), (REAL, True), ("-10y", False), (REAL, True)):
+            world.instance.step(step)
+            if good:
+                world.encrypt(key, who=client)
+            else:
+                with refused(Code.UNAUTHENTICATED):
+                    world.encrypt(key, who=client)
+
+
+def test_a_stream_ends_when_its_certificate_does(world, key, far):
+    """Of both kinds: the next message of a client, and the next answer to one that only listens."""
+    _, pairs = far
+    client, asked = with_cert(world, pairs["hour"]), iter([REAL, "+1h"])
+
+    def requests():
+        for step in asked:
+            world.instance.step(step)
+            yield env.EncryptStreamRequest(name=key, items=[{"plaintext": b"x"}])
+    answers = client.env.EncryptStream(requests(), timeout=10)
+    assert next(answers).failed == 0
+    with refused(Code.UNAUTHENTICATED):
+        next(answers)
+    world.instance.step(REAL)
+    listener = with_cert(world, pairs["admin-hour"])
+    follow = listener.audit.Tail(audit_pb2.TailRequest(from_index=world.audit.position(), follow=True), timeout=10)
+    next(follow)  # its own beginning
+    world.instance.step("+1h")
+    world.encrypt(key)
+    with refused(Code.UNAUTHENTICATED):
+        for _ in range(3):  # the step itself may still have been told
+            next(follow)
+
+
+def test_a_revocation_list_is_good_in_its_time_only(other):
+    """One that has run out says nothing about anybody: everybody is refused, on open connections and new ones, until it is right again."""
+    key = other.key()
+    other.encrypt(key)
+    for step, good in (("+1h", True), ("+1d", False), (REAL, True), ("-1d", False), ("+10y", False), (REAL, True)):
+        other.instance.step(step)
+        fresh = with_cert(other, other.instance.cert("acme-orders"))
+        for client in (other.orders, fresh):
+            if good:
+                other.encrypt(key, who=client)
+            else:
+                with refused(Code.UNAUTHENTICATED):
+                    other.encrypt(key, who=client)
+        fresh.close()
+
+
 # ---- the log ----------------------------------------------------------------------------------------------------------------
 def test_the_log_keeps_its_order_and_shows_the_jumps(world, key):
     start, rings = world.audit.position(), []
@@ -167,15 +248,29 @@ def test_the_log_keeps_its_order_and_shows_the_jumps(world, key):
     assert len({e.event.id for e in ours}) == len(ours)
 
 
+def _steps(entries):
+    """(years it should have been, years it is) of each recorded step, relative to now."""
+    found = []
+    for e in entries:
+        if e.event.action == "system.clockStep":
+            when = [datetime.datetime.strptime(json.loads(t)["wall"][:19], "%Y-%m-%dT%H:%M:%S") for t in (e.event.before, e.event.after)]
+            found.append(tuple(round((w - datetime.datetime.utcnow()).days / 365.25) for w in when))
+    return found
+
+
 def test_a_daemon_that_starts_in_the_past_goes_on_where_it_was(make):
+    """And each step is on record: those that happened while it ran, and the one that it only finds."""
     world = make()
     key = world.key()
     kept = world.encrypt(key, b"kept")
     world.instance.step("+10y")
     future = world.encrypt(key, b"from the future")
+    until(lambda: _steps(world.audit.read(0)) == [(0, 10)], 5, "the step is on record")
+    world.instance.step(REAL)
+    until(lambda: _steps(world.audit.read(0)) == [(0, 10), (10, 0)], 5, "the step back is on record")
     before = world.audit.read(0)
-    world.instance.step("-10y")
     assert world.instance.stop() == 0
+    world.instance.step("-10y")  # while nobody runs
     world = World(world.instance.start())
     world.names = itertools.count(100)
     assert (world.decrypt(key, kept), world.decrypt(key, future)) == (b"kept", b"from the future")
@@ -184,6 +279,7 @@ def test_a_daemon_that_starts_in_the_past_goes_on_where_it_was(make):
     assert [e.bytes for e in after[:len(before)]] == [e.bytes for e in before]
     assert [e.index for e in after] == list(range(len(after)))
     assert after[-1].event.time_unix_ns < before[0].event.time_unix_ns
+    until(lambda: _steps(world.audit.read(0)) == [(0, 10), (10, 0), (0, -10)], 5, "the step that nobody saw is on record")
     assert any(e.event.resource == ring for e in after[len(before):])
 
 
@@ -243,10 +339,28 @@ def test_cached_keys_stay_cached(world, key):
     assert (after.misses, after.hsm_calls) == (before.misses, before.hsm_calls) and after.hits > before.hits
 
 
-def test_a_retry_is_known_by_its_key_through_an_hours_jumps(world, key):
+def test_keys_in_the_cache_grow_old_by_the_boot_clock(other):
+    """Their age is absolute, and no wall clock that is set back or stands still prolongs it."""
+    key = other.key2()
+    misses = lambda: other.admin.system.GetStatus(system_pb2.GetStatusRequest()).cache.misses  # noqa: E731
+    for step in ("-1h", (datetime.datetime.now() + HOUR).strftime("%Y-%m-%d %H:%M:%S")):
+        other.instance.step(step)
+        other.encrypt(key, who=other.billing)
+        before, begun = misses(), time.monotonic()
+
+        def missed():
+            other.encrypt(key, who=other.billing)
+            time.sleep(0.1)
+            return misses() > before
+        until(missed, 4, "the key is loaded again")
+        assert time.monotonic() - begun > 0.3
+
+
+def test_a_retry_is_known_by_its_key_through_the_jumps(world, key):
+    """Ten years too: what is forgotten for its age is not forgotten by a clock that has just jumped."""
     metadata = [("claviger-idempotency-key", "through-the-jumps")]
     made = set()
-    for step in ("+1h", "-1h", REAL):
+    for step in STEPS:
         world.instance.step(step)
         made.add(world.keyadmin.kms.CreateCryptoKeyVersion(msg.CreateCryptoKeyVersionRequest(parent=key), metadata=metadata).name)
     assert len(made) == 1
@@ -301,3 +415,31 @@ def test_a_step_back_gives_back_no_budget(shared, world):
     again = connect(shared.instance, "globex-billing")
     with refused(Code.RESOURCE_EXHAUSTED, "BUDGET_DAY"):
         again.env.BatchEncrypt(env.BatchEncryptRequest(name=key, items=batch[:1]))
+
+
+def test_a_month_is_given_once(watched, other):
+    key, batch = other.key2(), [{"plaintext": b"x"}] * MONTH_BUDGET
+
+    def take(n):
+        return other.billing.env.BatchEncrypt(env.BatchEncryptRequest(name=key, items=batch[:n]))
+
+    def spent():
+        with refused(Code.RESOURCE_EXHAUSTED, "BUDGET_MONTH"):
+            take(1)
+    other.instance.configure(client_crl_file="")  # the list would end every visit to another month
+    assert other.instance.restart()
+    other.billing = connect(other.instance, "globex-billing")
+    for n in range(MONTH_BUDGET):  # whatever was used before
+        try:
+            take(1)
+        except Exception as e:  # noqa: BLE001
+            assert "RESOURCE_EXHAUSTED" in str(e)
+            break
+    for step in (REAL, "-10y", "-1h", REAL):
+        other.instance.step(step)
+        spent()
+    other.instance.step("+40d")  # another month
+    take(MONTH_BUDGET)
+    for step in ("+40d", REAL, "-10y", "+40d"):
+        other.instance.step(step)
+        spent()

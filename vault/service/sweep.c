@@ -1,23 +1,27 @@
 #include "vault/service/sweep.h"
 
 #include "base/log.h"
+#include "base/text.h"
 #include "vault/service/admin.h"
+#include "vault/service/clockstep.h"
 #include "vault/service/lanes.h"
 #include "vault/service/pipeline.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { DRAIN_BATCH = 64, BUDGET_BATCH = 256, EXPIRE_PAGE = 256 };
+enum { DRAIN_BATCH = 64, BUDGET_BATCH = 256, EXPIRE_PAGE = 256, LEAF_TIME_AT = 1 + 16 /* docs/FORMATS.md */ };
 
 struct sweep {
     struct service *s;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t cond;
+    struct clockstep clock; /* the thread's */
     bool stop, probe_pending, hsm_ok, by_pin;
     struct hsm_status status;
     char why[256];
@@ -110,6 +114,52 @@ static void drain_refusals(struct service *s, bool all)
         for (size_t i = 0; i < n; i++)
             record_count(s, &counts[i]);
     } while (n == DRAIN_BATCH);
+}
+
+/* ---- the wall clock ---- */
+static void record_step(struct service *s, int64_t expected_ns, int64_t now_ns)
+{
+    char from[TEXT_RFC3339_BYTES], to[TEXT_RFC3339_BYTES], before[64], after[64];
+    struct audit_event ev = {.time_unix_ns = now_ns, .principal = bytes_str("system:clock"), .action = bytes_str("system.clockStep"),
+                             .outcome = bytes_str("ok")};
+    text_format_rfc3339(expected_ns, from);
+    text_format_rfc3339(now_ns, to);
+    (void)snprintf(before, sizeof before, "{\"wall\":\"%s\"}", from);
+    (void)snprintf(after, sizeof after, "{\"wall\":\"%s\"}", to);
+    log_event(LOG_WARN, "the wall clock stepped", LF_STR("expected", from), LF_STR("now", to));
+    ev.before = bytes_str(before);
+    ev.after = bytes_str(after);
+    journal_next_event_id(s->journal, ev.id);
+    CLEANUP(buf_release) struct buf out;
+    buf_init(&out, EVENT_MAX_BYTES);
+    event_encode(&ev, &out);
+    struct err e = {0};
+    if (pipeline_submit_detached(s, keyring_system_audit(s->keyring), &ev, buf_bytes(&out), &e).failed)
+        log_event(LOG_WARN, "a step of the clock could not be journalled", LF_ERR(&e));
+}
+
+static void watch_clock(struct sweep *w)
+{
+    int64_t expected;
+    if (clockstep_look(&w->clock, w->s->clock, &expected))
+        record_step(w->s, expected, clock_wall_ns(w->s->clock));
+}
+
+/* The newest event stands in the journal: a clock that is behind it was set back while nobody ran. */
+static void watch_restart(struct service *s)
+{
+    CLEANUP(arena_release) struct arena a;
+    struct journal_status st;
+    struct journal_record *recs;
+    struct err e = {0};
+    size_t n = 0;
+    journal_status(s->journal, &st);
+    arena_init(&a, 1u << 20);
+    if (st.next_index == 0 || journal_read(s->journal, st.next_index - 1, 1, &a, &recs, &n, &e).failed || n == 0)
+        return;
+    int64_t newest = (int64_t)get_be64(recs[0].leaf + LEAF_TIME_AT), now = clock_wall_ns(s->clock);
+    if (newest - now >= (int64_t)CLOCKSTEP_MIN_MS * 1000000)
+        record_step(s, newest, now);
 }
 
 /* ---- idempotency records ---- */
@@ -237,8 +287,10 @@ static void *sweep_thread(void *arg)
 {
     struct sweep *w = arg;
     int64_t probed = 0, kept = 0, expired = clock_boot_ms(w->s->clock);
+    watch_restart(w->s);
     do {
         int64_t now = clock_boot_ms(w->s->clock);
+        watch_clock(w);
         waiters_wake(w->s, false);
         if (now - probed >= SWEEP_PROBE_MS) {
             probed = now;
@@ -254,7 +306,9 @@ static void *sweep_thread(void *arg)
         }
         if (now - expired >= SWEEP_EXPIRE_MS) {
             expired = now;
-            expire_idempotency(w->s);
+            /* Judged by a clock that has just jumped, all would be old: better to remember too long. */
+            if (clockstep_settled(&w->clock, w->s->clock, SWEEP_EXPIRE_MS))
+                expire_idempotency(w->s);
         }
     } while (pause_ms(w, SWEEP_WAKE_MS));
     return NULL;
@@ -267,6 +321,7 @@ struct sweep *sweep_start(struct service *s)
     w->s = s;
     w->hsm_ok = true; /* start-up has just used it */
     w->probe.run = run_probe;
+    clockstep_init(&w->clock, s->clock);
     pthread_mutex_init(&w->lock, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);

@@ -231,6 +231,8 @@ static void revocation_lists_are_obeyed(void **state)
     check_at(t, CERTS_NOW, &revoked, NULL, "revoked", NULL);
     check_at(t, CERTS_NOW, &fine, NULL, "", &v);
     assert_int_equal(v.not_after_s, CERTS_NOW + 7 * DAY); /* trust ends with the list */
+    assert_int_equal(v.not_before_s, CERTS_NOW - DAY);    /* and begins with it */
+    check_at(t, CERTS_NOW - 2 * DAY, &fine, NULL, "CRL is not yet valid", NULL);
     check_at(t, CERTS_NOW + 8 * DAY, &fine, NULL, "CRL has expired", NULL);
     check_at(t, CERTS_NOW, &under_middle, &middle, "unable to get certificate CRL", NULL); /* every issuer needs one */
     trust_unref(t);

@@ -77,6 +77,53 @@ static void a_step_back_gives_nothing(void **state)
     budgets_free(b);
 }
 
+/* Begun by a clock that stood ten years ahead, a period lasts its own length of real time, and not ten years. */
+static void a_period_of_the_future_ends(void **state)
+{
+    (void)state;
+    struct fake_clock f;
+    fake_clock_init(&f, day * 20000, 0);
+    struct budgets *b = budgets_new(&f.c, 10, 100);
+    fake_clock_step_wall(&f, 3652 * day);
+    taken(b, one, 10);
+    fake_clock_step_wall(&f, -3652 * day);
+    for (int hour = 0; hour < 24; hour++) {
+        refused(b, one, 1, "BUDGET_DAY");
+        fake_clock_advance(&f, day / 24);
+    }
+    taken(b, one, 10); /* the day, by the boot clock */
+    for (int d = 1; d < 9; d++) {
+        fake_clock_advance(&f, day);
+        taken(b, one, 10);
+    }
+    fake_clock_advance(&f, day);
+    refused(b, one, 1, "BUDGET_MONTH"); /* the month is still that of the future: 100 are gone */
+    fake_clock_advance(&f, 20 * day);
+    refused(b, one, 1, "BUDGET_MONTH");
+    fake_clock_advance(&f, 3 * day);
+    taken(b, one, 10);
+    budgets_free(b);
+}
+
+/* Back and forth: time ahead is counted only while it lasts. */
+static void going_there_again_gives_no_other(void **state)
+{
+    (void)state;
+    struct fake_clock f;
+    fake_clock_init(&f, day * 20000, 0);
+    struct budgets *b = budgets_new(&f.c, 10, 0);
+    fake_clock_step_wall(&f, day);
+    taken(b, one, 10);
+    for (int i = 0; i < 40; i++) { /* 40 times 20 hours, but never 24 in one piece */
+        fake_clock_step_wall(&f, -day);
+        refused(b, one, 1, "BUDGET_DAY");
+        fake_clock_advance(&f, 20 * day / 24);
+        fake_clock_step_wall(&f, day - 20 * day / 24);
+        refused(b, one, 1, "BUDGET_DAY");
+    }
+    budgets_free(b);
+}
+
 static void none_is_unlimited(void **state)
 {
     (void)state;
@@ -159,7 +206,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(day_and_month),      cmocka_unit_test(refunds),
-        cmocka_unit_test(none_is_unlimited),  cmocka_unit_test(a_step_back_gives_nothing),
+        cmocka_unit_test(none_is_unlimited),  cmocka_unit_test(a_step_back_gives_nothing), cmocka_unit_test(a_period_of_the_future_ends),
+        cmocka_unit_test(going_there_again_gives_no_other),
         cmocka_unit_test(kept_over_a_restart), cmocka_unit_test(months_by_the_calendar),
         cmocka_unit_test(never_more_than_the_budget),
     };
