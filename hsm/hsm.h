@@ -51,7 +51,7 @@ RESULT hsm_probe(struct hsm *h, struct hsm_status *ret, struct err *e);
 /* C_Sign(CKM_SHA256_HMAC) over a KDF encoding with an in-HSM label; 32 bytes. Object is HSM_MASTER or HSM_SEAL. */
 RESULT hsm_derive(struct hsm *h, enum hsm_object object, uint32_t version, struct bytes kdf_input, struct secret **ret,
                   struct err *e);
-/* From the token's generator. */
+/* From the token's generator, mixed with the kernel's. */
 RESULT hsm_random(struct hsm *h, void *out, size_t n /* 1..HSM_RANDOM_MAX */, struct err *e);
 /* Signs a checkpoint body (must begin with the audit origin line "cluster_name/node_name"; hsm checks the shape of a signed
  * note body). Ed25519 (RFC 8032): 64 bytes. P-256: ECDSA with SHA-256, ASN.1 DER. */

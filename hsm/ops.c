@@ -1,5 +1,6 @@
 #include "hsm/ops.h"
 
+#include "base/rng.h"
 #include "hsm/backup.h"
 
 #include <stdio.h>
@@ -78,12 +79,34 @@ RESULT ops_derive(struct token *t, enum hsm_object object, uint32_t version, str
     return ok();
 }
 
+/* FIPS 140-2's continuous test: the same block twice, or one byte throughout (nothing written too), is no generator. */
+static bool generator_stuck(struct token *t, const uint8_t bytes[TOKEN_RANDOM_BYTES])
+{
+    unsigned differ = 0;
+    for (size_t i = 1; i < TOKEN_RANDOM_BYTES; i++)
+        differ |= (unsigned)(bytes[i] ^ bytes[0]);
+    bool same = bytes_ct_equal(bytes, t->last_random, TOKEN_RANDOM_BYTES);
+    memcpy(t->last_random, bytes, TOKEN_RANDOM_BYTES);
+    return same || differ == 0;
+}
+
 RESULT ops_random(struct token *t, void *out, size_t n, struct err *e)
 {
     if (n == 0 || n > HSM_RANDOM_MAX)
         FAIL(e, ERR_INVALID, "HSM_BAD_REQUEST", "%zu random bytes asked for", n);
-    CK_RV rv = CALL(&t->m, C_GenerateRandom, t->session, out, n);
-    return rv == CKR_OK ? ok() : ckr_fail(rv, "C_GenerateRandom", e);
+    uint8_t *bytes = out, kernel[HSM_RANDOM_MAX];
+    memset(bytes, 0, n);
+    CK_RV rv = CALL(&t->m, C_GenerateRandom, t->session, bytes, n);
+    if (rv != CKR_OK)
+        return ckr_fail(rv, "C_GenerateRandom", e);
+    if (n >= TOKEN_RANDOM_BYTES && generator_stuck(t, bytes))
+        return wrong_answer(t, "its generator repeats itself", e);
+    /* And whatever it gave: never less than the kernel's own. */
+    rng_fill(&rng_system, kernel, n);
+    for (size_t i = 0; i < n; i++)
+        bytes[i] ^= kernel[i];
+    wipe(kernel, n);
+    return ok();
 }
 
 /* PKCS#11 pads with blanks and has no NUL. */

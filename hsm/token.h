@@ -16,7 +16,7 @@
 #include "hsm/storage.h"
 #include "hsm/uri.h"
 
-enum { TOKEN_SLOTS_MAX = 64 };
+enum { TOKEN_SLOTS_MAX = 64, TOKEN_RANDOM_BYTES = 16 };
 
 struct token_setup { /* strings are borrowed and outlive the token */
     const char *module_path, *uri, *vendor_config, *state_dir;
@@ -41,6 +41,7 @@ struct token {
     bool eddsa, ecdsa, generate;
     char missing[128];
     struct storage storage;
+    uint8_t last_random[TOKEN_RANDOM_BYTES]; /* the generator's last block, which never left unmixed */
     uint32_t reinitialised; /* times the module was finalised and initialised again */
 };
 /* Loads the module, finds the storage; no login yet. */

@@ -78,7 +78,6 @@ WRAP(C_GenerateKeyPair,
 WRAP(C_FindObjectsInit, (CK_SESSION_HANDLE s, CK_ATTRIBUTE *a, CK_ULONG n), (s, a, n), NOTHING)
 WRAP(C_FindObjectsFinal, (CK_SESSION_HANDLE s), (s), NOTHING)
 WRAP(C_CreateObject, (CK_SESSION_HANDLE s, CK_ATTRIBUTE *a, CK_ULONG n, CK_OBJECT_HANDLE *h), (s, a, n, h), NOTHING)
-WRAP(C_GenerateRandom, (CK_SESSION_HANDLE s, unsigned char *out, CK_ULONG n), (s, out, n), ((struct answer){out, &n, n}))
 WRAP(C_GetAttributeValue, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_ATTRIBUTE *a, CK_ULONG n), (s, o, a, n),
      ((struct answer){a->pValue, &a->ulValueLen, a->ulValueLen}))
 
@@ -142,6 +141,21 @@ static CK_RV C_FindObjects_(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE *h, CK_ULONG m
         *n = 1;
     }
     return after(&f, rv, (struct answer){.n = n});
+}
+
+/* A generator that writes nothing, or one byte for ever. */
+static CK_RV C_GenerateRandom_(CK_SESSION_HANDLE s, unsigned char *out, CK_ULONG n)
+{
+    struct fault f;
+    CK_RV rv;
+    if (before(SHIM_C_GenerateRandom, &f, &rv))
+        return rv;
+    if (f.action == ACT_FEW)
+        return CKR_OK;
+    rv = real->C_GenerateRandom(s, out, n);
+    if (f.action == ACT_ENDLESS)
+        memset(out, 0x5a, n);
+    return after(&f, rv, (struct answer){out, &n, n});
 }
 
 /* A token that says yes and does nothing. */

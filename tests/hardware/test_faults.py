@@ -14,7 +14,7 @@ STALLS = [(call, what) for call in SERVING for what in ("hang", "crash", "slow:4
 ANSWERS = [("C_FindObjects", "few"), ("C_FindObjects", "endless"), ("C_GetSlotList", "few"), ("C_GetSlotList", "length:100000"),
            ("C_GetAttributeValue", "flip:5"), ("C_GetAttributeValue", "length:0"), ("C_GetAttributeValue", "length:100000"),
            ("C_Sign", "length:31"), ("C_Sign", "length:100000"), ("C_Sign", "flip:9"), ("C_Sign", "bit:3"), ("C_Sign", "lose"),
-           ("C_SignInit", "lose"), ("C_GenerateRandom", "flip:1")]
+           ("C_SignInit", "lose"), ("C_GenerateRandom", "flip:1"), ("C_GenerateRandom", "endless"), ("C_GenerateRandom", "few")]
 # A diagonal through the table: each call once, each code often; all of it with LONG=1.
 SOME = [(call, f"0x{list(CODES.values())[i % 8]:x}") for i, call in enumerate(SERVING)]
 SHORT = SOME + [("C_Sign", "hang"), ("C_Initialize", "hang"), ("C_FindObjects", "crash"), ("C_GetAttributeValue", "slow:5")] + ANSWERS[::2]

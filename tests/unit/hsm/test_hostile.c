@@ -243,6 +243,28 @@ static void test_wrong_answers(void **state)
     unharmed(w, want);
 }
 
+/* Nothing written, or always the same: refused, and what lay in the buffer before does not get out. One wrong bit drowns in the kernel's. */
+static void test_a_generator_that_is_stuck(void **state)
+{
+    struct world *w = *state;
+    CLEANUP(secret_freep) struct secret *want = derived(w);
+    uint8_t a[32], b[32];
+    static const char *const faults[] = {"C_GenerateRandom few always", "C_GenerateRandom endless always"};
+    for (size_t i = 0; i < 2; i++) {
+        shim_plan(&w->f, faults[i]);
+        REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", ops_random(&w->t, a, sizeof a, &e));
+        assert_int_equal(ckr_class(w->t.m.last_rv), CKR_CLASS_DEVICE);
+        OK(ops_random(&w->t, a, 8, &e)); /* too few to judge, so they are the kernel's */
+        OK(ops_random(&w->t, b, 8, &e));
+        assert_memory_not_equal(a, b, 8);
+    }
+    shim_plan(&w->f, "C_GenerateRandom flip:3 always");
+    OK(ops_random(&w->t, a, sizeof a, &e));
+    OK(ops_random(&w->t, b, sizeof b, &e));
+    assert_memory_not_equal(a, b, sizeof a);
+    unharmed(w, want);
+}
+
 /* ---- the Nth call ---------------------------------------------------------------------------------------------------- */
 
 static bool there(const struct token *t, enum hsm_object kind, uint32_t version)
@@ -302,6 +324,7 @@ int main(void)
         HOSTILE(test_a_forgotten_anchor),
         HOSTILE(test_a_mechanism_that_cannot_be_described),
         HOSTILE(test_wrong_answers),
+        HOSTILE(test_a_generator_that_is_stuck),
         HOSTILE(test_the_nth_call_fails),
     };
     struct err e = {0};
