@@ -20,10 +20,19 @@ struct anchor {
     uint64_t attempts;     /* finished */
     uint64_t written;      /* epoch of the newest floor */
     uint64_t journal_next; /* as last asked; the journal may be closed before the store */
+    uint64_t written_journal;
+    time_t written_at;     /* monotonic, seconds */
     uint64_t found_journal;
     uint64_t (*next_index)(void *user);
     void *user;
 };
+
+static time_t seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec;
+}
 
 struct anchor *anchor_new(const struct store_anchor *io)
 {
@@ -147,6 +156,8 @@ RESULT anchor_check(struct store *s, struct err *e)
     if (found) {
         a->journal_next = a->found_journal = f.journal_next;
         a->written = f.epoch;
+        a->written_journal = f.journal_next;
+        a->written_at = seconds();
     }
     if (found && s->fresh.root.anchor_place == a->io.place)
         return ok();
@@ -179,7 +190,8 @@ RESULT anchor_write(struct store *s, struct err *e)
     buf_put(&body, s->seal.incarnation, sizeof s->seal.incarnation);
     buf_put_u64(&body, epoch);
     buf_put_u64(&body, atomic_load(&s->outbox_last)); /* asked after the epoch: at least as new, and as durable */
-    buf_put_u64(&body, ask_journal(a));
+    uint64_t journal = ask_journal(a);
+    buf_put_u64(&body, journal);
     TRY(seal_note(&s->seal, NOTE_ANCHOR, buf_bytes(&body), &sealed, e));
     buf_put_u32(&value, s->seal.epoch);
     buf_put_bytes(&value, buf_bytes(&sealed));
@@ -187,6 +199,8 @@ RESULT anchor_write(struct store *s, struct err *e)
     TRY(a->io.put(a->io.user, buf_bytes(&value), e));
     pthread_mutex_lock(&a->mu);
     a->written = epoch;
+    a->written_journal = journal;
+    a->written_at = seconds();
     pthread_mutex_unlock(&a->mu);
     return ok();
 }
@@ -221,6 +235,18 @@ static void wait_turn(struct anchor *a)
     a->wanted = false;
 }
 
+/* Each commit is followed by a floor. A journal that grows by itself (keys are used) is, once a minute: tokens count their writes. */
+static bool is_behind(struct store *s, bool closing)
+{
+    struct anchor *a = s->anchor;
+    uint64_t journal = ask_journal(a);
+    pthread_mutex_lock(&a->mu);
+    bool late = closing || seconds() - a->written_at >= STORE_ANCHOR_JOURNAL_S;
+    bool behind = a->written != atomic_load(&s->fresh.epoch) || (journal != a->written_journal && late);
+    pthread_mutex_unlock(&a->mu);
+    return behind;
+}
+
 static void *anchor_main(void *arg)
 {
     struct store *s = arg;
@@ -228,15 +254,16 @@ static void *anchor_main(void *arg)
     pthread_mutex_lock(&a->mu);
     while (!a->stop) {
         wait_turn(a);
-        bool behind = a->written != atomic_load(&s->fresh.epoch);
-        if (a->stop || !behind) {
+        bool stop = a->stop;
+        pthread_mutex_unlock(&a->mu);
+        bool behind = !stop && is_behind(s, false); /* the last one is anchor_stop's */
+        if (behind)
+            attempt(s);
+        pthread_mutex_lock(&a->mu);
+        if (!behind) {
             a->attempts++; /* who waits is covered */
             pthread_cond_broadcast(&a->done);
-            continue;
         }
-        pthread_mutex_unlock(&a->mu);
-        attempt(s);
-        pthread_mutex_lock(&a->mu);
     }
     pthread_mutex_unlock(&a->mu);
     return NULL;
@@ -262,7 +289,7 @@ void anchor_stop(struct store *s)
     pthread_mutex_unlock(&a->mu);
     pthread_join(a->thread, NULL);
     a->runs = false;
-    if (a->written != atomic_load(&s->fresh.epoch))
+    if (is_behind(s, true))
         attempt(s);
 }
 

@@ -57,7 +57,7 @@ struct record {
 /* The floor: a second place that remembers how far the store had come, so that an older copy of it is not taken for it. The
  * value is sealed; the place only keeps it. Both calls may block; they run on the anchor thread, at open and at close. */
 enum store_anchor_place { STORE_ANCHOR_NONE = 0, STORE_ANCHOR_TOKEN = 1, STORE_ANCHOR_FILE = 2 };
-enum { STORE_ANCHOR_MAX = 1024, STORE_ANCHOR_EVERY_MS = 2000 };
+enum { STORE_ANCHOR_MAX = 1024, STORE_ANCHOR_EVERY_MS = 2000, STORE_ANCHOR_JOURNAL_S = 60 };
 struct store_anchor {
     enum store_anchor_place place;
     RESULT (*get)(void *user, uint8_t out[STORE_ANCHOR_MAX], size_t *ret_n, struct err *e); /* ERR_NOT_FOUND: never written */
