@@ -1,4 +1,4 @@
-/* Stands in for kmsd-core beside a copy of kmsd: `kmsd accept-rollback --reason COUNT` then puts that many keys, each with a first
+/* Stands in for kmsd-core beside a copy of kmsd: `kmsd accept-rollback --reason FROM-TO` then puts keys of these numbers, each with a first
  * version, into tenant acme's store, as CreateCryptoKey would but without its pipeline. What is made is real: every key decrypts. */
 #include "base/child.h"
 #include "base/text.h"
@@ -22,7 +22,7 @@ struct fill {
     uint8_t packet[CHILD_BUF_BYTES];
 };
 
-static RESULT channel(struct fill *f, uint64_t *ret_count, struct err *e)
+static RESULT channel(struct fill *f, uint64_t *ret_from, uint64_t *ret_to, struct err *e)
 {
     struct chan_msg m;
     TRY(child_expect(&f->child, IPC_HSM_CHANNEL, 1, WAIT_MS, f->packet, sizeof f->packet, &m, e));
@@ -30,8 +30,13 @@ static RESULT channel(struct fill *f, uint64_t *ret_count, struct err *e)
     TRY(child_expect(&f->child, IPC_OFFLINE, 0, WAIT_MS, f->packet, sizeof f->packet, &m, e));
     struct reader in = reader_of(m.body);
     (void)reader_u8(&in);
-    if (!text_parse_u64(reader_v16(&in), 10000000, ret_count))
-        FAIL(e, ERR_INVALID, NULL, "--reason must be the number of keys");
+    struct bytes range = reader_v16(&in);
+    size_t dash = 0;
+    while (dash < range.n && range.p[dash] != '-')
+        dash++;
+    if (dash == range.n || !text_parse_u64(BYTES(range.p, dash), 10000000, ret_from) || *ret_from % RING_KEYS != 0 ||
+        !text_parse_u64(BYTES(range.p + dash + 1, range.n - dash - 1), 10000000, ret_to))
+        FAIL(e, ERR_INVALID, NULL, "--reason must be FROM-TO, FROM a multiple of %d", RING_KEYS);
     return ok();
 }
 
@@ -85,20 +90,20 @@ static RESULT batch(struct fill *f, uint64_t from, uint64_t to, struct err *e)
 static RESULT fill(struct fill *f, struct err *e)
 {
     struct floor floor;
-    uint64_t count = 0;
+    uint64_t from = 0, to = 0;
     char text[64];
     TRY(secret_slab_init(SLOTS, e));
     TRY(cipher_memory_init(64, e));
-    TRY(channel(f, &count, e));
+    TRY(channel(f, &from, &to, e));
     TRY(open_all(f, &floor, e));
-    for (uint64_t i = 0; i < count; i += BATCH) {
+    for (uint64_t i = from; i < to; i += BATCH) {
         if (i % RING_KEYS == 0)
             TRY(ring(f, i, e));
-        TRY(batch(f, i, i + BATCH < count ? i + BATCH : count, e));
+        TRY(batch(f, i, i + BATCH < to ? i + BATCH : to, e));
     }
     keyring_free(f->keyring);
     store_close(f->store);
-    snprintf(text, sizeof text, "filled with %llu keys", (unsigned long long)count);
+    snprintf(text, sizeof text, "filled with %llu keys", (unsigned long long)(to - from));
     return child_ready(&f->child, text, e);
 }
 

@@ -34,7 +34,7 @@ def fill(instance, keys):
     for child in ("kmsd-hsm", "kmsd-front"):
         (libexec / child).symlink_to(BUILD / "bin" / child)
     (libexec / "kmsd-core").symlink_to(BUILD / "bench/fill_store")
-    subprocess.run([libexec / "kmsd", "--config", instance.config, "accept-rollback", "--reason", str(keys)], check=True,
+    subprocess.run([libexec / "kmsd", "--config", instance.config, "accept-rollback", "--reason", f"0-{keys}"], check=True,
                    stdout=subprocess.DEVNULL, stderr=sys.stderr)
 
 
