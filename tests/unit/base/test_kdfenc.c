@@ -106,6 +106,19 @@ static void test_tampered_encodings_are_refused(void **state)
         t[i] ^= 0x40;
     }
     assert_true(kdfenc_is_hsm_input(BYTES(t, b.n), NULL));
+    static const uint8_t huge[KDFENC_MAX_BYTES + 1];
+    assert_false(kdfenc_is_hsm_input(BYTES(huge, sizeof huge), NULL));
+    const size_t location = label_end + 2 + 16 + 2 + 16, salt = location + 2 + 2;
+    const struct {
+        size_t at;
+        uint16_t n;
+    } lengths[] = {{label_end, 0xffff}, {label_end, 15}, {location, 0}, {location, 64}, {salt, 31}, {salt, 33}};
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) { /* past the end, below and above what the label allows */
+        memcpy(t, b.p, b.n);
+        t[lengths[i].at] = (uint8_t)(lengths[i].n >> 8);
+        t[lengths[i].at + 1] = (uint8_t)lengths[i].n;
+        assert_false(kdfenc_is_hsm_input(BYTES(t, b.n), NULL));
+    }
     assert_string_equal(kdfenc_label_text(KDF_LABEL_COUNT), "?");
 }
 

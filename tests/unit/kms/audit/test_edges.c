@@ -371,6 +371,67 @@ static void a_failed_change_is_mended(void **state)
     change_fails(FSYNC, EIO);
 }
 
+/* What was not synced is zeroed before anything else is written; when even that fails, nothing is. */
+static struct one meanwhile;
+static void fail_the_zeroing(struct journal_entry *en, const struct err *failed)
+{
+    (void)en;
+    (void)failed;
+    arm(PWRITE, 1, EIO);
+    journal_post(j, &meanwhile.en, true);
+}
+static void a_spoilt_region_that_cannot_be_zeroed(void **state)
+{
+    (void)state;
+    struct one x = {0}, again = {.last = true};
+    meanwhile = (struct one){.en.done = one_done, .last = true};
+    make(JX_SEGMENT);
+    begin();
+    submit(&x, 1000, false);
+    x.en.done = fail_the_zeroing;
+    arm(FDATASYNC, 1, EIO);
+    work(false);
+    assert_int_equal(happened, 1);
+    assert_int_equal(meanwhile.outcome, REFUSED);
+    assert_true(j->failing && j->spoilt_bytes > 1000);
+    j->stop = false;
+    meanwhile = (struct one){.en.done = one_done, .last = true};
+    journal_post(j, &meanwhile.en, false);
+    work(false);
+    assert_false(j->failing || j->spoilt_bytes);
+    j->stop = false;
+    submit(&again, 1000, false);
+    work(false);
+    assert_int_equal(again.outcome, DURABLE);
+    assert_int_equal(j->next_index, 2);
+    drop();
+}
+
+/* More than this is not held in memory, in number or in bytes. */
+static void the_queue_has_its_bounds(void **state)
+{
+    (void)state;
+    struct one x = {.en.done = one_done};
+    uint8_t id[16] = {0};
+    make(JX_SEGMENT);
+    j->next = NEXT_WANTED; /* space is not what is short */
+    for (int by_bytes = 0; by_bytes < 2; by_bytes++) {
+        j->queued = by_bytes ? 1 : JOURNAL_QUEUE_MAX;
+        j->queued_bytes = by_bytes ? JOURNAL_QUEUE_MAX_BYTES : 100;
+        fx.e = (struct err){0};
+        assert_true(journal_submit(j, &x.en, &fx.tenant, id, 42, BYTES_LIT("one more"), &fx.e).failed);
+        assert_int_equal(fx.e.code, ERR_EXHAUSTED);
+        assert_string_equal(fx.e.reason, "AUDIT_QUEUE");
+    }
+    j->queued = JOURNAL_QUEUE_MAX - 1;
+    j->queued_bytes = 100;
+    submit(&x, 10, false);
+    work(true);
+    assert_int_equal(x.outcome, DURABLE);
+    assert_true(journal_admits_reserve(j));
+    drop();
+}
+
 static struct one still_failing;
 static void fail_once_more(struct journal_entry *en, const struct err *failed)
 {
@@ -459,6 +520,8 @@ int main(void)
         cmocka_unit_test(the_reserve_is_kept_over_a_change_of_files),
         cmocka_unit_test(a_failed_change_is_mended),
         cmocka_unit_test(a_repair_that_fails_is_tried_again),
+        cmocka_unit_test(a_spoilt_region_that_cannot_be_zeroed),
+        cmocka_unit_test(the_queue_has_its_bounds),
         cmocka_unit_test(the_closing_mark),
     };
     return cmocka_run_group_tests(tests, jx_slab, NULL);

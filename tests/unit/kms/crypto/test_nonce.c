@@ -270,7 +270,7 @@ static bool nonce_without_boot_id(bool open_fails, uint8_t out[NONCE])
         no_open = open_fails;
         short_read = !open_fails;
         nonce_fill(made, sizeof made);
-        short_read = false;
+        no_open = short_read = false;
         _exit(faults == 1 && write(ends[1], made, sizeof made) == sizeof made ? 0 : 1);
     }
     int status = -1;
