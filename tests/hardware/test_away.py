@@ -4,6 +4,8 @@ import os
 import random
 import signal
 import subprocess
+import threading
+import time
 
 import pytest
 
@@ -12,7 +14,7 @@ from faults import SHIM, Shim
 from integration_suite import World
 from kit.instance import BUILD, until
 from load import Load, every_key, open_all
-from service import BACK, Service, hsm_timeout
+from service import BACK, SLOWER, Service, hsm_timeout
 
 LONG = bool(os.environ.get("LONG"))
 
@@ -114,6 +116,37 @@ def test_the_module_is_being_replaced(fresh):
     s.cached()
     assert fresh.process.poll() is None, fresh.log[-2000:]
     gone.rename(module)
+    s.back()
+    s.unharmed(but=["hsm"])
+
+
+def test_many_who_wait_for_a_hung_token_hold_up_nobody_else(service):
+    """Each hang is sat out by the slow lane until hsm_timeout; the fast lane and the operator's status go on beside it."""
+    s = service
+    mark = s.shim.plan("C_Sign hang always")
+    stop, waited = threading.Event(), []
+
+    def wait_for_it():
+        while not stop.is_set():
+            begun = time.monotonic()
+            s.cold()
+            waited.append(time.monotonic() - begun)
+    threads = [threading.Thread(target=wait_for_it) for _ in range(12)]
+    for t in threads:
+        t.start()
+    end, cached, status = time.monotonic() + 2.5, [], []
+    while time.monotonic() < end:
+        for work, took in ((s.cached, cached), (s.health, status)):
+            begun = time.monotonic()
+            work()
+            took.append(time.monotonic() - begun)
+    stop.set()
+    s.shim.lift()
+    for t in threads:
+        t.join(20)
+    assert len(s.shim.hits(mark, "C_Sign")) >= 2 and len(waited) > 12
+    mostly = [sorted(x)[len(x) * 9 // 10] for x in (cached, status, waited)]
+    assert mostly[0] < 0.3 * SLOWER and mostly[1] < 1 * SLOWER and mostly[2] < 2 * SLOWER, mostly
     s.back()
     s.unharmed(but=["hsm"])
 

@@ -119,6 +119,21 @@ def test_a_login_that_hangs_costs_no_try(serving):
     s.unharmed(but=["hsm"])
 
 
+def test_a_pin_file_that_is_gone(serving):
+    """Nothing is tried without a PIN, and nothing is counted; the file is back, and so is service."""
+    s, instance = serving, serving.instance
+    pin = instance.dir / "pin"
+    pin.rename(instance.dir / "pin-gone")
+    s.shim.plan("C_SignInit 0x101 nth:1")
+    assert s.cold() is not None
+    s.cached()
+    until(lambda: "PIN" in s.health()[1], 5, "the reason")
+    (instance.dir / "pin-gone").rename(pin)
+    s.back()
+    s.unharmed()
+    assert answers(s.shim) == [OK, OK]
+
+
 @pytest.mark.skipif(not os.environ.get("LONG"), reason="two minutes: LONG=1")
 def test_a_real_minute(serving):
     s, instance, shim = serving, serving.instance, serving.shim
