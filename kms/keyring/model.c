@@ -56,7 +56,7 @@ void model_tenant_put(const struct model_tenant *m, struct buf *out)
 RESULT model_tenant_get(const struct record *r, struct model_tenant *ret, struct err *e)
 {
     struct reader in = open_body(r);
-    struct model_tenant m = {0};
+    CLEANUP(model_tenant_wipe) struct model_tenant m = {0};
     if (r->id.n >= sizeof m.t.name)
         return malformed(r, e);
     memcpy(m.t.name, r->id.p, r->id.n);
@@ -72,7 +72,6 @@ RESULT model_tenant_get(const struct record *r, struct model_tenant *ret, struct
     if (!reader_done(&in))
         return malformed(r, e);
     *ret = m;
-    wipe(&m, sizeof m);
     return ok();
 }
 

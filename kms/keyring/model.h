@@ -22,6 +22,10 @@ struct model_tenant {
     struct tenant t;
     uint8_t salt[HIERARCHY_SALT_BYTES], audit_key[MODEL_AUDIT_KEY_BYTES], kcv[HIERARCHY_KCV_BYTES];
 };
+static inline void model_tenant_wipe(struct model_tenant *m) /* for CLEANUP: it is secret on every way out */
+{
+    wipe(m, sizeof *m);
+}
 void model_tenant_put(const struct model_tenant *m, struct buf *out);
 RESULT model_tenant_get(const struct record *r, struct model_tenant *ret, struct err *e);
 void model_ring_put(const struct keyring_ring *m, struct buf *out);

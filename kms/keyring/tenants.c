@@ -49,7 +49,7 @@ static RESULT audit_from_bytes(const struct keyring *k, const uint8_t id[16], co
 
 static RESULT tenant_from_record(struct keyring *k, const struct record *r, struct tenant_ref **ret, struct err *e)
 {
-    struct model_tenant m;
+    CLEANUP(model_tenant_wipe) struct model_tenant m = {0};
     TRY(model_tenant_get(r, &m, e));
     struct tenant_ref *t = calloc(1, sizeof *t);
     INVARIANT(t != NULL);
@@ -59,7 +59,6 @@ static RESULT tenant_from_record(struct keyring *k, const struct record *r, stru
     pthread_mutex_init(&t->kek_lock, NULL);
     cache_entry_init(&t->entry, bytes_str(t->t.name), tenant_release);
     struct result done = audit_from_bytes(k, m.t.id, m.audit_key, &t->audit, &t->audit_key, e);
-    wipe(&m, sizeof m);
     if (done.failed) {
         tenant_release(&t->entry);
         return done;
@@ -277,7 +276,7 @@ static bool location_served(const struct keyring *k, struct bytes location)
 RESULT keyring_tenant_create(struct keyring *k, struct bytes name, struct bytes location, struct bytes display_name,
                              struct store_txn *txn, struct tenant *ret, struct err *e)
 {
-    struct model_tenant m = {0};
+    CLEANUP(model_tenant_wipe) struct model_tenant m = {0};
     if (!name_valid_id(name, NAME_TENANT))
         return err_field(e, "tenant_id", "2 to 63 of a-z, 0-9 and -, beginning with a letter, not ending with -");
     if (!name_valid_id(location, NAME_LOCATION))
@@ -311,7 +310,6 @@ RESULT keyring_tenant_create(struct keyring *k, struct bytes name, struct bytes 
     struct record by_id = {.kind = REC_TENANT_ID, .id = BYTES(m.t.id, 16), .name = full_name, .body = name};
     store_txn_put(txn, &by_id, STORE_ABSENT);
     *ret = m.t;
-    wipe(&m, sizeof m);
     return ok();
 }
 
@@ -326,10 +324,9 @@ RESULT keyring_tenant_list(struct keyring *k, struct bytes after_name, size_t li
     if (out == NULL)
         FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "the list does not fit the call's memory");
     for (size_t i = 0; i < n; i++) {
-        struct model_tenant m;
+        CLEANUP(model_tenant_wipe) struct model_tenant m = {0};
         TRY(model_tenant_get(&rows[i], &m, e));
         out[i] = m.t;
-        wipe(&m, sizeof m);
     }
     *ret = out;
     *ret_n = n;
