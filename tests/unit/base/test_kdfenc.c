@@ -106,6 +106,20 @@ static void test_tampered_encodings_are_refused(void **state)
         t[i] ^= 0x40;
     }
     assert_true(kdfenc_is_hsm_input(BYTES(t, b.n), NULL));
+    /* The same, well made but for one field's length: nothing else is wrong with it. */
+    static const size_t good[] = {16, 16, 2, 32, 4};
+    for (size_t which = 0; which <= 5; which++)
+        for (int less = 0; less < 2; less++) {
+            buf_reset(&b);
+            buf_put_u32(&b, 1);
+            buf_put_bytes(&b, BYTES(kdfenc_label_text(KDF_TENANT_KEK), strlen(kdfenc_label_text(KDF_TENANT_KEK)) + 1));
+            for (size_t i = 0; i < 5; i++)
+                buf_put_v16(&b, Z(i != which ? good[i] : i == 2 ? (less ? 0 : 64) : good[i] + 1 - 2 * (size_t)less));
+            buf_put_u32(&b, 256);
+            assert_int_equal(kdfenc_is_hsm_input(buf_bytes(&b), NULL), which == 5);
+        }
+    buf_reset(&b);
+    assert_true(kdfenc_build(KDF_TENANT_KEK, fields, 5, &b));
     static const uint8_t huge[KDFENC_MAX_BYTES + 1];
     assert_false(kdfenc_is_hsm_input(BYTES(huge, sizeof huge), NULL));
     const size_t location = label_end + 2 + 16 + 2 + 16, salt = location + 2 + 2;

@@ -50,6 +50,13 @@ static void opens_what_it_sealed(void **state)
     aead_seal(k, BYTES(header, HEADER), aad, BYTES(plain, PLAIN), out);
     aead_seal(k, BYTES(header, HEADER), aad, BYTES(plain, PLAIN), again);
     assert_memory_not_equal(out + HEADER + 32, again + HEADER + 32, 24); /* a nonce of its own each time */
+    static uint8_t nonces[64][24];
+    for (size_t i = 0; i < 64; i++) {
+        aead_seal(k, BYTES(header, HEADER), aad, BYTES(plain, PLAIN), out);
+        memcpy(nonces[i], out + HEADER + 32, 24);
+        for (size_t j = 0; j < i; j++)
+            assert_memory_not_equal(nonces[i], nonces[j], 24);
+    }
     aead_key_free(k);
 }
 

@@ -126,6 +126,22 @@ static void l2_unwraps_only_as_what_it_is(void **state)
     for (size_t n = 0; n < all.n; n++)
         assert_int_equal(unwrap(1, &t, &c, BYTES(w, n)), ERR_CIPHERTEXT);
     assert_int_equal(unwrap(1, &t, &c, BYTES(w, all.n + 1)), ERR_CIPHERTEXT);
+    static uint8_t longer[HIERARCHY_L2_WRAPPED_BYTES + 600]; /* which would not fit what L2 is opened into */
+    memcpy(longer, w, all.n);
+    for (size_t more = 1; more <= 600; more += 7)
+        assert_int_equal(unwrap(1, &t, &c, BYTES(longer, all.n + more)), ERR_CIPHERTEXT);
+
+    /* The aad of docs/FORMATS.md, written out: with it the envelope opens as any other. */
+    CLEANUP(buf_release) struct buf aad = {0};
+    struct err e;
+    uint8_t back[HIERARCHY_L2_BYTES];
+    buf_init(&aad, 512);
+    buf_put_bytes(&aad, BYTES_LIT("l2v1" "instance-16bytes" "tenant---16bytes" "\0\2" "eu" "\0\x38"));
+    buf_put_str(&aad, key_name);
+    buf_put_bytes(&aad, BYTES_LIT("\0\0\0\3" "\0\0\0\1" "\0\0\0\1"));
+    assert_int_equal(sizeof key_name - 1, 0x38);
+    assert_int_equal(code_of(envelope_open(k, FORMAT_KEY_VERSION, c.kvid, buf_bytes(&aad), all, back, &e), &e), ERR_NONE);
+    assert_memory_equal(back, secret_borrow(l2), sizeof back);
     secret_free(l2);
     aead_key_free(k);
 }
@@ -206,6 +222,26 @@ static void every_changed_byte_of_an_envelope_is_refused(void **state)
     aead_key_free(k);
 }
 
+/* A subject's handle stands in the header, and is bound: zeros when there is none. */
+static void the_header_has_the_subject(void **state)
+{
+    (void)state;
+    struct aead_key *k = kek_of(3);
+    static const uint8_t kvid[FORMAT_KVID_BYTES] = "kvid-----16byte", subject[FORMAT_SUBJECT_BYTES] = "subject--16byte", none[FORMAT_SUBJECT_BYTES];
+    uint8_t sealed[FORMAT_OVERHEAD + 4], back[4];
+    struct format_header h;
+    struct err e;
+    envelope_seal(k, FORMAT_ENCRYPTED, kvid, subject, (struct bytes){0}, BYTES_LIT("text"), sealed);
+    assert_false(format_header_parse(BYTES(sealed, sizeof sealed), &h, &e).failed);
+    assert_memory_equal(h.subject, subject, sizeof subject);
+    assert_int_equal(code_of(envelope_open(k, FORMAT_ENCRYPTED, kvid, (struct bytes){0}, BYTES(sealed, sizeof sealed), back, &e), &e), ERR_NONE);
+    memcpy(sealed + 24, none, sizeof none);
+    assert_int_equal(code_of(envelope_open(k, FORMAT_ENCRYPTED, kvid, (struct bytes){0}, BYTES(sealed, sizeof sealed), back, &e), &e), ERR_CIPHERTEXT);
+    envelope_seal(k, FORMAT_ENCRYPTED, kvid, NULL, (struct bytes){0}, BYTES_LIT("text"), sealed);
+    assert_memory_equal(sealed + 24, none, sizeof none);
+    aead_key_free(k);
+}
+
 /* No slot is left when one is needed: an error each time, and nothing is kept. */
 static void a_full_slab_is_an_error(void **state)
 {
@@ -243,6 +279,7 @@ int main(void)
         cmocka_unit_test(l2_unwraps_only_as_what_it_is),
         cmocka_unit_test(an_envelope_opens_only_under_its_own_key),
         cmocka_unit_test(every_changed_byte_of_an_envelope_is_refused),
+        cmocka_unit_test(the_header_has_the_subject),
         cmocka_unit_test(a_full_slab_is_an_error),
     };
     return cmocka_run_group_tests(tests, slab_setup, slab_teardown);

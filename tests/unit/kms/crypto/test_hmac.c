@@ -4,6 +4,11 @@
 #include "kms/crypto/hmac.h"
 #include "kms/crypto/kdf.h"
 
+#define ERR_STATE OPENSSL_ERR_STATE
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#undef ERR_STATE
+
 #include <jansson.h>
 
 static void rfc_4231(void **state)
@@ -105,11 +110,29 @@ static void empty_key(void **state)
     assert_string_equal(hex, "b613679a0814d9ec772f95d778c35fc5ff1697c493715653c6c712144292c5ad");
 }
 
+/* Keys of every length around the block, against OpenSSL's own. */
+static void every_length_of_key(void **state)
+{
+    (void)state;
+    uint8_t key[200], states[HMAC_STATES_BYTES], got[32], want[32];
+    struct bytes text = BYTES_LIT("text");
+    for (size_t i = 0; i < sizeof key; i++)
+        key[i] = (uint8_t)(i * 7 + 1);
+    for (size_t n = 1; n <= sizeof key; n++) {
+        unsigned len = sizeof want;
+        assert_non_null(HMAC(EVP_sha256(), key, (int)n, text.p, text.n, want, &len));
+        hmac_states_init(BYTES(key, n), states);
+        hmac_states_mac(states, &text, 1, got);
+        assert_memory_equal(got, want, 32);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rfc_4231),
         cmocka_unit_test(empty_key),
+        cmocka_unit_test(every_length_of_key),
         cmocka_unit_test(wycheproof),
         cmocka_unit_test(sha256_values),
     };

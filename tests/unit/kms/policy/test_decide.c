@@ -302,6 +302,7 @@ static void nobodys_tenant_matches_nothing(void **state)
     struct pattern p;
     struct name n, bare = {.kind = NAME_TENANT}; /* no parser makes a name without a tenant; a bug might */
     struct err e;
+    assert_non_null(strstr(pattern_parse(BYTES_LIT("projects"), &p), "ends after"));
     assert_null(pattern_parse(BYTES_LIT("projects/{tenant}/**"), &p));
     assert_false(name_parse_any(BYTES_LIT("projects/acme"), ~0u, "name", &n, &e).failed);
     assert_true(pattern_match(&p, &n, BYTES_LIT("acme")));
