@@ -159,7 +159,21 @@ static RESULT db_setup(struct db *d, enum db_role role, struct err *e)
     TRY(db_exec(d, "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0", e));
     if (role == DB_READER)
         TRY(db_exec(d, "PRAGMA query_only = ON", e));
+    /* Every change reads two buckets at random: with SQLite's own 2 MiB nearly each of them was a read of the file. */
+    if (role == DB_WRITER)
+        TRY(db_exec(d, "PRAGMA cache_size = -32768", e));
+    if (role == DB_WRITER) /* the same may have befallen the shared memory: only who asks to write is told */
+        TRY(db_exec(d, "BEGIN IMMEDIATE; ROLLBACK", e));
     return db_statements(d, role, e);
+}
+
+/* Where a file cannot be opened for writing SQLite opens it for reading, and says nothing: one descriptor too few at the wrong moment,
+ * and no change would ever be taken again. */
+static RESULT check_writable(struct db *d, const char *path, struct err *e)
+{
+    if (sqlite3_db_readonly(d->h, "main") != 0)
+        FAIL(e, ERR_UNAVAILABLE, "STORE_IO", "%s could be opened for reading only", path);
+    return ok();
 }
 
 RESULT db_open(const char *path, enum db_role role, struct db *ret, struct err *e)
@@ -167,7 +181,9 @@ RESULT db_open(const char *path, enum db_role role, struct db *ret, struct err *
     *ret = (struct db){0};
     /* The file exists already, 0600: SQLite gives its -wal and -shm the same mode, so no umask is involved. */
     int rc = sqlite3_open_v2(path, &ret->h, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE, NULL);
-    struct result r = rc == SQLITE_OK ? db_setup(ret, role, e) : db_fail(ret, rc, path, e);
+    struct result r = rc == SQLITE_OK ? check_writable(ret, path, e) : db_fail(ret, rc, path, e);
+    if (!r.failed)
+        r = db_setup(ret, role, e);
     if (r.failed)
         db_close(ret);
     return r;

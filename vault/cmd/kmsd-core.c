@@ -66,11 +66,13 @@ static RESULT read_trust(struct core *c, struct err *e)
 }
 
 /* ---- locked in before the first thread --------------------------------------------------------------------------------- */
+/* A disk that is full or fails may be better at the next try; the rest is for a person. */
 static RESULT make_folder(const char *path, struct err *e)
 {
-    if (mkdir(path, 0700) != 0 && errno != EEXIST)
-        FAIL_ERRNO(e, ERR_STATE, "FOLDER", "%s", path);
-    return ok();
+    if (mkdir(path, 0700) == 0 || errno == EEXIST)
+        return ok();
+    const bool may_pass = errno == EIO || errno == ENOSPC || errno == EDQUOT || errno == ENOMEM;
+    FAIL_ERRNO(e, may_pass ? ERR_UNAVAILABLE : ERR_STATE, "FOLDER", "%s", path);
 }
 
 static RESULT prepare(struct core *c, struct err *e)

@@ -57,9 +57,14 @@ static const sqlite3_io_methods shim_methods = {
     .xFileSize = s_size, .xLock = s_lock, .xUnlock = s_unlock, .xCheckReservedLock = s_reserved, .xFileControl = s_control,
     .xSectorSize = s_sector, .xDeviceCharacteristics = s_device, .xShmMap = s_shm_map, .xShmLock = s_shm_lock,
     .xShmBarrier = s_shm_barrier, .xShmUnmap = s_shm_unmap};
+static atomic_uint open_fault; /* which opening of the database, from 1, is for reading only, as SQLite does where it cannot otherwise; 0: none */
 static int shim_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int flags, int *out)
 {
     struct shim_file *s = (struct shim_file *)(void *)file;
+    if ((flags & SQLITE_OPEN_MAIN_DB) && atomic_load(&open_fault) && atomic_fetch_sub(&open_fault, 1) == 1) {
+        atomic_fetch_add(&faults, 1);
+        flags = (flags & ~(SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE)) | SQLITE_OPEN_READONLY;
+    }
     (void)vfs;
     *s = (struct shim_file){.is_wal = flags & SQLITE_OPEN_WAL, .real = (sqlite3_file *)(void *)(s + 1)};
     int rc = real_vfs->xOpen(real_vfs, name, s->real, flags, out);
@@ -173,6 +178,31 @@ static void test_died_after_failed_sync(void **state) { die_after_failed_sync(*s
 /* Nothing can be written any more: then the caller is told that it is open, for it may be there. */
 static void test_died_when_all_fails(void **state) { die_after_failed_sync(*state, SQLITE_IOERR_WRITE, "STORE_UNSURE", "refused"); }
 
+/* Any of its connections that may only read is a start that fails, to be tried again; not a store that takes no change for ever. */
+static void test_opened_for_reading_only(void **state)
+{
+    struct fx *f = *state;
+    struct record r = fx_rec(REC_META, T0, "x", "before");
+    unsigned hit = 0;
+    fx_close(f);
+    for (unsigned n = 1; n <= 16; n++) {
+        unsigned before = atomic_load(&faults);
+        atomic_store(&open_fault, n);
+        struct result opened = store_open(&f->o, &f->s, &f->e);
+        atomic_store(&open_fault, 0);
+        assert_int_equal(opened.failed, atomic_load(&faults) > before);
+        hit += opened.failed ? 1 : 0;
+        if (opened.failed) {
+            assert_int_equal(f->e.code, ERR_UNAVAILABLE);
+            assert_string_equal(f->e.reason, "STORE_IO");
+        }
+        fx_close(f);
+    }
+    assert_true(hit >= 3); /* reader, writer, checkpointer */
+    fx_open(f);
+    assert_ok(fx_put(f, &r, STORE_ABSENT, "e1"));
+}
+
 /* A full disk while many wait: all of one group fail together, and none of them left a row. */
 static void *put_one(void *arg)
 {
@@ -280,7 +310,7 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {T(test_disk_full),        T(test_write_error), T(test_sync_error),
-                                       T(test_died_after_failed_sync), T(test_died_when_all_fails),
+                                       T(test_died_after_failed_sync), T(test_died_when_all_fails), T(test_opened_for_reading_only),
                                        T(test_full_for_a_group), T(test_killed_while_committing)};
     shim_install();
     return cmocka_run_group_tests(tests, all_setup, NULL);
