@@ -21,7 +21,7 @@ from points import Chooser, NotReached, Runner
 from work import Lane
 
 HERE = pathlib.Path(__file__).resolve().parent
-KINDS = {"work": 55, "start": 15, "instant": 10, "fault": 14, "doomed": 6}
+KINDS = {"work": 49, "roll": 4, "start": 15, "instant": 9, "ill": 5, "fault": 12, "doomed": 6}
 A_LIFE = 5       # points between two starts of the monitor, which forgets its backoff; each life ends with fsck
 COMPARED = 10   # points between two comparisons of the whole state
 LIFETIME = 120   # points of one instance: it grows

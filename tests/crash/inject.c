@@ -209,8 +209,12 @@ int fallocate64(int fd, int mode, off64_t at, off64_t n)
 /* ---- names ---- */
 int rename(const char *from, const char *to)
 {
-    enum page_file kind = kind_of_path(to, 0);
-    return (int)WHOLE(CALL_NAME, kind, syscall(SYS_rename, from, to));
+    enum page_file was = kind_of_path(from, 0), kind = kind_of_path(to, 0);
+    int r = (int)WHOLE(CALL_NAME, kind, syscall(SYS_rename, from, to));
+    for (int fd = 0; r == 0 && was == FILE_PART && fd < DESCRIPTORS; fd++) /* there is one: it is a journal's file from now on */
+        if (kind_of(fd) == FILE_PART)
+            set_kind(fd, kind);
+    return r;
 }
 int link(const char *from, const char *to) { return (int)WHOLE(CALL_NAME, kind_of_path(to, 0), syscall(SYS_link, from, to)); }
 int mkdir(const char *path, mode_t mode) { return (int)WHOLE(CALL_NAME, FILE_FOLDER, syscall(SYS_mkdir, path, mode)); }

@@ -30,6 +30,7 @@ class Judge:
         self.by_request = {}        # request id -> its one event
         self.event_ids = set()
         self.made = collections.Counter()  # successful changes in the journal, by action
+        self.streamed = 0           # messages of streams
         self.wanted = 0             # and how many there must be
 
     # ---- the journal ----
@@ -49,6 +50,7 @@ class Judge:
         self.event_ids.add(ev.id)
         if ev.action in MUTATIONS and ev.outcome == "ok" and ev.reason != "IDEMPOTENT_REPLAY":
             self.made[ev.action] += 1
+        self.streamed += ev.action == "envelope.encrypt" and ev.outcome == "ok"
         if ev.request_id:
             before = self.by_request.get(ev.request_id)
             # open until the disk was back, and then it had happened: the one thing that is said twice
@@ -86,6 +88,7 @@ class Judge:
         """Answered is on record, exactly once; not answered is done and on record, or neither. Then what was not done is repeated
         under its idempotency key."""
         self.read()
+        assert self.streamed >= self.lane.streamed, "a message of a stream was answered, and is not on record"
         for op in ops:
             if not op.change:
                 self._use(op)

@@ -18,6 +18,7 @@ from kit.wire import Code, Details
 ENABLED, DISABLED, DESTROYED_LATER = res.CryptoKeyVersion.ENABLED, res.CryptoKeyVersion.DISABLED, res.CryptoKeyVersion.DESTROY_SCHEDULED
 LOCATION, TENANTS_MAX, KEYS_A_RING, TIMEOUT = "projects/acme/locations/eu", 12, 24, 8
 IDENTITIES = ("admin", "acme-keyadmin", "acme-orders")
+LONG = (("traceparent", "t" * 128),)  # longer events fill a file sooner
 OPTIONS = (("grpc.enable_retries", 0),)  # a call that the library repeats would be two calls with one request id
 Receipt = collections.namedtuple("Receipt", "origin index leaf")
 
@@ -122,6 +123,7 @@ class Lane:
         self.policy_busy = self.policy_version = 0
         self.sealed = collections.deque(maxlen=64)  # (rpc to open it, request, plaintext)
         self.clients = {}
+        self.streamed = 0  # messages of streams that were answered
 
     def word(self, prefix):
         return f"{prefix}{next(self.numbers)}"
@@ -309,6 +311,15 @@ class Lane:
 
     def use(self):
         return self.encrypt() if self.rng.random() < 0.5 else self.decrypt()
+
+    def fill(self, messages):
+        """That many events in a stream, to bring the journal's next file near; answered ones are counted."""
+        requests = (env.EncryptStreamRequest(name=self.fast[0].name, sequence=i, items=[{}]) for i in range(messages))
+        try:
+            for _ in self.method("acme-orders", "EncryptStream")(requests, timeout=TIMEOUT, metadata=LONG):
+                self.streamed += 1
+        except grpc.RpcError as e:
+            assert e.code() in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNKNOWN), e
 
     # ---- all at once ----
     def wave(self, changes, uses):
