@@ -87,6 +87,16 @@ def test_the_tls_key_lies_in_locked_memory_of_front_and_nowhere_else(driven):
     assert looking.in_memory(driven.pids["front"], key)
 
 
+def test_front_keeps_no_plaintext(driven):
+    """It passes everything on, and keeps none of it: also while its connections stay."""
+    def kept():
+        return looking.in_memory(driven.pids["front"], driven.markers.all)
+    with contextlib.suppress(AssertionError):
+        until(lambda: not kept(), 5)
+    hits = kept()
+    assert not hits, told(hits)
+
+
 def test_monitor_and_hsm_see_no_plaintext(driven):
     """What a client asked of the HSM's generator is made in hsm, and gone from there with the answer."""
     hits = looking.in_memory((driven.pids["monitor"], driven.pids["hsm"]), driven.markers.all)
