@@ -4,6 +4,7 @@ Samples of the variants are interleaved and shuffled, so that whatever the machi
 lower quartiles: noise only ever adds, so they hold still where medians on a busy machine do not. A store read costs some hundred
 microseconds, an HSM call a millisecond; the ruler is tried on the first."""
 import itertools
+import os
 import random
 import statistics
 import time
@@ -87,6 +88,37 @@ def test_refusals_take_the_same_time(walked, identity):
     assert abs(statistics.median(shares)) < TOGETHER_SHARE, statistics.median(shares)
 
 
+# ---- a hundred thousand pairs: LONG=1 make matrix ---------------------------------------------------------------------------
+PAIRS = int(os.environ.get("PAIRS", 100_000 if os.environ.get("LONG") else 0))
+T_MAX, CROP = 4.5, 0.9  # Welch's t over the quicker nine tenths of both: what the machine does meanwhile lies in the slow ends
+
+
+def cropped(values, at):
+    return [v for v in values if v <= at]
+
+
+def welch(a, b):
+    at = statistics.quantiles(a + b, n=100)[int(100 * CROP) - 1]
+    a, b = cropped(a, at), cropped(b, at)
+    return (statistics.fmean(a) - statistics.fmean(b)) / (statistics.variance(a) / len(a) + statistics.variance(b) / len(b)) ** 0.5
+
+
+@measured
+@pytest.mark.skipif(not PAIRS, reason="long: LONG=1, or PAIRS=number")
+@pytest.mark.parametrize("method", ["GetCryptoKey", "Encrypt"])
+def test_many_pairs(walked, method):
+    """A key of another tenant that is there, and one that is not, of names equally long: refused in the same time."""
+    row, = [r for r in walked.table if r.method == method]
+    caller, there = walked.callers["acme-orders"], walked.places["globex"].key
+    absent = there[:-1] + ("y" if there[-1] != "y" else "z")
+    variants = {n: (lambda q=requests.build(row, ("name",), name): caller(row, q)) for n, name in (("there", there), ("absent", absent))}
+    taken = sample(variants, PAIRS, random.Random(3))
+    t = welch(*taken.values())
+    apart_ns = (statistics.median(taken["there"]) - statistics.median(taken["absent"])) * 1e9
+    print(f"{method}: {PAIRS} pairs, t = {t:.2f}, medians {apart_ns:+.0f} ns apart of {statistics.median(taken['there']) * 1e6:.0f} us")
+    assert abs(t) < T_MAX, (t, apart_ns)
+
+
 # ---- the ruler itself -----------------------------------------------------------------------------------------------------
 @measured
 def test_the_ruler_sees_a_lookup(walked):
@@ -96,6 +128,12 @@ def test_the_ruler_sees_a_lookup(walked):
     own, other = (requests.build(row, ("name",), walked.places[t].key) for t in ("acme", "globex"))
     variants = {"own": lambda: caller(row, own), "another's": lambda: caller(row, other)}
     assert any(apart(sample(variants, 2 * SAMPLES, random.Random(n))) > 0 for n in range(AGAIN)), "a store read was not seen"
+
+
+def test_the_long_ruler_on_numbers():
+    rng = random.Random(11)
+    draw = lambda more: [0.0004 + more + rng.expovariate(1 / 0.0001) for _ in range(20_000)]  # noqa: E731
+    assert abs(welch(draw(0), draw(0))) < T_MAX < abs(welch(draw(0), draw(0.00001)))
 
 
 def test_the_ruler_on_numbers():

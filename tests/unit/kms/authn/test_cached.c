@@ -164,7 +164,7 @@ static void every_other_spelling_is_nobody(void **state)
         "spiffe://test%2eclaviger/acme/orders", "spiffe://test.claviger/acme/orders;v=1", "spiffe://test.claviger/acme/orders,",
         "spiffe://test.claviger/acme/orders\xc2\xa0", "spiffe://test.claviger/acme/\xef\xbd\x8frders", "spiffe://test.claviger/acme/o\xcc\x81rders",
         "spiffe://test.claviger/acme/order\xc5\xbf", "spiffe://test.claviger/acme/orders\xe2\x80\x8b", "spiffe://test.claviger/acme/\xd0\xberders",
-        "spiffe://test.claviger/acme/orders\x7f", "spiffe://test.claviger/acme/orders\xff", "spiffe://test\xe3\x80\x82" "claviger/acme/orders",
+        "spiffe://test.claviger/acme/orders\x7f", "spiffe://test.claviger/acme/orders\xff", ("spiffe://test\xe3\x80\x82" "claviger/acme/orders"),
         "spiffe://xn--test.claviger/acme/orders", "spiffe://test.claviger.evil/acme/orders", "https://test.claviger/acme/orders",
         "dns:spiffe://test.claviger/acme/orders", "URI:spiffe://test.claviger/acme/orders", "uri=spiffe://test.claviger/acme/orders",
     };
