@@ -2,6 +2,8 @@
 #include "base/log.h"
 #include "vault/front/front.h"
 
+#include <string.h>
+
 /* The front process; only the monitor starts it (base/child.h). */
 int main(void)
 {
@@ -10,7 +12,8 @@ int main(void)
     if (child_start("front", &c, &e).failed)
         return child_start_failed("front", &e);
     if (front_serve(&c, &e).failed) {
-        if (e.code == ERR_INVALID)
+        /* What a person must mend: files, and memory that cannot be locked. The rest the monitor tries again. */
+        if (e.code == ERR_INVALID || (e.reason != NULL && strcmp(e.reason, "SECRET_MEMORY") == 0))
             child_fatal(&c, &e);
         char text[512];
         log_event(LOG_ERROR, "front ends", LF_STR("error", err_log_text(&e, text, sizeof text)));

@@ -1,5 +1,6 @@
 """A stand-in monitor and core around the real kmsd-front, and small clients that may misbehave."""
 import contextlib
+import ctypes
 import datetime
 import os
 import pathlib
@@ -204,7 +205,7 @@ class Core:
 class Front:
     """The real process, with the monitor's side of its channel. Settings override its configuration."""
 
-    def __init__(self, nofile=None, start=True, **settings):
+    def __init__(self, nofile=None, memlock=None, start=True, **settings):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="clv-front-"))
         self.dir.chmod(0o700)
         self.server_cert = make_cert(self.dir, "server")
@@ -221,6 +222,9 @@ class Front:
             os.set_inheritable(3, True)
             if nofile:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))
+            if memlock is not None:
+                resource.setrlimit(resource.RLIMIT_MEMLOCK, (memlock, memlock))
+                ctypes.CDLL(None).prctl(24, 14, 0, 0, 0)  # root may lock what it likes: not without CAP_IPC_LOCK, gone from the bounding set
         self.proc = subprocess.Popen([str(FRONT)], preexec_fn=child, close_fds=False, stderr=self.log, stdin=subprocess.DEVNULL,
                                      stdout=subprocess.DEVNULL, env={})
         theirs.close()

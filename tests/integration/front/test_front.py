@@ -504,6 +504,17 @@ def test_a_bad_first_certificate_is_fatal():
         assert f.proc.wait(5) == 1
 
 
+@pytest.mark.parametrize("memlock, starts", [(65536, True), (65535, False)])
+def test_a_key_that_cannot_be_locked_is_fatal(memlock, starts):
+    with Front(start=starts, memlock=memlock) as f:
+        if starts:
+            assert f.client().call() == b"hello"
+            return
+        kind, _, body = h.recv_packet(f.control)
+        assert kind == h.FATAL and b"TLS key" in body and b"ulimit -l" in body, body
+        assert f.proc.wait(5) == 1
+
+
 def test_the_core_may_refuse_and_kill(front):
     c = front.client()
     assert c.call() == b"hello"
