@@ -108,6 +108,17 @@ static void test_attributes_that_lie(void **state)
     static const char *const lengths[] = {"0", "1", "4", "5", "6", "8", "16", "47", "48", "49", "64", "65", "4096", "18446744073709551614",
                                           "18446744073709551615"};
     unsigned refused = 0;
+    const struct object *o;
+    OK(objects_get(&w->t.objects, HSM_MASTER, CKO_SECRET_KEY, 1, &o, &e));
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        char rule[96], label[OBJECT_LABEL_MAX];
+        size_t n = 99;
+        bool known = true;
+        (void)snprintf(rule, sizeof rule, "C_GetAttributeValue length:%s always", lengths[i]);
+        shim_plan(&w->f, rule);
+        OK(object_read(&w->t.m, w->t.session, o->handle, CKA_LABEL, label, sizeof label, &n, &known, &e));
+        assert_true(n <= sizeof label && known == (strtoul(lengths[i], NULL, 10) <= sizeof label));
+    }
     for (unsigned i = 0; i < 200; i++) {
         struct err e = {0};
         char rule[96];
@@ -166,6 +177,15 @@ static void test_a_forgotten_key_is_not_made_again(void **state)
     assert_true(made > 0); /* else the fault did not do what it is here for */
 }
 
+static size_t objects_named(struct world *w, const char *label)
+{
+    CK_OBJECT_HANDLE h[32];
+    size_t n = 0;
+    CK_ATTRIBUTE match[] = {{CKA_LABEL, (void *)(uintptr_t)label, strlen(label)}};
+    OK(object_find(&w->t.m, w->t.session, match, 1, h, 32, &n, &e));
+    return n;
+}
+
 /* Two anchors of one name: the newest counts, and the next of that name removes both. */
 static void test_a_forgotten_anchor(void **state)
 {
@@ -188,8 +208,16 @@ static void test_a_forgotten_anchor(void **state)
     assert_true(shim_count(&w->f, "C_FindObjects", "few") > 24);
     for (unsigned char i = 0; i < 4; i++)
         OK(ops_anchor_put(&w->t, BYTES(&i, 1), &e));
-    OK(ops_anchor_get(&w->t, out, &n, &e));
-    assert_true(n == 1 && out[0] == 3);
+    for (unsigned nth = 1; nth <= 4; nth++) { /* one search that forgets is not "never written", nor an older floor */
+        char rule[64];
+        (void)snprintf(rule, sizeof rule, "C_FindObjects few nth:%u", nth);
+        shim_plan(&w->f, rule);
+        OK(ops_anchor_get(&w->t, out, &n, &e));
+        assert_true(n == 1 && out[0] == 3);
+    }
+    shim_lift(&w->f);
+    assert_int_equal(objects_named(w, "claviger-anchor-a"), 1);
+    assert_int_equal(objects_named(w, "claviger-anchor-b"), 1);
 }
 
 /* A token that is out of order for a moment does not lack what it cannot describe just then. */
