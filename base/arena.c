@@ -36,6 +36,7 @@ static void block_free(struct arena_block *b)
 
 void arena_reset(struct arena *a)
 {
+    a->refused = false;
     while (a->head != NULL && a->head->next != NULL) {
         struct arena_block *b = a->head;
         a->head = b->next;
@@ -71,7 +72,7 @@ static bool block_grow(struct arena *a, size_t n)
     return true;
 }
 
-void *arena_alloc(struct arena *a, size_t n)
+static void *take(struct arena *a, size_t n)
 {
     struct arena_block *b;
     void *p;
@@ -89,6 +90,15 @@ void *arena_alloc(struct arena *a, size_t n)
     p = b->data + b->used;
     b->used += n;
     a->used += n;
+    return p;
+}
+
+void *arena_alloc(struct arena *a, size_t n)
+{
+    void *p = take(a, n);
+
+    if (p == NULL)
+        a->refused = true;
     return p;
 }
 

@@ -9,7 +9,6 @@
 #include <stdint.h>
 #include <string.h>
 
-void *__libc_malloc(size_t n);
 void *__libc_realloc(void *p, size_t n);
 void __libc_free(void *p);
 
@@ -31,7 +30,7 @@ void *realloc(void *p, size_t n)
     void *q;
 
     if (p == NULL)
-        return __libc_malloc(n);
+        return malloc(n);
     if (n == 0) {
         free(p);
         return NULL;
@@ -41,7 +40,7 @@ void *realloc(void *p, size_t n)
         explicit_bzero((uint8_t *)p + n, old - n);
         return p;
     }
-    q = __libc_malloc(n);
+    q = malloc(n);
     if (q == NULL)
         return NULL;
     memcpy(q, p, old < n ? old : n);

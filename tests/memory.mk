@@ -5,3 +5,8 @@ MINUTES ?= 30
 .PHONY: soak
 soak: all pygen
 	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) tests/soak/soak.py --minutes $(MINUTES) $(if $(CONTROL),--leak)
+
+# oom: the Nth allocation fails (tests/memory/README.md); LONG=1: every N
+.PHONY: oom
+oom: all pygen
+	CLV_BUILD=$(abspath $(BUILD)) LONG=$(LONG) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider tests/memory

@@ -103,6 +103,8 @@ bool document_load(struct bytes untrusted, struct document **ret, struct yaml_fa
         *ret = data;
         return true;
     }
+    /* yaml_check has seen libyaml through to the end of these bytes: where it stops now there was no memory */
+    INVARIANT(rc != CYAML_ERR_OOM && rc != CYAML_ERR_LIBYAML_PARSER && rc != CYAML_ERR_LIBYAML_PARSER_INIT);
     if (fault->line == 0)
         fault->line = 1;
     if (fault->text[0] == '\0')

@@ -175,6 +175,7 @@ static bool walk(struct walk *w, struct bytes text)
     while (good && !end) {
         yaml_event_t ev;
         if (!yaml_parser_parse(&parser, &ev)) {
+            INVARIANT(parser.error != YAML_MEMORY_ERROR); /* nothing is wrong with the document */
             good = fault(w, parser.problem_mark.line, "%s", parser.problem ? parser.problem : "not YAML");
             break;
         }

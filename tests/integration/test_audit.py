@@ -336,3 +336,15 @@ def test_the_first_events_are_those_of_the_initialisation(world):
 def test_the_log_takes_no_orders(world, path):
     with refused(Code.UNIMPLEMENTED):
         world.admin.raw(path, b"")
+
+
+def test_a_reader_that_does_not_follow_ends_although_more_comes(world, key):
+    """More than a window full, and an event for each entry that is read: who chased the end would never reach it."""
+    for _ in range(400):
+        world.encrypt(key)
+    there, got = world.audit.position(), 0
+    for _ in world.admin.audit.Tail(audit_pb2.TailRequest(from_index=0), timeout=60):
+        got += 1
+        world.encrypt(key)
+        assert got <= there + 20
+    assert there <= got

@@ -18,7 +18,7 @@ enum { NONCE_BYTES = 32, READ_CHUNK = 64, LEAF_TIME_AT = 1 + 16, LEAF_TAG_AT = L
 
 struct tail {
     bool started;
-    uint64_t next, sent;
+    uint64_t next, end, sent; /* end: who does not follow gets what was there when it asked, however fast more comes */
 };
 
 static struct result tail_resources(struct call *c, const ProtobufCMessage *req, struct err *e)
@@ -43,13 +43,14 @@ static void tail_close(struct call *c)
     c->stream = NULL;
 }
 
-static uint64_t first_index(struct call *c, const TailRequest *q)
+static void find_place(struct call *c, const TailRequest *q, struct tail *t)
 {
     struct journal_status st;
     journal_status(c->svc->journal, &st);
-    if (!q->from_end)
-        return q->from_index;
-    return st.next_index > q->limit ? st.next_index - q->limit : 0;
+    t->end = q->follow ? UINT64_MAX : st.next_index;
+    t->next = q->from_index;
+    if (q->from_end)
+        t->next = st.next_index > q->limit ? st.next_index - q->limit : 0;
 }
 
 /* Whose it is: the system's, or the tenant with that tag. *ret_hold is NULL for the system. ERR_NOT_FOUND: a tenant that is
@@ -117,10 +118,10 @@ static struct result tail_ready(struct call *c, ProtobufCMessage **resp, bool *r
         t->started = true;
         if (q->tenant.len > 0) /* of a tenant that is not there there is no log, not an empty one */
             TRY(keyring_tenant_get(c->svc->keyring, c->resources[0].name.tenant, true, &there, e));
-        t->next = first_index(c, q);
+        find_place(c, q, t);
     }
     *ret_more = true;
-    if (q->limit > 0 && t->sent >= q->limit) {
+    if ((q->limit > 0 && t->sent >= q->limit) || t->next >= t->end) {
         *ret_more = false;
         return ok();
     }
@@ -129,7 +130,7 @@ static struct result tail_ready(struct call *c, ProtobufCMessage **resp, bool *r
     struct journal_record *recs;
     size_t n;
     TRY(journal_read(c->svc->journal, t->next, READ_CHUNK, &a, &recs, &n, e));
-    for (size_t i = 0; i < n && *resp == NULL; i++) {
+    for (size_t i = 0; i < n && *resp == NULL && recs[i].index < t->end; i++) {
         TRY(show(c, q, &recs[i], resp, e));
         t->next = recs[i].index + 1;
     }

@@ -295,7 +295,8 @@ RESULT decode_message(const ProtobufCMessageDescriptor *d, struct bytes untruste
     TRY(scan_message(&s, d, untrusted, 1, false));
     m = protobuf_c_message_unpack(d, &alloc, untrusted.n, untrusted.n > 0 ? untrusted.p : (const uint8_t *)"");
     if (m == NULL)
-        return refuse(&s, NULL, "the message is not valid protobuf");
+        return a->refused ? err_set(e, ERR_EXHAUSTED, "NO_MEMORY", __FILE__, __LINE__, "no memory to decode %s", d->name)
+                          : refuse(&s, NULL, "the message is not valid protobuf");
     *ret = m;
     return ok();
 }

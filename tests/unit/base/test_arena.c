@@ -38,6 +38,9 @@ static void test_limit(void **state)
     arena_reset(&a);
     assert_non_null(arena_alloc(&a, 1000));
     assert_null(arena_alloc(&a, 1));
+    assert_true(a.refused); /* what a library between may not say */
+    arena_reset(&a);
+    assert_false(a.refused);
     arena_release(&a);
     arena_init(&a, 0);
     assert_null(arena_alloc(&a, 1));
