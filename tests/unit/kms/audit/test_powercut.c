@@ -177,7 +177,7 @@ static void *change(void *arg)
     struct worker *me = arg;
     struct world *w = me->w;
     for (uint64_t n = 1; !atomic_load(&w->stop) && n < EACH_MAX; n++) {
-        char id[8], resource[32], text[24];
+        char id[16], resource[32], text[24];
         struct err e = {0};
         uint64_t seq = 0;
         CLEANUP(buf_release) struct buf bytes;
@@ -239,7 +239,7 @@ static void read_resource(struct node *x, const struct journal_record *rec, char
 static uint64_t counter_of(struct node *x, int i)
 {
     static const uint8_t t0[16];
-    char id[8];
+    char id[16];
     struct record r;
     struct err e = {0};
     snprintf(id, sizeof id, "m%d", i);

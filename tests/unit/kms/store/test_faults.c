@@ -171,6 +171,7 @@ static void die_after_failed_sync(struct fx *f, int then_writes_fail, const char
     assert_int_equal(store_outbox_last(after.s), out.revision);
     fx_close(&after);
     fx_remove(&after);
+    arena_release(&after.a);
     r.body = bytes_str("again"); /* and who lives goes on */
     assert_ok(fx_put(f, &r, 1, "e2"));
 }
