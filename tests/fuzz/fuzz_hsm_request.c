@@ -77,9 +77,12 @@ static CK_RV sign(CK_SESSION_HANDLE s, CK_BYTE_PTR data, CK_ULONG n, CK_BYTE_PTR
 
 static CK_RV random_bytes(CK_SESSION_HANDLE s, CK_BYTE_PTR out, CK_ULONG n)
 {
+    static uint64_t drawn; /* never the same twice: a generator that repeats itself is found out */
     (void)s;
     INVARIANT(n > 0 && n <= HSM_RANDOM_MAX);
     memset(out, 0x5a, n);
+    drawn++;
+    memcpy(out, &drawn, n < sizeof drawn ? n : sizeof drawn);
     return CKR_OK;
 }
 
@@ -167,7 +170,20 @@ static CK_RV generate(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_ATTRIBUTE_PTR 
     return CKR_FUNCTION_NOT_SUPPORTED; /* what follows is a fresh process: not here */
 }
 
+/* All else fails: recovery, which begins from nothing, ends at once. */
+static CK_RV absent(void)
+{
+    return CKR_DEVICE_ERROR;
+}
+
 static CK_FUNCTION_LIST functions = {
+    .C_Initialize = (CK_C_Initialize)(void (*)(void))absent, .C_Finalize = (CK_C_Finalize)(void (*)(void))absent,
+    .C_CloseSession = (CK_C_CloseSession)(void (*)(void))absent, .C_CloseAllSessions = (CK_C_CloseAllSessions)(void (*)(void))absent,
+    .C_Logout = (CK_C_Logout)(void (*)(void))absent, .C_GetSlotList = (CK_C_GetSlotList)(void (*)(void))absent,
+    .C_OpenSession = (CK_C_OpenSession)(void (*)(void))absent, .C_GetSessionInfo = (CK_C_GetSessionInfo)(void (*)(void))absent,
+    .C_GetTokenInfo = (CK_C_GetTokenInfo)(void (*)(void))absent, .C_GetSlotInfo = (CK_C_GetSlotInfo)(void (*)(void))absent,
+    .C_GetInfo = (CK_C_GetInfo)(void (*)(void))absent, .C_Login = (CK_C_Login)(void (*)(void))absent,
+    .C_GetMechanismList = (CK_C_GetMechanismList)(void (*)(void))absent, .C_GenerateKeyPair = (CK_C_GenerateKeyPair)(void (*)(void))absent,
     .C_SignInit = sign_init, .C_Sign = sign, .C_GenerateRandom = random_bytes, .C_FindObjectsInit = find_init, .C_FindObjects = find,
     .C_FindObjectsFinal = find_final, .C_GetAttributeValue = attribute, .C_CreateObject = create, .C_DestroyObject = destroy,
     .C_GenerateKey = generate,
