@@ -159,9 +159,9 @@ static RESULT db_setup(struct db *d, enum db_role role, struct err *e)
     TRY(db_exec(d, "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0", e));
     if (role == DB_READER)
         TRY(db_exec(d, "PRAGMA query_only = ON", e));
-    /* Every change reads two buckets at random: with SQLite's own 2 MiB nearly each of them was a read of the file. */
+    /* Every change reads two buckets at random: with SQLite's own 2 MiB twice as many of them were reads of the file. */
     if (role == DB_WRITER)
-        TRY(db_exec(d, "PRAGMA cache_size = -32768", e));
+        TRY(db_exec(d, "PRAGMA cache_size = -16384", e));
     if (role == DB_WRITER) /* the same may have befallen the shared memory: only who asks to write is told */
         TRY(db_exec(d, "BEGIN IMMEDIATE; ROLLBACK", e));
     return db_statements(d, role, e);

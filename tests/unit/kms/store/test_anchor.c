@@ -209,6 +209,107 @@ static void test_accept(void **state)
     assert_fails(store_open(&f->o, &s, &f->e), ERR_STATE, "STORE_ROLLED_BACK");
 }
 
+/* What somebody else knows of the rows is taken over with the acceptance, as one more revision; the floor is known before the note
+ * is written; and a floor of another incarnation is none. */
+struct knowing {
+    struct store_acceptance *a;
+    unsigned asked, told;
+    bool refuse;
+};
+static struct result disable_bob(void *user, struct record *r, bool *ret_changed, struct err *e)
+{
+    struct knowing *k = user;
+    k->asked++;
+    if (k->refuse)
+        FAIL(e, ERR_INTERNAL, NULL, "test");
+    *ret_changed = bytes_equal(r->id, BYTES_LIT("bob"));
+    if (*ret_changed) {
+        r->body = BYTES_LIT("disabled");
+        r->state = 2;
+    }
+    return ok();
+}
+static void floor_told(void *user)
+{
+    struct knowing *k = user;
+    k->told++;
+    k->a->note = k->a->floor_found ? BYTES_LIT("with a floor") : BYTES_LIT("without one");
+}
+
+static void test_accept_with_knowledge(void **state)
+{
+    struct fx *f = *state;
+    struct record out, alice = fx_rec(REC_PRINCIPAL, T0, "alice", "active");
+    struct knowing k = {0};
+    put(f, "active", STORE_ABSENT, false);
+    assert_ok(fx_put(f, &alice, STORE_ABSENT, "event"));
+    fx_close(f);
+    copy_db(f, "store.db", "old.db");
+    struct store_acceptance a = acceptance(2);
+    a.amend = disable_bob;
+    a.floor_known = floor_told;
+    a.user = &k;
+    k = (struct knowing){.a = &a, .refuse = true};
+    assert_fails(store_accept(&f->o, &a, &f->e), ERR_INTERNAL, NULL); /* and nothing has happened */
+    fx_open(f);
+    assert_ok(fx_get(f, REC_PRINCIPAL, T0, "bob", &out));
+    assert_true(out.revision == 1 && out.state == 4);
+    fx_close(f);
+    a = acceptance(2);
+    a.amend = disable_bob;
+    a.floor_known = floor_told;
+    a.user = &k;
+    k = (struct knowing){.a = &a};
+    assert_ok(store_accept(&f->o, &a, &f->e));
+    assert_true(k.asked == 2 && k.told == 1 && a.rows == 2 && a.amended_rows == 1 && a.floor_found && a.floor_outbox == 2);
+    fx_open(f);
+    assert_ok(fx_get(f, REC_PRINCIPAL, T0, "bob", &out));
+    assert_true(out.revision == 2 && out.state == 2);
+    assert_bytes(out.body, "disabled");
+    assert_ok(fx_get(f, REC_PRINCIPAL, T0, "alice", &out));
+    assert_true(out.revision == 1);
+    assert_ok(fx_get(f, REC_META, T0, STORE_ROLLBACK_ID, &out));
+    assert_bytes(out.body, "with a floor");
+    fx_close(f);
+    copy_db(f, "old.db", "store.db"); /* from before the acceptance: the floor is not this copy's */
+    a = acceptance(3);
+    a.floor_known = floor_told;
+    a.user = &k;
+    k = (struct knowing){.a = &a};
+    assert_ok(store_accept(&f->o, &a, &f->e));
+    assert_true(!a.floor_found && a.amended_rows == 0);
+    fx_open(f);
+    assert_ok(fx_get(f, REC_META, T0, STORE_ROLLBACK_ID, &out));
+    assert_bytes(out.body, "without one");
+}
+
+/* A journal that grows by itself: the floor follows at the end, and at once with the next commit. */
+static uint64_t grown(void *user)
+{
+    return *(uint64_t *)user;
+}
+static void test_the_journal_alone_grows(void **state)
+{
+    struct fx *f = *state;
+    struct store_anchor_status st;
+    uint64_t journal = 5;
+    put(f, "active", STORE_ABSENT, true);
+    store_anchor_journal(f->s, grown, &journal);
+    put(f, "again", 1, true);
+    unsigned before = puts_now();
+    journal = 9;
+    store_anchor_journal(f->s, NULL, NULL); /* asked for the last time: the journal is closed before the store */
+    fx_close(f);
+    assert_int_equal(puts_now(), before + 1);
+    fx_open(f);
+    store_anchor_status(f->s, &st);
+    assert_int_equal(st.floor_journal, 9);
+    before = puts_now();
+    fx_close(f);
+    assert_int_equal(puts_now(), before); /* nothing has grown */
+    fx_open(f);
+}
+
 /* A damaged store is accepted as it stands: what does not open is named and stays refused. */
 static void test_accept_damaged(void **state)
 {
@@ -257,6 +358,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_urgent_is_covered_at_once), T(test_older_copy), T(test_anchor_gone_or_broken), T(test_no_way_back_to_schema_1),
         T(test_moved),                     T(test_accept),     T(test_accept_damaged),        T(test_accept_refusals),
+        T(test_accept_with_knowledge), T(test_the_journal_alone_grows),
     };
     return cmocka_run_group_tests(tests, all_setup, NULL);
 }

@@ -110,6 +110,53 @@ static void test_usage_errors(void **state)
     assert_int_equal(RUN("--config", conf, "init", "--admin", "a\nb", "--admin-san", "x", "--policy-dir", dir), CLI_USAGE);
 }
 
+static void test_offline_usage(void **state)
+{
+    char much[400];
+    (void)state;
+    memset(much, 'a', sizeof much - 1);
+    much[sizeof much - 1] = '\0';
+    assert_int_equal(RUN("--config", conf, "accept-rollback"), CLI_USAGE);
+    expect_text("a reason is needed: --reason TEXT");
+    assert_int_equal(RUN("--config", conf, "review-recovery"), CLI_USAGE);
+    assert_int_equal(RUN("--config", conf, "review-rollback", "--reason", "a\nb"), CLI_USAGE);
+    assert_int_equal(RUN("--config", conf, "review-rollback", "--reason", much), CLI_USAGE);
+    assert_int_equal(RUN("--config", conf, "fsck", "--reason", "x"), CLI_USAGE);
+    expect_text("--reason belongs to accept-rollback");
+    assert_int_equal(RUN("--config", conf, "fsck", "--for", "1h"), CLI_USAGE);
+    expect_text("belong to init and recover-admin");
+    assert_int_equal(RUN("--config", conf, "run", "--reason", "x"), CLI_USAGE);
+    assert_int_equal(RUN("--config", conf, "run", "--pin-file", "pin"), CLI_USAGE);
+    expect_text("--pin-file must be");
+    assert_int_equal(RUN("--config", conf, "fsck", "--pin-file", "/nonexistent/pin"), CLI_FAILED); /* taken: it fails later */
+    expect_text("the installation is not complete");
+}
+
+static void test_recover_admin_usage(void **state)
+{
+    static const char *const times[] = {"0s", "999ms", "25h", "1d1h", "-1h", "x", "1"};
+    char much[400];
+    (void)state;
+    memset(much, 'a', sizeof much - 1);
+    much[sizeof much - 1] = '\0';
+    assert_int_equal(RUN("--config", conf, "recover-admin", "--reason", "x"), CLI_USAGE);
+    expect_text("recover-admin needs --admin NAME");
+    assert_int_equal(RUN("--config", conf, "recover-admin", "--admin", "a", "--admin-san", much, "--reason", "x"), CLI_USAGE);
+    for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
+        assert_int_equal(RUN("--config", conf, "recover-admin", "--admin", "a", "--admin-san", "b", "--reason", "x", "--for", times[i]), CLI_USAGE);
+        expect_text("--for must be a duration from 1s to 24h");
+    }
+    if (geteuid() == 0) { /* as root the reason is asked for, then the programs */
+        assert_int_equal(RUN("--config", conf, "recover-admin", "--admin", "a", "--admin-san", "b"), CLI_USAGE);
+        expect_text("a reason is needed");
+        assert_int_equal(RUN("--config", conf, "recover-admin", "--admin", "a", "--admin-san", "b", "--reason", "x", "--for", "24h"), CLI_FAILED);
+        expect_text("the installation is not complete");
+    } else {
+        assert_int_equal(RUN("--config", conf, "recover-admin", "--admin", "a", "--admin-san", "b", "--reason", "x"), CLI_FAILED);
+        expect_text("RECOVERY_ROOT");
+    }
+}
+
 static void test_configuration_errors(void **state)
 {
     (void)state;
@@ -170,6 +217,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers_without_a_configuration),
         cmocka_unit_test(test_usage_errors),
+        cmocka_unit_test(test_offline_usage),
+        cmocka_unit_test(test_recover_admin_usage),
         cmocka_unit_test(test_configuration_errors),
         cmocka_unit_test(test_dump),
         cmocka_unit_test(test_check),
