@@ -25,7 +25,8 @@
 #include <stdatomic.h>
 
 enum { ENTRY_HASH_BYTES = 16, ENTRY_TAG_BYTES = 16, ENTRY_REVISION_AT = 16, ENTRY_TAG_AT = 24, ENTRY_NEXT_AT = 40, ENTRY_BYTES = 56,
-       FRESH_KEY_BYTES = 32, OVERLAY_MAX = 4096 /* buckets; then they are written, and the rows of root forgotten */ };
+       FRESH_KEY_BYTES = 32, OVERLAY_MAX = 4096 /* buckets; then they are written, and the rows of root forgotten */,
+       ROOTS_MAX = 1024 /* rows of root; then too: the same few rows may change for ever */ };
 #define ENTRY_REMOVED UINT64_MAX /* as the revision of a changed entry: it is no more */
 
 struct db;
@@ -51,6 +52,7 @@ struct fresh {
     struct secret *key;         /* of the entry hashes: random, kept in the sealed root */
     struct secret *hash_states; /* its HMAC states */
     struct overlay *overlay;
+    size_t roots;               /* rows of root, which an open replays; writer thread */
     pthread_mutex_t commit;     /* held from the change of the tree to the end of the commit: a reader that holds it sees both
                                    of one moment */
     _Atomic uint64_t epoch;     /* committed */

@@ -170,7 +170,7 @@ RESULT overlay_replay(struct store *s, struct db *d, struct err *e)
     struct result r = db_prepare(d, "SELECT entries FROM bucket WHERE n = ?1", &get, e);
     if (!r.failed)
         r = db_prepare(d, "SELECT entries FROM root ORDER BY epoch", &st, e);
-    while (!r.failed && (rc = sqlite3_step(st)) == SQLITE_ROW)
+    for (s->fresh.roots = 0; !r.failed && (rc = sqlite3_step(st)) == SQLITE_ROW; s->fresh.roots++)
         r = replay(s, get, db_column_bytes(st, 0), e);
     if (!r.failed && rc != SQLITE_DONE)
         r = db_fail(d, rc, "read changes", e);

@@ -326,6 +326,7 @@ static RESULT seal_and_commit(struct store *s, const struct root *next, bool all
 static void publish(struct store *s, const struct root *next, bool all)
 {
     s->fresh.root = *next;
+    s->fresh.roots = all ? 1 : s->fresh.roots + 1;
     if (all)
         overlay_clear(s->fresh.overlay);
     for (size_t i = 0; !all && i < s->stage->n; i++)
@@ -342,7 +343,7 @@ RESULT fresh_commit(struct store *s, uint64_t txns, uint64_t outbox_last, struct
     struct root next = s->fresh.root;
     next.epoch += txns;
     next.outbox_last = outbox_last;
-    bool all = overlay_count(s->fresh.overlay) + n > OVERLAY_MAX;
+    bool all = overlay_count(s->fresh.overlay) + n > OVERLAY_MAX || s->fresh.roots >= ROOTS_MAX;
     pthread_mutex_lock(&s->fresh.commit);
     tree_apply(s->fresh.tree, c, n);
     tree_root(s->fresh.tree, next.tree);
