@@ -34,6 +34,7 @@ OPT_dev   := -O2 $(HARDEN)
 OPT_asan  := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -fPIE
 OPT_tsan  := -O1 -fsanitize=thread -fno-omit-frame-pointer -fPIE
 OPT_cover := -O0 --coverage -fprofile-update=atomic -fPIE
+OPT_valgrind := -O1 -fno-omit-frame-pointer -fPIE -DCLV_VALGRIND
 OPT_fuzz  := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -fPIE
 OPT_nolog := $(OPT_dev) -DCLV_BENCH_AUDIT_OFF
 CFLAGS  := -std=gnu17 -g -I. -isystem $(BUILD)/gen -DPROTOBUF_C__NO_DEPRECATED -D_GNU_SOURCE -DCLV_VERSION='"$(VERSION)"' -pthread $(WARN) $(OPT_$(FLAVOUR)) $(PKG_CFLAGS) -MMD -MP

@@ -1,5 +1,5 @@
 /*
- * Purpose: which builds cannot be confined as a whole: sanitizers and coverage need system calls and files that the daemon
+ * Purpose: which builds cannot be confined as a whole: sanitizers, valgrind and coverage need system calls and files that the daemon
  *          never does. Decided when compiling and linking; nothing at run time can switch confinement off.
  * Owns: nothing. Threads: pure. Errors: none. Limits: none. Secrets: none.
  */
@@ -19,7 +19,7 @@ static inline bool confine_is_coverage_build(void)
 
 static inline bool confine_is_sanitizer_build(void)
 {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(CLV_VALGRIND)
     return true;
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)

@@ -3,7 +3,7 @@
 # ---- sanitizers and coverage: the suites of `make test`, again ---------------------------------------------------------
 # tests/quality/runtime.c and leave.c say what they do there. In forked children of unit tests only counters are wanted: the
 # stacks of other threads are gone, and all that they held would look leaked.
-ifneq ($(filter asan tsan cover,$(FLAVOUR)),)
+ifneq ($(filter asan tsan cover valgrind,$(FLAVOUR)),)
 QUALITY_runtime := $(if $(filter asan tsan,$(FLAVOUR)),$(BUILD)/obj/tests/quality/runtime.o)
 QUALITY_leave   := $(if $(filter asan cover,$(FLAVOUR)),$(BUILD)/obj/tests/quality/leave.o)
 $(BUILD)/obj/tests/quality/%.o: CFLAGS += -DQUALITY_$(FLAVOUR) -DQUALITY_REPORTS='"$(abspath $(BUILD))/reports/r"' \

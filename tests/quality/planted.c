@@ -23,11 +23,23 @@ __attribute__((constructor)) static void plant(void)
 }
 #else
 static void *volatile lost;
+#if defined(QUALITY_valgrind)
+static int volatile seen;
+
+__attribute__((noinline)) static void plant_uninitialised(const int *never_set)
+{
+    if (never_set[3] > 7) /* memcheck's other half; ASan would not see it */
+        seen = 1;
+}
+#endif
 
 __attribute__((constructor)) static void plant(void)
 {
     for (int i = 0; i < 64; i++)
         lost = malloc(4321);
+#if defined(QUALITY_valgrind)
+    plant_uninitialised(lost);
+#endif
     lost = NULL;
 }
 #endif
