@@ -36,7 +36,7 @@ enum { CONFIG_MAX_BYTES = 65536 };
     X(STR,  user_front,             "", 0, 32,    "user of the front process; empty: unchanged")                             \
     X(STR,  user_core,              "", 0, 32,    "user of the core process")                                                \
     X(STR,  user_hsm,               "", 0, 32,    "user of the hsm process")                                                 \
-    X(INT,  max_connections,        "4096", 1, 100000, "client connections in total")                                        \
+    X(INT,  max_connections,        "4096", 1, 100000, "client connections in total; one certificate gets a quarter")        \
     X(INT,  max_connections_per_peer, "512", 1, 100000, "client connections of one address")                                 \
     X(INT,  max_streams_per_connection, "100", 1, 128, "open HTTP/2 streams of one connection")                              \
     X(INT,  max_calls_in_flight,    "4096", 1, 65536, "calls in flight in total; more get RESOURCE_EXHAUSTED")               \

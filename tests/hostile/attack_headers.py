@@ -86,7 +86,7 @@ def aborting_headers(t, tries=1):
            literal(b"x-bin", b"A"), literal(b"grpc-trace-bin", b"AAAA" * 50), literal(b"grpc-tags-bin", b"="), literal(b"lb-cost-bin", b"AA"),
            literal(b"lb-token", b"x"), literal(b"grpc-previous-rpc-attempts", b"x"), literal(b"grpc-retry-pushback-ms", b"x"),
            literal(b"grpc-status", b"99999999999999"), literal(b"grpc-message", b"%"), literal(b"content-type", b"x"), literal(b"host", b"a"),
-           literal(b":path", b"/again"), literal(b":method", b"GET"), literal(b":unknown", b"x"), literal(b":status", b"200"), literal(b"", b""),
+           literal(b":path", b"/again"), literal(b":path", WRAP[1:].encode()), literal(b":method", b"GET"), literal(b":unknown", b"x"), literal(b":status", b"200"), literal(b"", b""),
            literal(b"UPPER", b"x"), literal(b"x\0y", b"x"), literal(b"x", b"a\0b"), literal(b"x", b"a\r\nb"), literal(b"user-agent", b"\xff" * 9),
            literal(b"endpoint-load-metrics-bin", b"AA"), literal(b"grpc-server-stats-bin", b"AAAA"), literal(b"connection", b"close"),
            literal(b"transfer-encoding", b"chunked"), literal(b"content-length", b"5"), b"\x88", b"\x82", b"\x80", b"\xbf", b"\x3f\xe2\x1f"]

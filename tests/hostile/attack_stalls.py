@@ -92,14 +92,15 @@ def zero_windows(t, conns, each, seconds, addresses=1):
     return {"connections": len(held), "refused": refused, "pinned": pinned, "ended": ended, "opened_s": opened_s}
 
 
-def half_messages(t, conns, each, size, seconds, path=WRAP):
-    """Messages that are announced, begun, and never finished: what has come stays in the daemon's memory."""
-    block, held, cut, sent, refused, filled = headers(path), [], 0, 0, 0, 0
+def half_messages(t, conns, each, size, seconds, path=WRAP, piece=16384):
+    """Messages that are announced, begun, and never finished, in frames of any size: what has come stays in the daemon's memory."""
+    block, held, cut, sent, refused, filled, offered = headers(path), [], 0, 0, 0, 0, 0
     source = t.address()
     start = time.monotonic()
     for _ in range(conns):
         if time.monotonic() - start > seconds:
             break
+        at = {}
         try:
             s = t.raw(source)
             s.settimeout(1)
@@ -107,32 +108,37 @@ def half_messages(t, conns, each, size, seconds, path=WRAP):
                 s.sendall(frame(h.HEADERS, READY, i, block))
                 sent += 1
             if size:
-                filled += fill(s, each, size, t.window)
+                fill(s, each, size, t.window, piece, at)
+                filled += sum(at.values())
             held.append(s)
         except TimeoutError:
             held.append(s)
         except GONE:
             refused += 1
+        offered += sum(at.values())
     hold(max(0, seconds - (time.monotonic() - start)))
     for s in held:
         cut += is_cut(s, 0.01)[0]
         s.close()
-    return {"connections": len(held), "begun": sent, "filled": filled, "refused": refused, "cut": cut}
+    return {"connections": len(held), "begun": sent, "filled": filled, "offered": offered, "refused": refused, "cut": cut}
 
 
-def fill(s, each, size, conn):
-    """size bytes of a message of size + 1 on every stream, slice by slice, as far as the windows allow. How many left."""
+def fill(s, each, size, conn, piece, at):
+    """size bytes of a message of size + 1 on every stream, slice by slice, as far as the windows allow; at says how far it is."""
     body = b"\0" + (size + 1).to_bytes(4, "big") + b"\x0a" * size
     ids = range(1, 2 * each, 2)
-    room, at = dict.fromkeys((0, *ids), 65535), dict.fromkeys(ids, 0)
+    room = dict.fromkeys((0, *ids), 65535)
+    at.update(dict.fromkeys(ids, 0))
     room[0] = conn
     frames, end = h.Frames(s), time.monotonic() + 1.5
     while any(at[i] < len(body) for i in ids) and time.monotonic() < end:
         out = []
         for i in ids:
             n = min(16384, room[i], room[0], len(body) - at[i])
+            n -= n % piece if at[i] and n > piece else 0
             if n > 0:
-                out.append(frame(h.DATA, 0, i, body[at[i]:at[i] + n]))
+                whole = frame(h.DATA, 0, i, body[at[i]:at[i] + n]) if n <= piece or not at[i] else frame(h.DATA, 0, i, b"\x0a" * piece) * (n // piece)
+                out.append(whole)
                 at[i], room[i], room[0] = at[i] + n, room[i] - n, room[0] - n
         if out:
             s.settimeout(2)
@@ -145,4 +151,3 @@ def fill(s, each, size, conn):
         except TimeoutError:
             if not out:
                 break  # nothing more is allowed
-    return sum(at.values())

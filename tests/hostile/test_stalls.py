@@ -39,6 +39,13 @@ def test_windows_that_never_open(arena):
     assert arena.status().traffic.calls_in_flight < 50
 
 
+def test_stalls_by_another_implementation(arena):
+    """python3-h2 with a window of 0: its connections stand, its calls are core's to end, and nobody waits for them."""
+    o = arena.run("h2_stalls", conns=12, each=100, seconds=30 if LONG else 1.5)
+    assert o.result["connections"] == 12, o
+    assert not LONG or o.result["reset"] + o.result["ended"] > 0 or o.result["over"] == 12, o
+
+
 def test_streams_that_send_nothing(arena):
     """Streams without a message: an address has 1,024, whatever the number of its connections."""
     o = arena.run("half_messages", conns=60 if LONG else 30, each=100, size=0, seconds=60 if LONG else 1.5)
@@ -51,6 +58,12 @@ def test_messages_that_are_never_finished(arena):
     o = arena.run("half_messages", conns=10 if LONG else 3, each=100, size=250_000, seconds=60 if LONG else 3)
     buffers = o.result["connections"] * KERNEL  # what waits there is not core's
     assert UNFINISHED / 2 < o.result["filled"] < UNFINISHED + buffers, o
+
+
+def test_messages_in_crumbs(arena):
+    """The same in DATA frames of 17 bytes, which core keeps one by one: what a frame costs is counted with what it brings."""
+    o = arena.run("half_messages", conns=8 if LONG else 3, each=100, size=250_000, seconds=60 if LONG else 3, piece=17)
+    assert o.result["offered"] > UNFINISHED / 17, o
 
 
 def test_descriptors_run_out(arena):
@@ -76,9 +89,16 @@ if LONG:  # thousands of handshakes prove with real numbers what tests/integrati
         assert o.result["standing"] == 512 and o.result["refused"] == 88, o
 
     def test_idle_connections_of_one_certificate(arena):
+<<<<<<< HEAD
+        """A quarter of max_connections, from however many addresses: the oldest make room, and nobody else has less."""
+        share = MAX_CONNECTIONS // 4
+        o = arena.run("idle", n=share + 300, addresses=12, seconds=5)
+        assert share - 100 < o.result["standing"] <= share, o
+=======
         """Half of max_connections, from however many addresses: the oldest make room, and nobody else has less."""
         o = arena.run("idle", n=MAX_CONNECTIONS // 2 + 300, addresses=12, seconds=5)
         assert MAX_CONNECTIONS // 2 - 100 < o.result["standing"] <= MAX_CONNECTIONS // 2, o
+>>>>>>> origin/main
         assert "makes room for a newer connection" in arena.instance.log
 
 
@@ -88,5 +108,5 @@ def test_a_crowd(arena):
     # Hundreds of handshakes a second are real work on the cores that the good client shares with them: a wider floor.
     o = arena.run("crowd", clients=clients, seconds=90 if LONG else 25, floor_ms=60)
     assert o.result["served"] == clients, o
-    assert o.result["first_s"] < 2 and o.result["all_s"] < (60 if LONG else 20), o
+    assert o.result["first_s"] < 2 and o.result["all_s"] < (30 if LONG else 20), o
     arena.counted(o.before, "connections_accepted", clients)

@@ -119,6 +119,7 @@ RESULT front_serve(struct child *c, struct err *e)
         .max_connections = (uint32_t)c->config->max_connections,
         .max_per_peer = (uint32_t)c->config->max_connections_per_peer,
         .max_streams = (uint32_t)c->config->max_streams_per_connection,
+        .max_calls = (uint32_t)c->config->max_calls_in_flight,
         .handshake_ms = (int64_t)c->config->handshake_timeout,
         .max_age_ms = (int64_t)c->config->max_connection_age,
         .drain_ms = (int64_t)c->config->drain_timeout,

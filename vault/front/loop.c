@@ -41,9 +41,9 @@ RESULT loop_init(struct loop *l, const struct clock *clock, const struct front_l
     backend_init(&l->backend, l->limits.max_connections, run_dir);
     wheel_init(&l->wheel, l->now_ms);
     bucket_init(&l->log_budget, &log_limit, l->now_ms);
-    l->peers = peers_new(l->limits.max_per_peer);
+    l->peers = peers_new(l->limits.max_per_peer, l->limits.max_calls + l->limits.max_calls / LOOP_SPARE_STREAMS);
     l->turns = turns_new();
-    l->certs = certs_new(l->limits.max_connections / LOOP_CERT_SHARE + l->limits.max_connections % LOOP_CERT_SHARE);
+    l->certs = certs_new((l->limits.max_connections + LOOP_CERT_SHARE - 1) / LOOP_CERT_SHARE);
     l->run.tail = &l->run.head;
     l->stats_due_ms = l->now_ms + STATS_MS;
     l->scratch = malloc(LOOP_SCRATCH_BYTES);

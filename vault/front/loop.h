@@ -20,7 +20,8 @@ enum {
     LOOP_TURN_BYTES = 65536,  /* of one connection, each way, before the others have their turn */
     LOOP_TURN_RECORDS = 64,   /* TLS records of one connection a turn: tiny ones cost as much as full ones */
     LOOP_HEADROOM = 16,       /* for an unfinished frame header */
-    LOOP_CERT_SHARE = 2,      /* one certificate gets 1 / this of max_connections */
+    LOOP_CERT_SHARE = 4,      /* one certificate gets 1 / this of max_connections: 1,024 idle ones hold 44 MB */
+    LOOP_SPARE_STREAMS = 8,   /* beyond max_calls 1 / this of it: core says no to these, which is kinder than to let them wait */
     LOOP_TURNS_MS = 100,      /* while somebody waits for a handshake: how often to look for a slot that is wasted */
     LOOP_EVENTS = 256,
     LOOP_LISTENERS_MAX = 4,
@@ -30,7 +31,7 @@ enum {
 };
 
 struct front_limits {
-    uint32_t max_connections, max_per_peer, max_streams;
+    uint32_t max_connections, max_per_peer, max_streams /* of a connection */, max_calls;
     int64_t handshake_ms, max_age_ms, drain_ms;
 };
 struct front_counts {

@@ -11,6 +11,7 @@ enum { PEERS_BUCKETS = 4096, KEY_BYTES = 16 };
 
 struct peer {
     struct peer *next;
+    struct peers *all;
     struct bucket fresh, undone; /* undone may be overdrawn */
     int64_t barred_until_ms, struck_ms;
     uint32_t conns, strikes, streams, unfinished;
@@ -19,17 +20,18 @@ struct peer {
 struct peers {
     struct peer *buckets[PEERS_BUCKETS];
     uint64_t salt;
-    uint32_t n, max_per_peer;
+    uint32_t n, max_per_peer, max_streams, streams, unfinished; /* of all */
 };
 
 static const struct bucket_limit fresh_limit = {.burst = PEERS_NEW_BURST, .per_s = PEERS_NEW_PER_S};
 static const struct bucket_limit undone_limit = {.burst = PEERS_UNDONE_BURST, .per_s = PEERS_UNDONE_PER_S};
 
-struct peers *peers_new(uint32_t max_per_peer)
+struct peers *peers_new(uint32_t max_per_peer, uint32_t max_streams)
 {
     struct peers *ps = calloc(1, sizeof *ps);
     INVARIANT(ps != NULL);
     ps->max_per_peer = max_per_peer;
+    ps->max_streams = max_streams;
     rng_fill(&rng_system, &ps->salt, sizeof ps->salt);
     return ps;
 }
@@ -109,6 +111,7 @@ static struct peer *find_or_add(struct peers *ps, const uint8_t key[KEY_BYTES], 
     bucket_init(&p->fresh, &fresh_limit, now_ms);
     bucket_init(&p->undone, &undone_limit, now_ms);
     memcpy(p->key, key, KEY_BYTES);
+    p->all = ps;
     p->next = ps->buckets[slot];
     ps->buckets[slot] = p;
     ps->n++;
@@ -169,20 +172,37 @@ void peers_count(struct peer *p, int64_t now_ms, const struct peer_change *ch)
     INVARIANT(streams >= 0 && unfinished >= 0);
     p->streams = (uint32_t)streams;
     p->unfinished = (uint32_t)unfinished;
+    p->all->streams += (uint32_t)ch->streams; /* modulo 2^32: a sum of what each has */
+    p->all->unfinished += (uint32_t)ch->unfinished_bytes;
     bucket_refill(&p->undone, &undone_limit, now_ms);
     bucket_add(&p->undone, &undone_limit, (int64_t)ch->completed * 500 - (int64_t)ch->undone * 1000);
     if (p->undone.milli < floor)
         p->undone.milli = floor;
 }
 
+static uint32_t left(uint32_t of, uint32_t used)
+{
+    return used < of ? of - used : 0;
+}
+
+/* Its own limit and that of all, but for the least that each may have. */
+static uint32_t room(uint32_t own, uint32_t all, uint32_t least)
+{
+    uint32_t shared = all > least ? all : least;
+    return own < shared ? own : shared;
+}
+
 uint32_t peers_stream_room(struct peer *p, int64_t now_ms)
 {
-    return p->streams >= PEERS_STREAMS || overdrawn(p, now_ms) ? 0 : PEERS_STREAMS - p->streams;
+    if (overdrawn(p, now_ms))
+        return 0;
+    return room(left(PEERS_STREAMS, p->streams), left(p->all->max_streams, p->all->streams), left(PEERS_LEAST_STREAMS, p->streams));
 }
 
 uint32_t peers_unfinished_room(const struct peer *p)
 {
-    return p->unfinished < PEERS_UNFINISHED_BYTES ? PEERS_UNFINISHED_BYTES - p->unfinished : 0;
+    return room(left(PEERS_UNFINISHED_BYTES, p->unfinished), left(PEERS_ALL_UNFINISHED_BYTES, p->all->unfinished),
+                left(PEERS_LEAST_UNFINISHED_BYTES, p->unfinished));
 }
 
 const char *peers_verdict_text(enum peers_verdict v)

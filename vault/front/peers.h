@@ -3,7 +3,7 @@
  *          the penalty box because the policer cut it off.
  * Owns:    its table. Threads: the loop's. An IPv6 address counts as its /64: that is what one customer holds.
  * Errors:  a refusal, named; a full table refuses addresses it does not know.
- * Limits:  the enum below, and max_per_peer.
+ * Limits:  the enum below, max_per_peer and max_streams.
  * Secrets: none.
  */
 #ifndef FRONT_PEERS_H
@@ -24,12 +24,16 @@ enum {
     PEERS_UNDONE_PER_S = 400,        /* and a second; each completed one allows half a further one */
     PEERS_UNFINISHED_BYTES = 32 << 20, /* of messages begun and not finished; one connection's 100 largest are 25 MiB */
     PEERS_STREAMS = 1024,            /* open at once, over all connections: core holds 12 KB for each, 18 with an answer unread */
+    /* Of all addresses together; at that limit each may still have a little, so that many of them cannot shut the others out. */
+    PEERS_LEAST_STREAMS = 64,
+    PEERS_ALL_UNFINISHED_BYTES = 48 << 20,
+    PEERS_LEAST_UNFINISHED_BYTES = 512 << 10,
 };
 
 enum peers_verdict { PEERS_OK, PEERS_TOO_MANY, PEERS_TOO_FAST, PEERS_PENALISED, PEERS_UNDONE, PEERS_TABLE_FULL };
 struct peer;
 struct peers;
-struct peers *peers_new(uint32_t max_per_peer);
+struct peers *peers_new(uint32_t max_per_peer, uint32_t max_streams /* of all */);
 void peers_free(struct peers *ps); /* NULL accepted */
 /* On PEERS_OK the connection is counted, and *ret is its to leave and to penalise. */
 enum peers_verdict peers_join(struct peers *ps, const struct sockaddr_storage *addr, int64_t now_ms, struct peer **ret);

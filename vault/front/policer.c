@@ -93,7 +93,8 @@ static enum policer_verdict wait_for_room(struct policer *p, int64_t now_ms, str
 /* What ends a message may always pass: it gives back more than it takes. */
 static bool has_room(const struct policer *p, const struct policer_stream *s, uint32_t length)
 {
-    return p->unfinished <= p->max_unfinished - (length < p->max_unfinished ? length : p->max_unfinished) ||
+    uint32_t cost = length + POLICER_FRAME_COST;
+    return p->unfinished <= p->max_unfinished - (cost < p->max_unfinished ? cost : p->max_unfinished) ||
            (s->prefix == 5 && length >= s->left);
 }
 
@@ -189,6 +190,10 @@ static enum policer_verdict on_data(struct policer *p, int64_t now_ms, const str
     p->dropping = drop;
     p->pad_next = f->flags & FRAME_PADDED;
     p->data = s == NULL ? -1 : (int16_t)(s - p->streams);
+    if (s != NULL) { /* gRPC keeps a slice for each: small frames cost it more than they weigh */
+        s->have += POLICER_FRAME_COST;
+        p->unfinished += POLICER_FRAME_COST;
+    }
     if (s != NULL && ends)
         s->ended |= POLICER_CLIENT_ENDED; /* closed, where the server has ended too, once its payload was judged */
     return POLICER_PASS;

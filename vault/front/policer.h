@@ -21,6 +21,7 @@ enum {
     POLICER_STREAMS_BEFORE_ACK = 9,           /* the 10th needs the client's SETTINGS ACK */
     POLICER_ACK_MS = 1000,                    /* the core's SETTINGS acknowledged within */
     POLICER_MAX_MESSAGE_BYTES = 320 * 1024,   /* 256 KiB, which gRPC refuses kindly, and slack; beyond: cut */
+    POLICER_FRAME_COST = 64,                  /* bytes of core's memory for each DATA frame of an unfinished message, beside its payload */
     POLICER_TINY_BYTES = 16,                  /* DATA or messages shorter than this are control traffic */
     POLICER_EXCESS_MS = 5000,                 /* a budget dry for so long is an attack: cut */
 };
@@ -45,7 +46,7 @@ enum policer_verdict { POLICER_PASS, POLICER_WAIT, POLICER_CUT };
 struct policer_stream {
     uint32_t id;   /* 0: free slot */
     uint32_t left; /* bytes of the message in progress, or its length so far while the prefix is read */
-    uint32_t have; /* bytes of it that were passed on: core keeps them until it is whole */
+    uint32_t have; /* bytes of it that were passed on, and what their frames cost: core keeps them until it is whole */
     uint8_t prefix; /* bytes of the 5-byte prefix read */
     uint8_t ended;  /* who has sent END_STREAM */
 };

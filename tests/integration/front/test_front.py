@@ -363,8 +363,8 @@ def test_the_cap_in_total():
 
 
 def test_the_share_of_one_certificate():
-    """Half of the connections, whatever the addresses: the oldest idle one makes room, and where none is idle the newest is refused."""
-    with Front(max_connections="8") as f:
+    """A quarter of the connections, whatever the addresses: the oldest idle one makes room, and where none is idle the newest is refused."""
+    with Front(max_connections="16") as f:
         held = [f.client(source=f"127.0.{i}.1") for i in range(4)]
         sids = [c.begin(end=False) for c in held[1:]]  # three are in the middle of a call
         assert held[0].call() == b"hello"
@@ -380,7 +380,7 @@ def test_the_share_of_one_certificate():
         assert "makes room for a newer connection" in f.logged() and "too many connections of this certificate" in f.logged()
         ctx = f.context(cert=False)
         ctx.load_cert_chain(*h.make_cert(f.dir, "other"))
-        assert h.Client(f.tls(ctx, source="127.0.6.1")).call() == b"hello"  # somebody else has the other half
+        assert h.Client(f.tls(ctx, source="127.0.6.1")).call() == b"hello"  # somebody else has a quarter, too
         for c, sid in zip([*held[1:], fifth], [*sids, busy]):
             c.conn.send_data(sid, b"", end_stream=True)
             c.flush()

@@ -6,6 +6,8 @@
 
 enum { CAP = 5 };
 
+enum { ALL_STREAMS = 3072 };
+
 static struct sockaddr_storage addr(const char *text)
 {
     struct sockaddr_storage a = {0};
@@ -30,7 +32,7 @@ static enum peers_verdict join(struct peers *ps, const char *text, int64_t now_m
 static void test_cap(void **state)
 {
     (void)state;
-    struct peers *ps = peers_new(CAP);
+    struct peers *ps = peers_new(CAP, ALL_STREAMS);
     struct peer *p = NULL, *q = NULL;
     for (int i = 0; i < CAP; i++)
         assert_int_equal(join(ps, "192.0.2.1", 1000, &p), PEERS_OK);
@@ -46,7 +48,7 @@ static void test_cap(void **state)
 static void test_v6_counts_by_64(void **state)
 {
     (void)state;
-    struct peers *ps = peers_new(1);
+    struct peers *ps = peers_new(1, ALL_STREAMS);
     struct peer *p;
     assert_int_equal(join(ps, "2001:db8::1", 1000, &p), PEERS_OK);
     assert_int_equal(join(ps, "2001:db8::ffff:2", 1000, &p), PEERS_TOO_MANY);
@@ -57,7 +59,7 @@ static void test_v6_counts_by_64(void **state)
 static void test_rate(void **state)
 {
     (void)state;
-    struct peers *ps = peers_new(10);
+    struct peers *ps = peers_new(10, ALL_STREAMS);
     struct peer *p;
     for (int i = 0; i < PEERS_NEW_BURST; i++) {
         assert_int_equal(join(ps, "192.0.2.1", 1000, &p), PEERS_OK);
@@ -71,7 +73,7 @@ static void test_rate(void **state)
 static void test_penalty_doubles_and_is_forgotten(void **state)
 {
     (void)state;
-    struct peers *ps = peers_new(10);
+    struct peers *ps = peers_new(10, ALL_STREAMS);
     struct peer *p, *q;
     int64_t now_ms = 1000, ms = PEERS_PENALTY_FIRST_MS;
     assert_int_equal(join(ps, "192.0.2.1", now_ms, &p), PEERS_OK);
@@ -87,7 +89,7 @@ static void test_penalty_doubles_and_is_forgotten(void **state)
     }
     peers_leave(ps, p, now_ms); /* going away does not help */
     peers_free(ps);
-    ps = peers_new(10);
+    ps = peers_new(10, ALL_STREAMS);
     assert_int_equal(join(ps, "192.0.2.1", 1000, &p), PEERS_OK);
     peers_penalise(p, 1000);
     peers_leave(ps, p, 1001);
@@ -102,7 +104,7 @@ static void test_penalty_doubles_and_is_forgotten(void **state)
 static void test_the_table_is_bounded(void **state)
 {
     (void)state;
-    struct peers *ps = peers_new(10);
+    struct peers *ps = peers_new(10, ALL_STREAMS);
     struct peer *p, *last = NULL;
     struct sockaddr_storage a = addr("10.0.0.0");
     struct sockaddr_in *in = (struct sockaddr_in *)&a;
@@ -120,7 +122,7 @@ static void test_the_table_is_bounded(void **state)
 static void test_streams_of_one_address(void **state)
 {
     (void)state;
-    struct peers *ps = peers_new(10);
+    struct peers *ps = peers_new(10, ALL_STREAMS);
     struct peer *p, *q, *other;
     assert_int_equal(join(ps, "192.0.2.1", 1000, &p), PEERS_OK);
     assert_int_equal(join(ps, "192.0.2.1", 1000, &q), PEERS_OK);
@@ -138,7 +140,7 @@ static void test_streams_of_one_address(void **state)
 static void test_unfinished_bytes_of_one_address(void **state)
 {
     (void)state;
-    struct peers *ps = peers_new(10);
+    struct peers *ps = peers_new(10, ALL_STREAMS);
     struct peer *p, *q;
     assert_int_equal(join(ps, "192.0.2.1", 1000, &p), PEERS_OK);
     assert_int_equal(join(ps, "192.0.2.1", 1000, &q), PEERS_OK);
@@ -151,10 +153,35 @@ static void test_unfinished_bytes_of_one_address(void **state)
     peers_free(ps);
 }
 
+static void test_all_addresses_together(void **state)
+{
+    (void)state;
+    struct peers *ps = peers_new(10, ALL_STREAMS);
+    struct peer *p[4];
+    for (int i = 0; i < 4; i++) {
+        char from[16] = "192.0.2.1";
+        from[8] = (char)('1' + i);
+        assert_int_equal(join(ps, from, 1000, &p[i]), PEERS_OK);
+    }
+    for (int i = 0; i < 3; i++)
+        peers_count(p[i], 1000, &(struct peer_change){.streams = ALL_STREAMS / 3, .unfinished_bytes = PEERS_ALL_UNFINISHED_BYTES / 3});
+    assert_int_equal(peers_stream_room(p[0], 1000), 0);
+    assert_int_equal(peers_unfinished_room(p[0]), 0);
+    assert_int_equal(peers_stream_room(p[3], 1000), PEERS_LEAST_STREAMS); /* the fourth has its least */
+    assert_int_equal(peers_unfinished_room(p[3]), PEERS_LEAST_UNFINISHED_BYTES);
+    peers_count(p[3], 1000, &(struct peer_change){.streams = PEERS_LEAST_STREAMS, .unfinished_bytes = PEERS_LEAST_UNFINISHED_BYTES - 1});
+    assert_int_equal(peers_stream_room(p[3], 1000), 0);
+    assert_int_equal(peers_unfinished_room(p[3]), 1);
+    peers_count(p[0], 1000, &(struct peer_change){-200, -(2 << 20), 200, 0}); /* and what one gives back is everybody's */
+    assert_int_equal(peers_stream_room(p[3], 1000), 200 - PEERS_LEAST_STREAMS);
+    assert_int_equal(peers_unfinished_room(p[3]), (2 << 20) - PEERS_LEAST_UNFINISHED_BYTES + 1);
+    peers_free(ps);
+}
+
 static void test_undone_streams_outlive_their_connection(void **state)
 {
     (void)state;
-    struct peers *ps = peers_new(10);
+    struct peers *ps = peers_new(10, ALL_STREAMS);
     struct peer *p, *q;
     int64_t now_ms = 1000;
     assert_int_equal(join(ps, "192.0.2.1", now_ms, &p), PEERS_OK);
@@ -188,6 +215,7 @@ int main(void)
         cmocka_unit_test(test_penalty_doubles_and_is_forgotten),
         cmocka_unit_test(test_the_table_is_bounded),
         cmocka_unit_test(test_streams_of_one_address),
+        cmocka_unit_test(test_all_addresses_together),
         cmocka_unit_test(test_unfinished_bytes_of_one_address),
         cmocka_unit_test(test_undone_streams_outlive_their_connection),
     };

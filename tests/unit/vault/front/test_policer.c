@@ -228,18 +228,18 @@ static void test_unfinished_messages(void **state)
     add_call(r, 3);
     add_frame(r, FRAME_DATA, 0, 1, part, sizeof part);
     passes(r);
-    assert_int_equal(r->p.unfinished, 1000);
-    policer_set_room(&r->p, 100, sizeof part - 1);
+    assert_int_equal(r->p.unfinished, 1000 + POLICER_FRAME_COST);
+    policer_set_room(&r->p, 100, sizeof part + POLICER_FRAME_COST - 1);
     add_frame(r, FRAME_DATA, 0, 3, part, sizeof part);
     assert_int_equal(feed(r), POLICER_WAIT);
     struct policer waiting = r->p;
-    policer_set_room(&r->p, 100, sizeof part); /* another connection has finished one */
+    policer_set_room(&r->p, 100, sizeof part + POLICER_FRAME_COST); /* another connection has finished one */
     passes(r);
-    assert_int_equal(r->p.unfinished, 2000);
+    assert_int_equal(r->p.unfinished, 2000 + 2 * POLICER_FRAME_COST);
     policer_set_room(&r->p, 100, 0);
     add_frame(r, FRAME_DATA, 0, 1, NULL, 4096 - 1000); /* the end of a message always passes */
     passes(r);
-    assert_int_equal(r->p.unfinished, 1000);
+    assert_int_equal(r->p.unfinished, 1000 + POLICER_FRAME_COST);
     add_frame(r, FRAME_RST_STREAM, 0, 3, NULL, 4); /* and so does giving one up */
     passes(r);
     assert_int_equal(r->p.unfinished, 0);
@@ -248,6 +248,29 @@ static void test_unfinished_messages(void **state)
     add_frame(r, FRAME_DATA, 0, 3, part, sizeof part);
     r->now_ms += POLICER_EXCESS_MS;
     is_cut(r, FRAME_ENHANCE_YOUR_CALM, "too much of messages not finished");
+}
+
+/* Core keeps what a frame brings and what it takes to keep it: small frames are dearer than they look. */
+static void test_frames_of_unfinished_messages(void **state)
+{
+    (void)state;
+    struct rig *r = &rig;
+    enum { CRUMBS = 100 };
+    open_acked(r);
+    add_call(r, 1);
+    add_frame(r, FRAME_DATA, 0, 1, "\0\0\0\x10\0" "123456789012", 17);
+    for (int i = 1; i < CRUMBS; i++)
+        add_frame(r, FRAME_DATA, 0, 1, NULL, 17);
+    passes(r);
+    assert_int_equal(r->p.unfinished, CRUMBS * (17 + POLICER_FRAME_COST) - 5);
+    policer_set_room(&r->p, 100, 17 + POLICER_FRAME_COST - 1);
+    add_frame(r, FRAME_DATA, 0, 1, NULL, 17);
+    assert_int_equal(feed(r), POLICER_WAIT);
+    policer_set_room(&r->p, 100, 17 + POLICER_FRAME_COST);
+    passes(r);
+    add_frame(r, FRAME_DATA, 0, 1, NULL, 4096 + 5 - 17 * (CRUMBS + 1)); /* whole: nothing of it is left */
+    passes(r);
+    assert_int_equal(r->p.unfinished, 0);
 }
 
 static void test_streams_end_from_both_sides(void **state)
@@ -680,6 +703,7 @@ int main(void)
         cmocka_unit_test(test_open_streams),
         cmocka_unit_test(test_streams_of_the_address),
         cmocka_unit_test(test_unfinished_messages),
+        cmocka_unit_test(test_frames_of_unfinished_messages),
         cmocka_unit_test(test_streams_end_from_both_sides),
         cmocka_unit_test(test_reset_before_headers),
         cmocka_unit_test(test_no_data_after_the_end),
