@@ -53,9 +53,9 @@ static RESULT answer_again(struct token *t, const struct request *r, struct err 
 
 static RESULT verify_fresh(struct request *r, const struct confine *confine, struct err *e)
 {
-    static struct watchdog watchdog; /* its thread lives as long as this short process */
-    struct token *t = calloc(1, sizeof *t);
-    INVARIANT(t != NULL);
+    static struct watchdog watchdog; /* its thread lives as long as this short process, */
+    static struct token fresh;       /* and so does what the module was given */
+    struct token *t = &fresh;
     /* Landlock here and not in the helper: its rule for /proc/self would name the helper. */
     if (confine != NULL) {
         TRY(confine_landlock(confine->paths, confine->npaths, confine->role, e));
