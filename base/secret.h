@@ -1,9 +1,10 @@
 /*
  * Purpose: the only holder of key bytes: fixed slots in one guarded, locked, no-dump slab.
- * Owns:    the slab (one a process, made once by secret_slab_init) and every slot in it.
+ * Owns:    the slab (one a process, made once by secret_slab_init) and every slot in it. Pages are their maker's.
  * Threads: secret_new/free from any thread (lock-free or short lock); a secret's bytes belong to whoever holds it;
  *          share it read-only after it is filled.
- * Errors:  secret_slab_init fails when locking cannot be proved: start-up must stop then. secret_new fails EXHAUSTED.
+ * Errors:  secret_slab_init and secret_pages_new fail when locking cannot be proved: start-up must stop then. secret_new fails
+ *          EXHAUSTED.
  * Limits:  SECRET_MAX_BYTES a secret; the number of slots is fixed at init.
  * Secrets: secret_free wipes; the slab is mlock'ed, MADV_DONTDUMP, MADV_WIPEONFORK, between PROT_NONE pages.
  *          No environment variable weakens it.
