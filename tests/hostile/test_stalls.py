@@ -89,16 +89,10 @@ if LONG:  # thousands of handshakes prove with real numbers what tests/integrati
         assert o.result["standing"] == 512 and o.result["refused"] == 88, o
 
     def test_idle_connections_of_one_certificate(arena):
-<<<<<<< HEAD
         """A quarter of max_connections, from however many addresses: the oldest make room, and nobody else has less."""
         share = MAX_CONNECTIONS // 4
         o = arena.run("idle", n=share + 300, addresses=12, seconds=5)
         assert share - 100 < o.result["standing"] <= share, o
-=======
-        """Half of max_connections, from however many addresses: the oldest make room, and nobody else has less."""
-        o = arena.run("idle", n=MAX_CONNECTIONS // 2 + 300, addresses=12, seconds=5)
-        assert MAX_CONNECTIONS // 2 - 100 < o.result["standing"] <= MAX_CONNECTIONS // 2, o
->>>>>>> origin/main
         assert "makes room for a newer connection" in arena.instance.log
 
 
