@@ -4,7 +4,8 @@
  * Threads: any. No thread of its own: of the callers that wait one reads for all.
  * Errors:  ERR_UNAVAILABLE "HSM_UNAVAILABLE": no channel, replaced, closed, or no answer in time; else what hsm answered.
  * Limits:  16 calls in flight, so that a send never blocks; the rest wait their turn within their own deadline.
- * Secrets: packets are wiped; the reply buffer is the caller's to wipe.
+ * Secrets: packets are received in locked memory and wiped; a key goes from there into its secret. The reply buffer is the caller's to
+ *          wipe.
  */
 #ifndef HSM_CALL_H
 #define HSM_CALL_H

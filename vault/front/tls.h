@@ -5,8 +5,9 @@
  * Threads: a ctx is read-only and counted; a tls belongs to one thread at a time (shake.h, then its loop).
  * Errors:  tls_ctx_new: ERR_INVALID "TLS_FILES" with what is wrong. I/O answers enum tls_io; `why` is a literal for the log.
  * Limits:  the enum below; descriptors with more than TLS_FILE_MAX_BYTES are refused.
- * Secrets: the private key lies in OpenSSL's secure heap (locked, kept out of core dumps) once tls_memory_init was called; file
- *          copies are wiped; SSL buffers are cleansed where OpenSSL does so. Session keys lie in ordinary memory.
+ * Secrets: the private key lies in OpenSSL's secure heap (locked, kept out of core dumps) once tls_memory_init was called; of an RSA
+ *          key OpenSSL keeps the primes in ordinary memory too, once it has signed. File copies are wiped; SSL buffers are cleansed
+ *          where OpenSSL does so. Session keys lie in ordinary memory.
  */
 #ifndef FRONT_TLS_H
 #define FRONT_TLS_H
