@@ -1,5 +1,5 @@
 # Claviger. `make run`: a development instance doing its job on real input. `make test`: everything that must hold.
-# Also: make asan | tsan | bench | cover | tidy | interop | fuzz-smoke | layers | headers | banned | install.
+# Also: make asan | tsan | bench | cover | mutate | tidy | interop | fuzz-smoke | layers | headers | banned | install.
 #
 # One build tree for each flavour: BUILD=build/dev (default), build/asan, build/tsan, build/cover.
 # Layout: one static library for each folder of docs/LAYERS; a folder links what that page allows it to include.
