@@ -22,8 +22,10 @@ from work import Lane
 
 HERE = pathlib.Path(__file__).resolve().parent
 KINDS = {"work": 49, "roll": 4, "start": 15, "instant": 9, "ill": 5, "fault": 12, "doomed": 6}
-A_LIFE = 5       # points between two starts of the monitor, which forgets its backoff; each life ends with fsck
-COMPARED = 10   # points between two comparisons of the whole state
+KILLS = {"start": 2, "ill": 2, "fault": 0}  # of one point; else 1
+A_LIFE = 4       # kills, and
+EXAMINED = 6     # points between two starts of the monitor, which forgets its backoff; each life ends with fsck
+COMPARED = 2     # lives between two comparisons of the whole state
 LIFETIME = 120   # points of one instance: it grows
 
 
@@ -33,6 +35,7 @@ class Station:
     def __init__(self, folder, template, rng, number):
         self.rig = rig.Rig(folder, template, anchor_file=number % 2 == 1)
         self.rng = rng
+        self.kills = self.points = self.lives = 0
 
     def begin(self):
         self.rig.start()
@@ -51,6 +54,18 @@ class Station:
         self.rig.start()
         self.lane.connect()
         self.judge.ready()
+
+    def tired(self, kind):
+        """After each point: a new life when this one was long, and now and then a look at everything."""
+        self.kills += KILLS.get(kind, 1)
+        self.points += 1
+        if self.kills < A_LIFE and self.points < EXAMINED:
+            return
+        self.kills = self.points = 0
+        self.lives += 1
+        self.again()
+        if self.lives % COMPARED == 0:
+            self.whole()
 
     def whole(self):
         self.judge.compare()
@@ -80,10 +95,7 @@ def run_lane(args):
                 done[kind] += 1
             except NotReached:
                 missed += 1
-            if used % A_LIFE == 0:
-                station.again()
-            if used % COMPARED == 0:
-                station.whole()
+            station.tired(kind)
         except Exception:  # noqa: BLE001  (a finding; the lane goes on with a new instance)
             findings.append(f"{point}\n{traceback.format_exc()[-3000:]}{examine(station, args, len(findings))}")
             station = None

@@ -31,10 +31,10 @@ def station(folder, template):
 
 
 # ---- two hundred points ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kinds, points", [(("work",), 100), (("start", "instant"), 50), (("fault", "doomed"), 50)],
+@pytest.mark.parametrize("kinds, points", [(("work",), 100), (("start", "instant", "ill"), 50), (("fault", "doomed", "roll"), 50)],
                          ids=["killed while it works", "killed while it recovers, and at any instant", "a disk that fails"])
 def test_points(kinds, points):
-    result = run(points, SEED, lanes=2, kinds=kinds)
+    result = run(points, SEED, lanes=3, kinds=kinds)
     print(result)
     assert not result.findings, result
     assert result.points == points and set(result.done) == set(kinds), result
