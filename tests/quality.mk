@@ -109,6 +109,14 @@ tidy:
 	@$(MAKE) BUILD=build/tidy build/tidy/gen/.stamp
 	@tools/run-tidy build/tidy $(JOBS) $(FILES)
 
+# ---- tests of the tests: tools/mutate says which files, which tests answer for them, and what must be caught ---------------
+# make mutate [FILES="kms/name/name.c"]
+MUTATE_LIBS := base kms/crypto kms/name kms/policy
+.PHONY: mutate
+mutate: $(foreach d,$(MUTATE_LIBS),$(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/$(d)/test_*.c)))
+	@CC='$(CC)' CFLAGS='$(CFLAGS)' LDFLAGS='$(LDFLAGS)' LDLIBS='$(LDLIBS)' JOBS=$(JOBS) \
+	    $(foreach d,$(MUTATE_LIBS),LIBS_$(subst /,_,$(d))='$(call libs_for,$(d))') tools/mutate $(BUILD) $(FILES)
+
 # ---- the published client -------------------------------------------------------------------------------------------------
 .PHONY: interop
 interop:
