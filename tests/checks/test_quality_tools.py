@@ -28,14 +28,11 @@ def number(file, words):
     return next(n for n, text in enumerate((ROOT / file).read_text().splitlines(), 1) if words in text)
 
 
-def judged(tmp_path, change):
-    """tools/coverage on figures in which everything ran, but for what `change` does to them."""
+def figures(change):
+    """What gcovr says when everything ran, but for what `change` does to it."""
     files = {name: [line(1)] for names in coverage.WHOLE.values() for name in names}
     change(files)
-    figures = tmp_path / "figures.json"
-    figures.write_text(json.dumps({"files": [{"file": f, "lines": lines} for f, lines in files.items()]}))
-    done = subprocess.run([ROOT / "tools/coverage", "--from", figures], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
-    return done.returncode, done.stdout
+    return json.dumps({"files": [{"file": f, "lines": lines} for f, lines in files.items()]})
 
 
 DECIDE, AEAD = "kms/policy/decide.c", "kms/crypto/aead.c"
@@ -54,9 +51,16 @@ EXEMPT = number("kms/crypto/hierarchy.c", "cover-ok:")
     (lambda f: f["kms/crypto/hierarchy.c"].append(line(EXEMPT, 9, [9, 9])), "take the mark away"),
     (lambda f: f.update({"base/x.c": [line(n, 0) for n in range(1, 100)]}), "of lines (at least"),
 ], ids=["all ran", "a branch", "both ways", "a line", "a bug's branch", "a file", "an exempt branch", "a mark too many", "the lines"])
-def test_coverage_fails_on_what_never_ran(tmp_path, change, said):
-    code, text = judged(tmp_path, change)
-    assert (code == 0) == (said is None) and (said or "files whole") in text, text
+def test_coverage_fails_on_what_never_ran(capsys, change, said):
+    good, text = coverage.judge(figures(change)), capsys.readouterr().out
+    assert good == (said is None) and (said or "files whole") in text, text
+
+
+def test_coverage_says_so_by_its_exit_code(tmp_path):
+    file = tmp_path / "figures.json"
+    for change, code in ((lambda f: None, 0), (lambda f: f.pop(AEAD), 1)):
+        file.write_text(figures(change))
+        assert subprocess.run([ROOT / "tools/coverage", "--from", file], stdout=subprocess.DEVNULL, timeout=60).returncode == code
 
 
 def test_coverage_wants_a_reason():
