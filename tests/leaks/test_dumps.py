@@ -91,7 +91,7 @@ def take(pid, folder, excluded="off"):
     file, script = folder / f"core.{pid}.{excluded}", folder / "script"
     script.write_text(GDB.format(excluded=excluded, file=file))
     done = subprocess.run(["gdb", "-nx", "-q", "-batch", "-x", str(script), "-p", str(pid)], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
     assert "$1 = 0\n" in done.stdout, done.stdout
     assert file.exists() and file.stat().st_size > 1 << 16, done.stdout
     return file

@@ -12,6 +12,7 @@ import time
 import pytest
 from conftest import World, as_root, not_sanitized
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from google.cloud.kms.v1 import service_pb2 as msg
 from kit.client import connect
 from kit.instance import until
 
@@ -185,9 +186,9 @@ def stopped_by_gdb(pid, commands, folder, **values):
         gdb = subprocess.Popen(["gdb", "-nx", "-q", "-batch", "-x", str(script), "-p", str(pid)], stdin=subprocess.DEVNULL,
                                stdout=out, stderr=subprocess.STDOUT)
     try:
-        until(lambda: "Breakpoint 1 at" in said.read_text() or gdb.poll() is not None, 30, "gdb waits")
+        until(lambda: "Breakpoint 1 at" in said.read_text() or gdb.poll() is not None, 60, "gdb waits")
         yield
-        gdb.wait(30)
+        gdb.wait(60)
     finally:
         gdb.kill()
         gdb.wait()
@@ -203,7 +204,7 @@ def lines(path):
 
 def test_an_l1_goes_from_locked_memory_to_locked_memory(fresh, tmp_path):
     """In hsm while the answer leaves: in a secret; at hsm's next wait: nowhere. In core, where it is used first: in a secret."""
-    fresh.configure(hsm_timeout="30s")  # gdb takes its time
+    fresh.configure(hsm_timeout="60s")  # gdb takes its time
     world = World(fresh.start())
     key = world.key()
     truth = Truth(fresh)
@@ -213,11 +214,11 @@ def test_an_l1_goes_from_locked_memory_to_locked_memory(fresh, tmp_path):
     needles.touch(mode=0o600)
     needles.write_text("L1 " + truth.raw_never["L1 of acme"].hex() + "\n")
     answer = []
-    asked = threading.Thread(target=lambda: answer.append(world.encrypt(key, b"x")))
+    asked = threading.Thread(target=lambda: answer.append(world.orders.kms.Encrypt(msg.EncryptRequest(name=key, plaintext=b"x"), timeout=60)))
     with stopped_by_gdb(pids["hsm"], HSM, tmp_path / "hsm", needles=needles), \
             stopped_by_gdb(pids["core"], CORE, tmp_path / "core", needles=needles):
         asked.start()
-    asked.join(30)
+    asked.join(60)
     needles.unlink()
     assert answer, "hsm answered too late"
     sending, using = lines(tmp_path / "hsm/sending"), lines(tmp_path / "core/using")
