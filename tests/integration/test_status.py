@@ -82,7 +82,7 @@ class Rig:
             last[0] = self.kmsctl("status", who=who)
             return f"{name}:" in last[0][1]
         try:
-            until(asked, 15, name)
+            until(asked, 30, name)
         except AssertionError as e:
             raise AssertionError(f"{name} is not in {last[0]}") from e
         code, said = last[0]
@@ -97,7 +97,7 @@ class Rig:
         seen.add(name)
         return said
 
-    def well(self, timeout=15):
+    def well(self, timeout=30):
         """Nothing is wrong any more; nothing was started again for it."""
         last = [None]
 

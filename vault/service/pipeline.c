@@ -219,7 +219,7 @@ void pipeline_say_why(struct call *c, const struct health *h, struct err *e)
     char text[CONDITION_TEXT_MAX];
     CLEANUP(buf_release) struct buf all;
     buf_init(&all, CONDITION_COUNT * CONDITION_TEXT_MAX);
-    if (!c->row->says_why || e->code != ERR_UNAVAILABLE || c->id.principal == NULL || c->id.principal->tenant[0] != 0)
+    if (h->serving || !c->row->says_why || e->code != ERR_UNAVAILABLE || c->id.principal == NULL || c->id.principal->tenant[0] != 0)
         return;
     for (int i = 0; i < CONDITION_COUNT; i++) {
         if (!h->is[i])

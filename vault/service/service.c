@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STORE_READERS = 4, LIMITER_KEYS = 65536, REFUSAL_SOURCES = 4096, REFUSALS_FULL_PER_MINUTE = 10 };
+enum { STORE_READERS = 4, LIMITER_KEYS = 65536, REFUSAL_SOURCES = 4096, REFUSALS_FULL_PER_MINUTE = 10, RECOVERY_WAIT_MS = 2000 };
 
 /* Relay thread only: the tenant of the event under way stays held until the next one. */
 static const struct audit_tenant *relay_tenant(void *user, const uint8_t tenant_id[16])
@@ -110,6 +110,20 @@ static RESULT token_key(struct service *s, struct err *e)
     return aead_key_derive(store_key, KDF_STORE, fields, 2, 1, &s->token_key, e);
 }
 
+/* A recovery administrator may act once the event of its making is in the journal: that takes a moment, unless the journal is in
+ * trouble, which must not keep the service from starting and saying so. */
+static void await_recovery(struct service *s)
+{
+    struct review_note n;
+    struct journal_status js;
+    const int64_t until = clock_boot_ms(s->clock) + RECOVERY_WAIT_MS;
+    while (reviews_due(s->reviews, REVIEW_RECOVERY, &n) && journal_outbox_seq(s->journal) < s->outbox_at_start &&
+           clock_boot_ms(s->clock) < until) {
+        journal_status(s->journal, &js);
+        (void)journal_wait(s->journal, js.next_index, RECOVERY_WAIT_MS / 100);
+    }
+}
+
 static RESULT start_all(struct service *s, const struct service_options *o, struct err *e)
 {
     TRY(table_check(e));
@@ -125,6 +139,7 @@ static RESULT start_all(struct service *s, const struct service_options *o, stru
     s->lanes = lanes_new((unsigned)s->config->slow_workers, s->config->slow_queue_max);
     struct relay_hooks hooks = {.tenant = relay_tenant, .user = s};
     TRY(relay_start(s->journal, s->store, &hooks, &s->relay, e));
+    await_recovery(s);
     s->sweep = sweep_start(s);
     return ok();
 }
