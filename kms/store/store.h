@@ -6,7 +6,8 @@
  * Threads: every function from any thread; get and scan use pooled read connections; commit blocks until durable.
  *          Slow lane only: never on a gRPC worker.
  * Errors:  ERR_NOT_FOUND; ERR_CONFLICT (revision not as expected: read again); ERR_EXISTS (expected absent);
- *          ERR_DATA_LOSS "RECORD_TAMPERED" (does not open under its own columns); ERR_UNAVAILABLE "STORE_FULL" / "STORE_IO";
+ *          ERR_DATA_LOSS "RECORD_TAMPERED" (does not open under its own columns); ERR_UNAVAILABLE "STORE_FULL" / "STORE_IO",
+ *          and "STORE_UNSURE" where a failing disk leaves open whether a commit happened;
  *          open: ERR_STATE "STORE_NEWER" (made by a newer version), "STORE_FOREIGN" (other instance or seal secret),
  *          "STORE_BUSY" (another process has it open), "STORE_PERMISSIONS"; ERR_NOT_FOUND; ERR_DATA_LOSS "STORE_CORRUPT".
  *          ERR_DATA_LOSS "STORE_STALE": what is there is authentic but not the newest, or something is missing (README.md).

@@ -266,8 +266,8 @@ void store_retry(struct store *s)
 
 /* A commit whose sync failed is undone here, but the log may hold it whole: did the process die now, the next start would take it for
  * committed, though its callers are told otherwise. A transaction that changes nothing overwrites its first frame, and what follows
- * then no longer checks. That its own sync fails too is no matter: it is dead for the next start of this machine's run. False: it could
- * not even be written, and whether the group happened is open until something can. */
+ * then no longer checks. Should the sync of that fail too, it still stands in the log that the next process reads. False: it could not
+ * even be written, and whether the group happened is open until something can. */
 static bool bury(struct store *s)
 {
     char sql[64];

@@ -39,10 +39,11 @@ class NotReached(Exception):
     """The workload ended before the point: it does not count."""
 
 
-# What a disk or a file system can really answer.
+# What a disk, a file system or a client's connection can really answer.
 ERRORS = {
     "write": (errno.EIO, errno.ENOSPC, errno.EINTR), "sync": (errno.EIO, errno.ENOSPC, errno.EINTR), "open": (errno.EIO, errno.ENOSPC, errno.EMFILE),
     "resize": (errno.EIO, errno.ENOSPC, errno.EINTR), "name": (errno.EIO, errno.ENOSPC), "unlink": (errno.EIO,),
+    "send": (errno.EPIPE, errno.ECONNRESET, errno.EINTR),
 }
 # The journal's next file is made ahead of time and named when its turn comes: once in some thousand events.
 ROLL = (("open", "part"), ("resize", "part"), ("write", "part"), ("sync", "part"), ("name", "journal"), ("unlink", "part"))
@@ -92,14 +93,14 @@ class Chooser:
         return Point("roll", (place,), control.FAIL, 1, self.rng.choice((1, control.ALWAYS)), error)
 
     def _fault(self, kind):
-        seen = {p: n for p, n in self.at_work.items() if p[0] in ERRORS and p[1] in DISK[:-1]}
+        seen = {p: n for p, n in self.at_work.items() if p[0] in ERRORS and p[1] in (*DISK[:-1], "client")}
         if kind == "doomed":
             seen = {p: n for p, n in seen.items() if p[1] in ("wal", "journal")}
         place = self.rng.choice(sorted(seen))
         nth = self.rng.randint(1, max(1, int(seen[place])))
         if kind == "doomed" and place == ("sync", "wal"):  # and then nothing can be written either
             return Point(kind, (place, ("write", "wal")), control.FAIL, self.rng.randint(1, 20), control.ALWAYS, self.rng.choice(LASTING))
-        if place[0] == "write" and kind == "fault" and self.rng.random() < 0.25:
+        if place[0] in ("write", "send") and kind == "fault" and self.rng.random() < 0.25:
             return Point(kind, (place,), control.SHORT, nth, self.rng.choice((1, control.ALWAYS)))
         error = self.rng.choice([e for e in ERRORS[place[0]] if kind == "fault" or e in LASTING])
         times = control.ALWAYS if kind == "doomed" or (error in LASTING and self.rng.random() < 0.6) else 1
@@ -276,6 +277,8 @@ class Runner:
 
     def _while_it_lasts(self, p, ops):
         (call, file), = p.places
+        if call == "send" and p.action == control.FAIL:
+            return
         if p.action != control.FAIL or p.error == errno.EINTR:
             assert all(op.calls[0].answer.how == "ok" for op in ops), [op.calls[0].answer for op in ops]
         elif file in STORE:
@@ -287,7 +290,8 @@ class Runner:
 
     def _refusals(self, p, ops):
         """Nobody hears of it but by the right code; a call that hangs or breaks off is a finding."""
-        (_, file), = p.places
+        (call, file), = p.places
+        broken = call == "send" and p.action == control.FAIL and p.error != errno.EINTR  # then the connection is, and nothing else
         if file in STORE:
             # SQLite keeps the error number of a write, and of a sync that of the call before it: a full disk may show as a failing one
             reasons = {"STORE_FULL", "STORE_IO"} if p.error == errno.ENOSPC else {"STORE_IO"}
@@ -295,7 +299,7 @@ class Runner:
             reasons = {"AUDIT_UNAVAILABLE"} if file in JOURNAL else set()
         for op in ops:
             a = op.calls[0].answer
-            assert a.how != "unknown", f"{op.rpc}: {a}"
+            assert a.how != "unknown" or broken, f"{op.rpc}: {a}"
             if a.how == "refused":
                 assert a.code == Code.UNAVAILABLE and a.reason in reasons, f"{op.rpc}: {a}"
 
