@@ -148,7 +148,8 @@ RESULT pin_tries_check(struct pin_tries *t, struct err *e)
         e->hint = "correct hsm_pin_file, make sure the token is not locked, then remove the record";
         return f;
     }
-    if (r.count > 0 && now - r.last_unix_s < PIN_WAIT_S) {
+    /* Whole seconds are compared: a difference of 60 may be one of 59.1. */
+    if (r.count > 0 && now - r.last_unix_s <= PIN_WAIT_S) {
         struct result f = err_set(e, ERR_STATE, "HSM_PIN_WAIT", __FILE__, __LINE__,
                                   "a wrong PIN was tried %" PRId64 " s ago (%" PRIu32 " of %d): one try a minute",
                                   now - r.last_unix_s, r.count, PIN_TRIES_MAX);
