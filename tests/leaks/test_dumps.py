@@ -2,6 +2,7 @@
 none of the key memory in it."""
 import os
 import pathlib
+import re
 import resource
 import signal
 import subprocess
@@ -76,7 +77,7 @@ def test_an_abort_leaves_no_core(fresh, limit):
             assert not dumped(pid)
             fresh.wait()
         else:
-            until(lambda: f"role={role}" in fresh.log.split("signal=ABRT")[0].rsplit("\n", 1)[-1] if "signal=ABRT" in fresh.log else False, 10, role)
+            until(lambda: re.search(rf"role={role} .*signal=ABRT", fresh.log), 10, f"the end of {role}")
             until(lambda: fresh.children().get(role, pid) != pid, 10, f"another {role}")
             os.truncate(fresh.log_file, 0)
     assert cores(fresh.dir) == before

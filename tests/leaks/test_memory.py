@@ -114,9 +114,9 @@ def test_locked_memory_is_what_we_say(driven):
             assert "dd" in r.flags, (role, r)
             assert ("wf" in r.flags) == (role != "front"), (role, r)  # OpenSSL's heap asks for none; front never forks
             assert r.locked_kb > 0, (role, r)
-            for guard in (all_[i - 1], all_[i + 1]):
-                assert not guard.flags & {"rd", "wr"} and r.start in (guard.end, r.start) and guard.start in (r.end, guard.start), (role, r, guard)
-            assert all_[i - 1].end == r.start and all_[i + 1].start == r.end
+            below, above = all_[i - 1], all_[i + 1]
+            assert below.end == r.start and not below.flags & {"rd", "wr"}, (role, below, r)
+            assert above.start == r.end and not above.flags & {"rd", "wr"}, (role, r, above)
         counted = int(pathlib.Path(f"/proc/{driven.pids[role]}/status").read_text().split("VmLck:")[1].split()[0])
         assert counted * 1024 == sum(r.end - r.start for _, r in locked), role
 
