@@ -60,6 +60,15 @@ def test_users_of_their_own(apart):
     assert world.decrypt(key, sealed) == b"across three users"
     assert (apart.run_dir.stat().st_mode & 0o777) == 0o710  # the gate of the core's socket
     assert (apart.state.stat().st_mode & 0o077) in (0, 0o011)
+    owners = {}
+    for path in [*apart.state.rglob("*"), *apart.run_dir.rglob("*")]:
+        st = path.lstat()
+        owners.setdefault(pwd.getpwuid(st.st_uid).pw_name, set()).add(path.name)
+        open_to_others = {"core.sock": 0o066, "endpoint": 0o044}.get(path.name, 0)  # in run_dir, which is the gate
+        assert st.st_mode & 0o077 == open_to_others, (path, oct(st.st_mode))
+    assert FRONT not in owners, owners
+    assert {"store.db", "store.db-wal", "journal", "core.sock"} <= owners[CORE] and "hsm" in owners[HSM], owners
+    assert not {"store.db", "store.db-wal", "journal"} & owners[HSM], owners
 
 
 def test_a_user_that_does_not_exist(apart):
