@@ -2,7 +2,7 @@
 import os
 import resource
 
-from arena import LONG
+from arena import LONG, OTHERS
 
 ADDRESS_STREAMS, CALLS = 1024, 4096  # PEERS_STREAMS, max_calls_in_flight
 MAX_CONNECTIONS = 4096
@@ -97,10 +97,10 @@ if LONG:  # thousands of handshakes prove with real numbers what tests/integrati
 
 
 def test_a_crowd(arena):
-    """Thousands of clients, 500 of them in their handshakes at any time: those in service hardly notice, and everybody is served."""
-    clients = 10_000 if LONG else 1_000
-    # Hundreds of handshakes a second are real work on the cores that the good client shares with them: a wider floor.
-    o = arena.run("crowd", clients=clients, seconds=90 if LONG else 25, floor_ms=60)
+    """Hundreds of clients, 10,000 with LONG=1, 500 at any time: those in service hardly notice, and everybody is served in time."""
+    clients = 10_000 if LONG else 600
+    o = arena.run("crowd", clients=clients, seconds=90 if LONG else 60)
     assert o.result["served"] == clients, o
-    assert o.result["first_s"] < 2 and o.result["all_s"] < (30 if LONG else 20), o
+    assert o.result["first_s"] < 2 or o.others > OTHERS, o
+    assert o.result["all_s"] < (30 if LONG else 10) or o.others > OTHERS, o
     arena.counted(o.before, "connections_accepted", clients)

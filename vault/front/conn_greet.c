@@ -95,7 +95,7 @@ void conn_shake(struct conn *c)
     struct loop *l = c->loop;
     struct err e;
     INVARIANT(l->tls != NULL && l->shake != NULL);
-    conn_set_state(c, CONN_HANDSHAKE, c->state_due);
+    conn_set_state(c, CONN_HANDSHAKE, l->now_ms + l->limits.handshake_ms); /* the line was not its fault */
     c->job = (struct shake_job){.tls = &c->tls};
     if (tls_open(&c->tls, l->tls, c->client_fd, &e).failed || shake_give(l->shake, &c->job, &e).failed) {
         l->counts.refused++;
@@ -103,6 +103,7 @@ void conn_shake(struct conn *c)
         return;
     }
     c->shaking = true;
+    conn_rearm(c);
 }
 
 bool conn_is_slow(const struct conn *c)

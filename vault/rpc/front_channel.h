@@ -12,7 +12,7 @@
 #include "base/ipc.h"
 #include "kms/authn/authn.h"
 
-enum { FRONT_CONNS_MAX = 131072, FRONT_CHANNEL_NICE = 10 };
+enum { FRONT_CONNS_MAX = 131072, FRONT_CHANNEL_NICE = 5 };
 
 struct front_channel;
 struct front_stats {
