@@ -1,12 +1,22 @@
 #include "vault/service/clockstep.h"
 
-enum { NS_PER_MS = 1000000 };
+enum { NS_PER_MS = 1000000, TORN_MS = 100, TRIES = 10 };
+
+/* Both clocks at one moment. On a busy machine a thread may be put aside between two readings: such a pair says nothing. */
+static bool read_both(const struct clock *c, int64_t *ret_boot_ns, int64_t *ret_offset_ns)
+{
+    int64_t before = clock_boot_ns(c), wall = clock_wall_ns(c), after = clock_boot_ns(c);
+    *ret_boot_ns = after;
+    *ret_offset_ns = wall - after;
+    return after - before < (int64_t)TORN_MS * NS_PER_MS;
+}
 
 void clockstep_init(struct clockstep *s, const struct clock *c)
 {
-    int64_t boot = clock_boot_ns(c);
-    *s = (struct clockstep){.offset_ns = clock_wall_ns(c) - boot, .looked_boot_ns = boot, .tokens = CLOCKSTEP_BURST,
-                            .token_boot_ms = boot / NS_PER_MS};
+    int64_t boot, offset;
+    for (int i = 0; i < TRIES && !read_both(c, &boot, &offset); i++)
+        continue;
+    *s = (struct clockstep){.offset_ns = offset, .looked_boot_ns = boot, .tokens = CLOCKSTEP_BURST, .token_boot_ms = boot / NS_PER_MS};
 }
 
 static void refill(struct clockstep *s, int64_t boot_ms)
@@ -20,7 +30,9 @@ static void refill(struct clockstep *s, int64_t boot_ms)
 
 bool clockstep_look(struct clockstep *s, const struct clock *c, int64_t *ret_expected_ns)
 {
-    int64_t boot = clock_boot_ns(c), offset = clock_wall_ns(c) - boot;
+    int64_t boot, offset;
+    if (!read_both(c, &boot, &offset)) /* the next look sees what this one may have missed */
+        return false;
     int64_t slew = (boot - s->looked_boot_ns) / 1000000 * CLOCKSTEP_SLEW_PPM, off = offset - s->offset_ns;
     s->looked_boot_ns = boot;
     refill(s, boot / NS_PER_MS);

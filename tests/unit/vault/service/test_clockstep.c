@@ -3,6 +3,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 
 #include <cmocka.h>
@@ -76,6 +77,29 @@ static void a_clock_that_stands_still_is_a_few_records_and_then_one_a_minute(voi
     assert_false(clockstep_settled(&s, &f.c, 3600 * 1000));
 }
 
+/* A clock whose reading takes a while, as for a thread that was put aside in the middle of it. */
+static int64_t slow_ns;
+static int64_t slow_wall(const struct clock *c)
+{
+    int64_t now = atomic_load(&((const struct fake_clock *)c)->wall);
+    fake_clock_advance(&f, slow_ns);
+    return now;
+}
+
+static void two_readings_far_apart_are_no_step(void **state)
+{
+    int64_t expected;
+    (void)state;
+    f.c.wall_ns = slow_wall;
+    slow_ns = 5 * S;
+    for (int i = 0; i < 10; i++)
+        assert_false(look(&expected));
+    slow_ns = 0;
+    assert_false(look(&expected));
+    fake_clock_step_wall(&f, 3 * S); /* the twin */
+    assert_true(look(&expected));
+}
+
 static void settled_means_by_the_boot_clock(void **state)
 {
     int64_t expected;
@@ -94,6 +118,7 @@ int main(void)
         cmocka_unit_test_setup(a_step_is_seen_once_and_says_what_was_expected, start),
         cmocka_unit_test_setup(less_than_the_least_is_none, start),
         cmocka_unit_test_setup(a_clock_that_stands_still_is_a_few_records_and_then_one_a_minute, start),
+        cmocka_unit_test_setup(two_readings_far_apart_are_no_step, start),
         cmocka_unit_test_setup(settled_means_by_the_boot_clock, start),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
