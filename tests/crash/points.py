@@ -46,7 +46,7 @@ ERRORS = {
     "send": (errno.EPIPE, errno.ECONNRESET, errno.EINTR),
 }
 # The journal's next file is made ahead of time and named when its turn comes: once in some thousand events.
-ROLL = (("open", "part"), ("resize", "part"), ("write", "part"), ("sync", "part"), ("name", "journal"), ("unlink", "part"))
+ROLL = (("open", "part"), ("resize", "part"), ("write", "part"), ("sync", "part"), ("name", "journal"))
 LASTING = (errno.EIO, errno.ENOSPC)  # what may go on; an interrupted call is made again
 
 
@@ -54,15 +54,21 @@ class Chooser:
     """Points by seed. Half of them take a place first, so that the rare ones are met as often as the busy ones."""
 
     def __init__(self, rng, at_work, at_start):
-        self.rng = rng
+        self.rng, self.decks = rng, {}
         self.at_work = {p: n for p, n in at_work.items() if n > 0}  # calls of a wave, on average
         self.at_start = {p: n for p, n in at_start.items() if n > 0}
 
-    def _place(self, seen):
+    def _next(self, kind, seen):
+        """Each place once in random order, and again: by chance alone some would wait for long."""
+        deck = self.decks.setdefault(kind, [])
+        if not deck:
+            deck += self.rng.sample(sorted(seen), len(seen))
+        return deck.pop()
+
+    def _place(self, kind, seen):
         if self.rng.random() < 0.3:
-            every = tuple(seen)
-            return every, sum(seen.values())
-        place = self.rng.choice(sorted(seen))
+            return tuple(seen), sum(seen.values())
+        place = self._next(kind, seen)
         return (place,), seen[place]
 
     def _kill(self, places):
@@ -73,19 +79,19 @@ class Chooser:
         if kind == "instant":
             return Point(kind, (), after_s=self.rng.uniform(0, 0.03))
         if kind in ("work", "start"):
-            places, n = self._place(self.at_work if kind == "work" else self.at_start)
+            places, n = self._place(kind, self.at_work if kind == "work" else self.at_start)
             # beyond one wave: also what only comes about after others have ended
             return Point(kind, places, self._kill(places), self.rng.randint(1, max(1, int(n * (2 if kind == "work" else 1)))))
         return self._roll() if kind == "roll" else self._ill() if kind == "ill" else self._fault(kind)
 
     def _ill(self):
         seen = {p: n for p, n in self.at_start.items() if p[0] in ERRORS and p[1] in DISK}
-        place = self.rng.choice(sorted(seen))
+        place = self._next("ill", seen)
         error = self.rng.choice([e for e in ERRORS[place[0]] if e != errno.EINTR])
         return Point("ill", (place,), control.FAIL, self.rng.randint(1, int(seen[place])), self.rng.choice((1, control.ALWAYS)), error)
 
     def _roll(self):
-        place = self.rng.choice(ROLL[:5])
+        place = self._next("roll", ROLL)
         nth = self.rng.randint(1, 5 if place[0] == "write" else 2)
         if place[0] == "name" or self.rng.random() < 0.6:
             return Point("roll", (place,), self._kill((place,)), 1 if place[0] in ("name", "open", "resize") else nth)
@@ -96,7 +102,7 @@ class Chooser:
         seen = {p: n for p, n in self.at_work.items() if p[0] in ERRORS and p[1] in (*DISK[:-1], "client")}
         if kind == "doomed":
             seen = {p: n for p, n in seen.items() if p[1] in ("wal", "journal")}
-        place = self.rng.choice(sorted(seen))
+        place = self._next(kind, seen)
         nth = self.rng.randint(1, max(1, int(seen[place])))
         if kind == "doomed" and place == ("sync", "wal"):  # and then nothing can be written either
             return Point(kind, (place, ("write", "wal")), control.FAIL, self.rng.randint(1, 20), control.ALWAYS, self.rng.choice(LASTING))
