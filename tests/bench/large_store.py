@@ -113,6 +113,10 @@ def main():
         took, peak = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
         print(f"fsck: {took:.0f} s, at most {peak} MiB in any process: " + [l for l in said.splitlines() if l.startswith("examined")][-1])
         assert code == 0, said
+        begun = time.monotonic()
+        code, said = i.run("accept-rollback", "--reason", "how long it takes", timeout=900)
+        print(f"accept-rollback: {time.monotonic() - begun:.0f} s: " + [l for l in said.splitlines() if l.startswith("accepted")][-1][:160])
+        assert code == 0, said
         assert full[1] < LIMIT_S and crashed[1] < LIMIT_S, f"over {LIMIT_S} s"
         print(f"from exec to the first decryption: under {LIMIT_S} s, as it must be")
     finally:
