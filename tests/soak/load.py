@@ -27,12 +27,12 @@ def must(condition, what):
 
 
 class Load:
-    def __init__(self, instance):
+    def __init__(self, instance, ring="soak"):
         self.instance = instance
         self.stop, self.threads = threading.Event(), []
         self.lock, self.done, self.failed, self.wrong = threading.Lock(), {}, [], []
         keyadmin = connect(instance, "acme-keyadmin")
-        self.ring = keyadmin.kms.CreateKeyRing(msg.CreateKeyRingRequest(parent="projects/acme/locations/eu", key_ring_id="soak")).name
+        self.ring = keyadmin.kms.CreateKeyRing(msg.CreateKeyRingRequest(parent="projects/acme/locations/eu", key_ring_id=ring)).name
         self.keys = [keyadmin.kms.CreateCryptoKey(msg.CreateCryptoKeyRequest(
             parent=self.ring, crypto_key_id=f"k{i}", crypto_key=dict(purpose=res.CryptoKey.ENCRYPT_DECRYPT))).name for i in range(4)]
         self.changed = self.keys.pop()  # the one whose versions come and go
