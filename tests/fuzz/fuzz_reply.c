@@ -3,7 +3,7 @@
  * rpc_* stand in for the network: they answer with the input. A call either gives what claviger.h promises or fails with one of
  * its codes; a batch of two has two outcomes; texts are ended and have no control characters.
  *
- * Input: u8 what (a message: then u16 which), then per answer: u8 how (0: an error; odd: a script for tests/fuzz/build.h; else the message as it is), u8
+ * Input: u8 what (below 160 a message: then u16 which; to 169 a local message: u8 how, u8 length of its wrapped key, block), then per answer: u8 how (0: an error; odd: a script for tests/fuzz/build.h; else the message as it is), u8
  * length and bytes. */
 #include "vault/client/cache.h"
 #include "vault/client/internal.h"
@@ -206,6 +206,34 @@ static const ProtobufCMessageDescriptor *const descriptors[] = {
 };
 enum { DESCRIPTORS = sizeof descriptors / sizeof descriptors[0] };
 
+/* A message of claviger_local_*, which anybody may have written: header as it should be or as it comes, then whatever. Nothing opens but
+ * what was sealed, whatever key the server gives for it. */
+static void local(void)
+{
+    CLEANUP(buf_release) struct buf m = {0};
+    struct claviger_buffer out = {0};
+    struct claviger_error e = {0};
+    struct local_parts p;
+    uint8_t how = reader_u8(&input), wrapped = reader_u8(&input);
+    buf_init(&m, 1 << 16);
+    if (how & 1) {
+        buf_put(&m, "CLVL\1\0\0\0", 8);
+        buf_put_u16(&m, (uint16_t)(how & 2 ? wrapped : wrapped << 3));
+    }
+    buf_put_bytes(&m, block());
+    for (unsigned i = 0; how & 4 && i < 90u + wrapped; i++)
+        buf_put_u8(&m, (uint8_t)i);
+    if (!local_parse(buf_bytes(&m), &p, &e).failed) {
+        INVARIANT(p.header.p == m.p && p.wrapped.n <= LOCAL_WRAPPED_MAX && p.salt.n == LOCAL_SALT_BYTES);
+        INVARIANT(p.header.n + p.commitment.n + p.sealed.n == m.n && p.sealed.n >= LOCAL_TAG_BYTES);
+    }
+    claviger_forget_keys(client);
+    int code = claviger_local_decrypt(client, "key", m.p, m.n, NULL, &out, &e);
+    INVARIANT(code != CLAVIGER_OK && out.data == NULL);
+    check_error(code, &e);
+    claviger_buffer_free(&out);
+}
+
 /* Any answer of any row, and the event inside a record of the log, as kmsctl prints them. */
 static void printed(const ProtobufCMessageDescriptor *d)
 {
@@ -239,6 +267,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         const ProtobufCMessageDescriptor *d = descriptors[reader_u16(&input) % DESCRIPTORS];
         if (d->magic == PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC)
             printed(d);
+    } else if (what < 170) {
+        local();
     } else if (what < 192) {
         batch(what & 1);
     } else {
