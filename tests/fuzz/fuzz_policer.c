@@ -34,10 +34,12 @@ static void offer(struct side *s, int64_t now_ms)
     s->n -= span.used;
     memmove(s->pending, s->pending + span.used, s->n);
     require(s->p.open <= STREAMS && s->p.left <= POLICER_MAX_FRAME_BYTES && s->p.pad <= s->p.left + 255);
-    uint32_t open = 0;
-    for (unsigned i = 0; i < POLICER_STREAMS; i++)
+    uint32_t open = 0, held = 0;
+    for (unsigned i = 0; i < POLICER_STREAMS; i++) {
         open += s->p.streams[i].id != 0;
-    require(open == s->p.open);
+        held += s->p.streams[i].have;
+    }
+    require(open == s->p.open && held == s->p.unfinished);
 }
 
 /* split 0: all at once; else in pieces of 1..split bytes */
