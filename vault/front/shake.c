@@ -41,15 +41,24 @@ static struct epoll_event wanted(struct shake_job *j)
     return (struct epoll_event){.events = what | EPOLLRDHUP | EPOLLONESHOT, .data.ptr = j};
 }
 
+/* Arms the socket: from here on the job may be with another thread. */
+static int hand_over(struct shake *s, int op, struct shake_job *j)
+{
+    struct epoll_event next = wanted(j);
+    int fd = j->tls->fd;
+    atomic_store_explicit(&j->handed, 1, memory_order_release);
+    return epoll_ctl(s->epoll, op, fd, &next);
+}
+
 static void step(struct shake *s, struct shake_job *j, uint32_t events)
 {
+    (void)atomic_load_explicit(&j->handed, memory_order_acquire);
     struct tls *t = j->tls;
     t->readable = t->writable = true;
     t->hup = t->hup || (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
     enum tls_io io = tls_handshake(t);
-    struct epoll_event next = wanted(j);
-    if (io == TLS_AGAIN && epoll_ctl(s->epoll, EPOLL_CTL_MOD, t->fd, &next) == 0)
-        return; /* from here on it may be with another thread */
+    if (io == TLS_AGAIN && hand_over(s, EPOLL_CTL_MOD, j) == 0)
+        return;
     finish(s, j, io == TLS_AGAIN ? TLS_BROKEN : io);
 }
 
@@ -127,8 +136,7 @@ int shake_fd(const struct shake *s)
 
 RESULT shake_give(struct shake *s, struct shake_job *j, struct err *e)
 {
-    struct epoll_event ev = wanted(j);
-    if (epoll_ctl(s->epoll, EPOLL_CTL_ADD, j->tls->fd, &ev) != 0)
+    if (hand_over(s, EPOLL_CTL_ADD, j) != 0)
         FAIL_ERRNO(e, ERR_EXHAUSTED, NULL, "epoll_ctl");
     return ok();
 }

@@ -13,6 +13,8 @@
 
 #include "vault/front/tls.h"
 
+#include <stdatomic.h>
+
 enum {
     SHAKE_THREADS_MAX = 4,
     SHAKE_CPUS_PER_THREAD = 4, /* a quarter of the machine, and one thread at least */
@@ -23,6 +25,7 @@ struct shake_job {
     struct shake_job *next;
     struct tls *tls;
     enum tls_io outcome; /* TLS_OK, or TLS_BROKEN with tls->why */
+    atomic_uint handed;  /* what epoll orders anyway, where a sanitizer can see it */
 };
 
 struct shake;
