@@ -124,7 +124,7 @@ def run(instance, seconds, trace=None):
     killer, sampler = Killer(instance), Sampler(instance)
     load = Load(instance)
     load.start()
-    until(lambda: all(load.done.get(k[0], 0) >= 4 for k in load.kinds), 30, "every kind of call")
+    until(lambda: all(load.done.get(k[0], 0) >= 4 for k in load.kinds), 180, "every kind of call")
     load.pause()
     rest = at_rest(sampler)  # descriptors and threads
     wrong = [f"while priming: {f}" for f in load.failed]
