@@ -6,20 +6,22 @@ import itertools
 import grpc
 
 import rig  # noqa: F401  (first: it sets the path)
-from claviger.envelope.v1 import envelope_pb2 as env
-from claviger.identity.v1 import identity_pb2 as idy
-from claviger.policy.v1 import policy_pb2 as pol
-from claviger.tenants.v1 import tenants_pb2 as ten
-from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg
+from claviger.envelope.v1 import envelope_pb2 as env, envelope_pb2_grpc
+from claviger.identity.v1 import identity_pb2 as idy, identity_pb2_grpc
+from claviger.policy.v1 import policy_pb2 as pol, policy_pb2_grpc
+from claviger.tenants.v1 import tenants_pb2 as ten, tenants_pb2_grpc
+from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg, service_pb2_grpc
 from google.protobuf import field_mask_pb2
 from kit.client import connect
 from kit.wire import Code, Details
 
 ENABLED, DISABLED, DESTROYED_LATER = res.CryptoKeyVersion.ENABLED, res.CryptoKeyVersion.DISABLED, res.CryptoKeyVersion.DESTROY_SCHEDULED
-LOCATION, TENANTS_MAX, KEYS_A_RING, TIMEOUT = "projects/acme/locations/eu", 12, 24, 8
+LOCATION, TENANTS_MAX, TIMEOUT = "projects/acme/locations/eu", 12, 8
 IDENTITIES = ("admin", "acme-keyadmin", "acme-orders")
 LONG = (("traceparent", "t" * 128),)  # longer events fill a file sooner
 OPTIONS = (("grpc.enable_retries", 0),)  # a call that the library repeats would be two calls with one request id
+STUBS = (service_pb2_grpc.KeyManagementServiceStub, envelope_pb2_grpc.EnvelopeStub, identity_pb2_grpc.IdentityStub, policy_pb2_grpc.PolicyStub,
+         tenants_pb2_grpc.TenantsStub)
 Receipt = collections.namedtuple("Receipt", "origin index leaf")
 
 
@@ -132,16 +134,9 @@ class Lane:
     def connect(self):
         self.rig.close_clients()
         self.clients = {name: connect(self.rig, name, options=OPTIONS) for name in IDENTITIES}
-        from claviger.envelope.v1 import envelope_pb2_grpc
-        from claviger.identity.v1 import identity_pb2_grpc
-        from claviger.policy.v1 import policy_pb2_grpc
-        from claviger.tenants.v1 import tenants_pb2_grpc
-        from google.cloud.kms.v1 import service_pb2_grpc
-        stubs = (service_pb2_grpc.KeyManagementServiceStub, envelope_pb2_grpc.EnvelopeStub, identity_pb2_grpc.IdentityStub,
-                 policy_pb2_grpc.PolicyStub, tenants_pb2_grpc.TenantsStub)
         self.methods = {}
         for name, client in self.clients.items():
-            for stub in stubs:
+            for stub in STUBS:
                 self.methods.update({(name, rpc): method for rpc, method in vars(stub(client.channel)).items()})
 
     def method(self, who, rpc):
