@@ -110,7 +110,9 @@ class Arena:
         """Resident MB of each process."""
         out = {}
         for role, pid in {"monitor": self.instance.process.pid, **self.pids}.items():
-            text = pathlib.Path(f"/proc/{pid}/status").read_text()
+            path = pathlib.Path(f"/proc/{pid}/status")
+            assert path.exists(), f"{role} has died:\n" + self.instance.log[-3000:]
+            text = path.read_text()
             out[role] = int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
         return out
 
@@ -174,7 +176,7 @@ class Arena:
         before, entries, rss, cpu = now.traffic, now.journal.entries, sum(rss_by.values()), self.cpu_s()
         busy, own = self.busy_s()
         quiet = self.quiet()
-        assert quiet["failed"] == [], quiet
+        assert quiet["failed"] == [], (quiet, self.instance.log[-3000:])
         start, peak, peak_by, samples = time.monotonic(), rss, rss_by, []
         self.attacker.ask(json.dumps({"attack": name, "net": next(self.nets), **args}))
         while not self.attacker.answered(0.05):
