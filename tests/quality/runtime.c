@@ -3,9 +3,7 @@
  * folder, whatever a process does with its environment and its standard error. So the daemon needs no variable to pass on, and
  * a child whose output nobody reads is still heard (tools/run-sanitized reads the folder).
  */
-/* SIGBUS is what the module of tests/hardware raises when it is told to crash: asked for, not found. One that nobody asked for still
- * ends the process, and the monitor's log has it. */
-#define COMMON "log_path=" QUALITY_REPORTS ":log_exe_name=1:handle_sigbus=0:"
+#define COMMON "log_path=" QUALITY_REPORTS ":log_exe_name=1:"
 const char *__asan_default_options(void);
 const char *__lsan_default_options(void);
 const char *__ubsan_default_options(void);
