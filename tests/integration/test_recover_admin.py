@@ -237,7 +237,7 @@ def test_not_without_the_pin(fresh):
         assert status(certificate(fresh)).health == "degraded"
 
 
-@pytest.mark.parametrize("call, nth", [("pwrite64", n) for n in (1, 3, 6)] + [("fdatasync", 1), ("fdatasync", 2), ("fsync", 1)])
+@pytest.mark.parametrize("call, nth", [("pwrite64", 1), ("pwrite64", 3), ("pwrite64", 6), ("fdatasync", 1)])
 def test_never_half_an_administrator(fresh, call, nth):
     """kill -9 of core inside recover-admin: all of it is there, or nothing, and the store is whole."""
     if shutil.which("strace") is None:
@@ -248,7 +248,7 @@ def test_never_half_an_administrator(fresh, call, nth):
                           text=True, timeout=60, env=dict(os.environ, ASAN_OPTIONS="detect_leaks=0"))  # it cannot work under strace
     killed = "killed by SIGKILL" in (fresh.dir / "trace").read_text()
     assert killed == (done.returncode != 0), done.stdout + done.stderr
-    assert killed or nth > 1 or call == "fsync"
+    assert killed or nth > 1  # the first is always reached
     code, said = fresh.run("fsck")
     assert code == 0, said
     fresh.start()
