@@ -60,7 +60,8 @@ static void leave_core(struct conn *c)
     if (c->core_fd >= 0)
         (void)close(c->core_fd);
     c->core_fd = -1;
-    if (c->state == CONN_OPEN) {
+    if (c->state == CONN_OPEN && !c->left) { /* once: a good-bye that finds no room becomes a close */
+        c->left = true;
         conn_count_streams(c);
         /* what is open now is left undone, by the client unless core has gone */
         struct peer_change ch = {.streams = -(int32_t)c->streams, .unfinished_bytes = -(int32_t)c->unfinished,

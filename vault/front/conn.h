@@ -53,7 +53,7 @@ struct conn {
     struct holding holding; /* from the end of the handshake on */
     struct shake_job job;
     int client_fd, core_fd;
-    bool shaking /* another thread has tls */, doomed /* to be closed when it is back */;
+    bool left /* core, and its streams are off its peer's account */, shaking /* another thread has tls */, doomed /* to be closed when it is back */;
     bool queued, in_outbox, core_told /* of its end */, hashed;
     bool core_readable, core_writable, core_hup, core_eof, client_eof, core_shut;
     uint64_t generation; /* of the channel the core knows it by; 0: unknown to it */

@@ -674,6 +674,36 @@ def test_slow_reader_is_bounded_and_then_cut_off(front):
     assert resident_kb(front) < 40_000
 
 
+def test_cut_with_answers_unread_and_calls_open(front):
+    """The good-bye finds no room and becomes a close: what was open is taken from its address once, not twice."""
+    poured = []
+
+    def pour(sock):
+        sock.sendall(frame(h.SETTINGS))
+        sock.settimeout(1)
+        try:
+            while len(poured) < 2000:
+                sock.sendall(frame(h.DATA, 0, 1, b"x" * 16384))
+                poured.append(1)
+        except OSError:
+            pass
+    front.core.raw = pour
+    s = front.raw(source="127.0.0.2")
+    s.sendall(b"".join(frame(h.HEADERS, 4, i, h.REQUEST) for i in (1, 3, 5)) + frame(h.DATA, 0, 3, b"\0\0\0\x10\0" + b"x" * 100))
+    last = [-1]
+
+    def stuck():
+        last.append(len(poured))
+        time.sleep(0.05)
+        return len(poured) > 5 and len(poured) == last[-1] == last[-2]
+    until(stuck, what="a client that reads nothing")
+    s.sendall(frame(h.PUSH, 4, 1, b"\0\0\0\x02"))
+    until(lambda: len(front.core.closed) == 1, what="the cut")
+    front.core.raw = None
+    assert front.alive() and "PUSH_PROMISE from a client" in front.logged()
+    assert front.client().call() == b"hello"
+
+
 def resident_kb(front):
     text = pathlib.Path(f"/proc/{front.proc.pid}/status").read_text()
     return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1])
