@@ -430,6 +430,39 @@ static void items_are_refused_for_themselves(void **state)
     assert_int_equal(failed_of(&dr, &code), 0);
 }
 
+/* What is not cached takes the whole batch or message to the slow lane, whatever else is wrong with it; an item that is denied is
+ * not looked at. */
+static void the_slow_lane_and_denied_items(void **state)
+{
+    (void)state;
+    static uint8_t good[256];
+    Claviger__Envelope__V1__DecryptItem item = CLAVIGER__ENVELOPE__V1__DECRYPT_ITEM__INIT, *items[] = {&item};
+    Claviger__Envelope__V1__BatchDecryptRequest dr = CLAVIGER__ENVELOPE__V1__BATCH_DECRYPT_REQUEST__INIT;
+    Claviger__Envelope__V1__DecryptStreamRequest sr = CLAVIGER__ENVELOPE__V1__DECRYPT_STREAM_REQUEST__INIT;
+    dr.name = sr.name = TEXT("projects/acme/locations/eu/keyRings/r/cryptoKeys/not-cached");
+    dr.items = sr.items = items;
+    dr.n_items = sr.n_items = 1;
+    item.ciphertext = TEXT("no ciphertext at all");
+    assert_int_equal(code_when("BatchDecrypt", &dr, NULL), ERR_WOULD_BLOCK);
+    assert_int_equal(code_when("DecryptStream", &sr, NULL), ERR_WOULD_BLOCK);
+
+    struct call c;
+    struct err e = {0};
+    ProtobufCMessage *resp = NULL;
+    dr.name = TEXT(KEYS[0]);
+    item.ciphertext = sealed_under(0, 1, KEY_USE_ENCRYPT, BYTES(plain, 10), good);
+    begin(&c, "BatchDecrypt", CALL_ARENA_MAX);
+    assert_false(c.row->resources(&c, (const void *)&dr, &e).failed);
+    c.resources[0].denied = true;
+    c.resources[0].rule = "some-rule";
+    assert_false(c.row->handle(&c, (const void *)&dr, &resp, &e).failed);
+    const Claviger__Envelope__V1__BatchDecryptResponse *r = (const void *)resp;
+    assert_int_equal(r->failed, 1);
+    assert_int_equal(r->results[0]->status->code, 7); /* PERMISSION_DENIED */
+    assert_int_equal(r->results[0]->plaintext.len, 0);
+    arena_release(&c.arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -437,6 +470,7 @@ int main(void)
         cmocka_unit_test_setup(items_do_not_mix, setup),
         cmocka_unit_test(every_refusal_has_its_code),
         cmocka_unit_test(items_are_refused_for_themselves),
+        cmocka_unit_test(the_slow_lane_and_denied_items),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
