@@ -66,7 +66,7 @@ def test_coverage_says_so_by_its_exit_code(tmp_path):
 def test_coverage_wants_a_reason():
     mark = "    x(); // cover-ok:"
     assert coverage.whole("f.c", {"lines": [line(1, 0)]}, [mark])[2] and not coverage.whole("f.c", {"lines": [line(1, 0)]}, [mark + " why"])[2]
-    assert coverage.LINES >= 92 and coverage.EXEMPT <= 24 and len(coverage.WHOLE) == 4
+    assert coverage.LINES >= 90 and coverage.EXEMPT <= 4 and len(coverage.WHOLE) == 4
 
 
 SAMPLE = """static int f(const char *text, size_t n)
