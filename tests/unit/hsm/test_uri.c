@@ -154,7 +154,10 @@ static void test_fuzz_corpus(void **state)
         files++;
     }
     (void)closedir(d);
-    assert_int_equal(files, strcmp(path, "tests/fuzz/corpus/uri") == 0 ? 6 : 14);
+    if (strcmp(path, "tests/fuzz/corpus/uri") == 0)
+        assert_true(files >= 6); /* fuzzing adds to it */
+    else
+        assert_int_equal(files, 14);
 }
 
 int main(void)
