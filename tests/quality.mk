@@ -78,7 +78,7 @@ endef
 $(foreach n,$(FUZZ_NAMES),$(eval $(call fuzz_rule,$(n))))
 $(FUZZ_DIR)/fuzz_csv $(FUZZ_DIR)/fuzz_reply: $(filter-out %/main.o,$(KMSCTL_OBJ)) $(call lib_of,kms/name)
 $(BUILD)/gen/fuzz_descriptors.inc: $(PROTO_LIB)
-	@nm -g --defined-only $< | awk '$$3 ~ /__descriptor$$/ { print "X(" $$3 ")" }' >$@
+	@nm -g --defined-only $< | awk '$$3 ~ /^[a-z].*__descriptor$$/ { print "X(" $$3 ")" }' >$@
 $(BUILD)/obj/tests/fuzz/fuzz_reply.o: $(BUILD)/gen/fuzz_descriptors.inc
 $(FUZZ_DIR)/fuzz_reply: LDFLAGS += -Wl,--wrap=rpc_unary,--wrap=rpc_start,--wrap=rpc_finish
 ifneq ($(FLAVOUR),fuzz)

@@ -1,17 +1,14 @@
 """What clients see of one daemon while its token fails: work that needs the token, work that does not, and what was promised of both."""
 import itertools
-import os
 import time
 
 import grpc
 
 from claviger.system.v1 import system_pb2
 from claviger.tenants.v1 import tenants_pb2 as ten
-from kit.instance import until
+from kit.instance import SLOWER, until
 from kit.wire import Code, Details
 
-# A sanitizer's tree is many times slower: there it is heard for what it finds, and time is not judged.
-SLOWER = 6 if os.environ.get("CLV_UNMEASURED") else 1
 BACK = 2.0 * SLOWER  # seconds from the fault's end to service
 
 

@@ -24,6 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 FRONT = pathlib.Path(os.environ.get("CLV_BUILD", ROOT / "build/dev")).resolve() / "bin/kmsd-front"
+SLOWER = int(os.environ.get("CLV_SLOW", 1))  # as in kit/instance.py: a sanitizer's tree gets longer deadlines
+PATIENCE = 5 * SLOWER
 MAGIC = 0xC1A6
 CONFIG, TLS_FILES, LISTENER, CORE_CHANNEL = 1, 2, 3, 4
 RELOAD, DRAIN, READY, FATAL = 9, 10, 11, 12
@@ -50,7 +52,7 @@ def send_packet(sock, kind, body=b"", fds=(), seq=0):
     socket.send_fds(sock, [packet(kind, body, seq)], list(fds))
 
 
-def recv_packet(sock, timeout=5):
+def recv_packet(sock, timeout=PATIENCE):
     sock.settimeout(timeout)
     data = sock.recv(70000)
     if not data:
@@ -231,7 +233,7 @@ class Front:
         values = {"state_dir": self.dir, "run_dir": self.dir, "locations": "eu", "trust_domain": "t",
                   "tls_cert_file": self.server_cert[0], "tls_key_file": self.server_cert[1],
                   "client_ca_file": self.server_cert[0], "hsm_token": "pkcs11:token=x", "hsm_pin_file": "/x",
-                  "log_level": "debug"} | settings
+                  "log_level": "debug"} | ({"handshake_timeout": "30s"} if SLOWER > 1 else {}) | settings
         send_packet(mine, CONFIG, "".join(f"{k} = {v}\n" for k, v in values.items()).encode())
         if start:
             self.send_tls(*self.server_cert)
@@ -265,7 +267,7 @@ class Front:
 
     def __exit__(self, kind, *rest):
         self.control.close()
-        code = self.proc.wait(10)
+        code = self.proc.wait(10 * SLOWER)
         self.core.close()
         self.listener.close()
         text = self.logged()
@@ -295,7 +297,7 @@ class Front:
         return ctx
 
     def tcp(self, source="127.0.0.1"):
-        s = socket.create_connection(("127.0.0.1", self.port), timeout=10, source_address=(source, 0))
+        s = socket.create_connection(("127.0.0.1", self.port), timeout=10 * SLOWER, source_address=(source, 0))
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return s
 
@@ -321,7 +323,7 @@ class Frames:
     def __init__(self, sock):
         self.sock, self.buf, self.eof = sock, b"", False
 
-    def next(self, timeout=5):
+    def next(self, timeout=PATIENCE):
         """(type, flags, stream, payload), or None at the end of the connection."""
         self.sock.settimeout(timeout)
         while True:
@@ -338,14 +340,14 @@ class Frames:
                 return None
             self.buf += data
 
-    def rest(self, timeout=5):
+    def rest(self, timeout=PATIENCE):
         out = []
         while (f := self.next(timeout)) is not None:
             out.append(f)
         return out
 
 
-def wait_for(sock, kind, timeout=5):
+def wait_for(sock, kind, timeout=PATIENCE):
     frames = Frames(sock)
     while (f := frames.next(timeout)) is not None:
         if f[0] == kind:
@@ -380,7 +382,7 @@ class Client:
         self.flush()
         return sid
 
-    def pump(self, timeout=5):
+    def pump(self, timeout=PATIENCE):
         self.sock.settimeout(timeout)
         try:
             data = self.sock.recv(65536)
@@ -399,19 +401,19 @@ class Client:
         with contextlib.suppress(OSError):
             self.flush()
 
-    def pump_until(self, fn, timeout=5):
+    def pump_until(self, fn, timeout=PATIENCE):
         end = time.monotonic() + timeout
         while not fn():
             assert not self.ended and time.monotonic() < end, "it did not come true"
             self.pump(max(0.01, end - time.monotonic()))
 
-    def finish(self, sid, timeout=5):
+    def finish(self, sid, timeout=PATIENCE):
         end = time.monotonic() + timeout
         while sid not in self.done and not self.ended and time.monotonic() < end:
             self.pump(max(0.01, end - time.monotonic()))
         return self.done.get(sid)
 
-    def call(self, body=b"hello", timeout=5):
+    def call(self, body=b"hello", timeout=PATIENCE):
         return self.finish(self.begin(body), timeout)
 
     def close(self):
@@ -433,7 +435,7 @@ def split_goaways(data, seen):
     return [out] if out else []
 
 
-def until(fn, timeout=5, what="condition"):
+def until(fn, timeout=PATIENCE, what="condition"):
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         if fn():

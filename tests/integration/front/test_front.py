@@ -11,7 +11,7 @@ import time
 
 import harness as h
 import pytest
-from harness import Front, Frames, frame, goaways, until, wait_for
+from harness import SLOWER, Front, Frames, frame, goaways, until, wait_for
 
 CALM, PROTOCOL, SETTINGS_TIMEOUT = 0xB, 0x1, 0x4
 TLS_ALERT_CERTIFICATE_REQUIRED, TLS_ALERT_PROTOCOL_VERSION, TLS_ALERT_NO_ALPN = 116, 70, 120
@@ -19,7 +19,7 @@ TLS_ALERT_CERTIFICATE_REQUIRED, TLS_ALERT_PROTOCOL_VERSION, TLS_ALERT_NO_ALPN = 
 
 @pytest.fixture
 def front():
-    with Front(handshake_timeout="500ms", max_connections_per_peer="64") as f:
+    with Front(handshake_timeout=f"{500 * SLOWER}ms", max_connections_per_peer="64") as f:
         yield f
 
 
@@ -110,35 +110,39 @@ def test_no_tickets(front):
 def test_plaintext_is_closed(front):
     s = front.tcp()
     s.sendall(h.PREFACE + frame(h.SETTINGS))
-    assert ends_in(s, 2) < 1
+    assert ends_in(s, 2 * SLOWER) < 1 * SLOWER
     assert front.client().call() == b"hello"
 
 
 # ---- deadlines
 
 def test_half_a_handshake_is_closed_in_time(front):
+    start = time.monotonic()
     silent, half = front.tcp(), front.tcp()
     out = ssl.MemoryBIO()
     o = front.context().wrap_bio(ssl.MemoryBIO(), out)
     with pytest.raises(ssl.SSLWantReadError):
         o.do_handshake()
     half.sendall(out.read()[:50])
-    assert 0.3 < ends_in(silent, 2) < 1
-    assert ends_in(half, 2) < 1
+    assert ends_in(silent, 2 * SLOWER) < 1 * SLOWER
+    assert time.monotonic() - start > 0.49 * SLOWER  # not before its time
+    assert ends_in(half, 2 * SLOWER) < 1 * SLOWER
 
 
 def test_no_preface_is_closed_in_time(front):
+    start = time.monotonic()
     s, partial = front.tls(), front.tls()
     partial.sendall(h.PREFACE[:10])
-    assert 0.3 < ends_in(s, 2) < 1
-    assert ends_in(partial, 2) < 1
+    assert ends_in(s, 2 * SLOWER) < 1 * SLOWER
+    assert time.monotonic() - start > 0.49 * SLOWER
+    assert ends_in(partial, 2 * SLOWER) < 1 * SLOWER
     assert "no HTTP/2 preface in time" in front.logged()
 
 
 def test_idle_after_settings_is_not_closed(front):
     c = front.client()
     assert c.call() == b"hello"
-    time.sleep(0.8)  # more than the handshake's deadline
+    time.sleep(0.8 * SLOWER)  # more than the handshake's deadline
     assert c.call() == b"hello"
 
 
@@ -146,7 +150,7 @@ def test_settings_must_be_acknowledged(front):
     s = front.raw(ack=False)
     start = time.monotonic()
     got = Frames(s).rest()
-    assert 0.9 < time.monotonic() - start < 2
+    assert 0.9 < time.monotonic() - start < 2 * SLOWER
     assert goaways(got) == [(0, SETTINGS_TIMEOUT)]
     assert front.client().call() == b"hello"  # no penalty: it may only have been busy
 
@@ -154,7 +158,7 @@ def test_settings_must_be_acknowledged(front):
 def test_a_wrong_preface_is_cut(front):
     s = front.tls()
     s.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-    assert ends_in(s, 2) < 1
+    assert ends_in(s, 2 * SLOWER) < 1 * SLOWER
     assert "not HTTP/2" in front.logged()
 
 
@@ -195,7 +199,7 @@ def test_rapid_reset_is_paced_then_cut_while_others_are_served(front):
         start = time.monotonic()
         attacker.settimeout(0.2)
         sent = 0
-        while time.monotonic() - start < 15:
+        while time.monotonic() - start < 15 * SLOWER:
             try:
                 sent += attacker.send(chunk[sent:sent + 65536])
             except TimeoutError:
@@ -208,11 +212,11 @@ def test_rapid_reset_is_paced_then_cut_while_others_are_served(front):
     worst = 0
     while t.is_alive():
         start = time.monotonic()
-        assert victim.call(timeout=2) == b"hello"
+        assert victim.call(timeout=2 * SLOWER) == b"hello"
         worst = max(worst, time.monotonic() - start)
     t.join()
-    assert 4 < result["seconds"] < 9
-    assert worst < 1, worst
+    assert 4 < result["seconds"] < 9 * SLOWER
+    assert worst < 1 * SLOWER, worst
     # 400 at once, then 200 a second for 5 s: 1,400, and not 200,000
     assert 400 <= seen.count(h.RST) < 2200, seen.count(h.RST)
     assert "too many streams reset" in front.logged()
@@ -253,7 +257,7 @@ def test_control_floods_are_paced_then_cut(front):
     def attack(name, source):
         s = front.raw(source=source)
         start = time.monotonic()
-        got = blast(s, FLOODS[name], 12)
+        got = blast(s, FLOODS[name], 12 * SLOWER)
         results[name] = (time.monotonic() - start, goaways(got))
     threads = [threading.Thread(target=attack, args=(n, f"127.0.0.{i}")) for i, n in enumerate(FLOODS, 2)]
     for t in threads:
@@ -262,10 +266,10 @@ def test_control_floods_are_paced_then_cut(front):
         t.join()
     assert sorted(results) == sorted(FLOODS)
     for name, (seconds, said) in results.items():
-        assert 4 < seconds < 10, name
+        assert 4 < seconds < 10 * SLOWER, name
         assert f"too many {name}" in front.logged()
         assert all(code == CALM for _, code in said)
-    assert front.alive() and front.cpu_seconds() < 2
+    assert front.alive() and front.cpu_seconds() < 2 * SLOWER
 
 
 def test_control_within_budget_is_not_cut(front):
@@ -294,7 +298,7 @@ def test_breaches_are_cut_at_once_with_goaway(front, payload, end):
     s.sendall(payload)
     start = time.monotonic()
     got = Frames(s).rest()
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 1 * SLOWER
     assert len(goaways(got)) == 1
     assert end in front.logged()
     until(lambda: len(front.core.closed) == 1, what="CONN_CLOSED")
@@ -420,10 +424,10 @@ def test_silent_handshakes_give_way():
         silent = [f.tcp(source=f"127.0.0.{i % 3 + 1}") for i in range(NET_SLOTS + 20)]
         start = time.monotonic()
         assert f.client(source="127.0.1.1").call() == b"hello"
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < 0.5 * SLOWER
         assert "too slow in the handshake" not in f.logged()
         assert f.client(source="127.0.0.9").call() == b"hello"
-        assert STALL_S * 0.9 < time.monotonic() - start < STALL_S * 4
+        assert STALL_S * 0.9 < time.monotonic() - start < STALL_S * 4 * SLOWER
         assert "too slow in the handshake, while others waited" in f.logged()
         assert f.client(source="127.0.0.9").call() == b"hello"
         for s in silent:
@@ -459,7 +463,7 @@ def test_few_descriptors_neither_spin_nor_lose_the_listener():
             s.close()
         start = time.monotonic()
         until(lambda: tries(lambda: f.client().call()) == b"hello", what="service")
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 1 * SLOWER
 
 
 def test_out_of_descriptors_while_admitted():
@@ -475,7 +479,7 @@ def test_out_of_descriptors_while_admitted():
         resource.prlimit(f.proc.pid, resource.RLIMIT_NOFILE, (64, 64))
         for s in waiting:
             s.close()
-        until(lambda: tries(lambda: f.client().call()) == b"hello", timeout=1, what="service")
+        until(lambda: tries(lambda: f.client().call()) == b"hello", timeout=1 * SLOWER, what="service")
 
 
 # ---- certificates, core, ends
@@ -605,7 +609,7 @@ def test_drain_waits_for_the_last_call_and_says_goaway_twice(front):
     front.core.hold.set()
     assert c.finish(sid) == b"slow"
     c.pump_until(lambda: c.ended)
-    assert front.proc.wait(3) == 0
+    assert front.proc.wait(3 * SLOWER) == 0
 
 
 def test_calls_between_the_goaways_are_served_and_later_ones_dropped(front):
@@ -623,7 +627,7 @@ def test_calls_between_the_goaways_are_served_and_later_ones_dropped(front):
     assert c.finish(first) == b"1" and c.finish(second) == b"2"
     c.pump_until(lambda: c.ended)
     assert late not in c.done
-    assert front.proc.wait(3) == 0
+    assert front.proc.wait(3 * SLOWER) == 0
 
 
 def test_drain_ends_at_its_deadline():
@@ -634,8 +638,8 @@ def test_drain_ends_at_its_deadline():
         until(lambda: len(f.core.new) == 1, what="the connection")
         start = time.monotonic()
         f.drain()
-        assert f.proc.wait(3) == 0
-        assert 0.5 < time.monotonic() - start < 1.5
+        assert f.proc.wait(3 * SLOWER) == 0
+        assert 0.5 < time.monotonic() - start < 1.5 * SLOWER
         assert "calls were still open" in f.logged()
 
 
@@ -645,7 +649,7 @@ def test_old_connections_are_drained():
         start = time.monotonic()
         while len(c.goaways) < 2:
             assert c.call() == b"hello" or len(c.goaways) == 2
-        assert 0.8 < time.monotonic() - start < 2
+        assert 0.8 < time.monotonic() - start < 2 * SLOWER
         c.pump_until(lambda: c.ended)
         assert f.client().call() == b"hello" and f.alive()
 

@@ -6,7 +6,7 @@ import time
 
 import grpc
 import pytest
-from harness import Front, until
+from harness import PATIENCE, SLOWER, Front, until
 
 
 class Echo(grpc.GenericRpcHandler):
@@ -57,17 +57,17 @@ def test_calls_streams_and_names(world):
     f, echo = world
     with channel(f) as c:
         one = c.unary_unary("/echo/One")
-        assert one(b"x" * 200_000, timeout=5) == b"x" * 200_000
+        assert one(b"x" * 200_000, timeout=PATIENCE) == b"x" * 200_000
         for _ in range(300):
-            assert one(b"tiny", timeout=5) == b"tiny"
-        pending = [one.future(b"%d" % i, timeout=20) for i in range(1500)]
+            assert one(b"tiny", timeout=PATIENCE) == b"tiny"
+        pending = [one.future(b"%d" % i, timeout=20 * SLOWER) for i in range(1500)]
         assert [p.result() for p in pending] == [b"%d" % i for i in range(1500)]
         many = c.stream_stream("/echo/Many")
-        assert list(many(iter([b"", b"a"] * 800), timeout=20)) == [b"", b"a"] * 800
+        assert list(many(iter([b"", b"a"] * 800), timeout=20 * SLOWER)) == [b"", b"a"] * 800
         bulk = [b"y" * 60_000] * 100
-        assert list(many(iter(bulk), timeout=20)) == bulk
+        assert list(many(iter(bulk), timeout=20 * SLOWER)) == bulk
         with pytest.raises(grpc.RpcError) as e:
-            c.unary_unary("/echo/None")(b"", timeout=5)
+            c.unary_unary("/echo/None")(b"", timeout=PATIENCE)
         assert e.value.code() == grpc.StatusCode.UNIMPLEMENTED
     (ident,), (peer,) = f.core.new, echo.peers
     assert peer == f"unix-abstract:clv-{ident.hex()}"
@@ -83,7 +83,7 @@ def test_deadlines_of_an_honest_client_are_no_attack(world):
         for p in late:
             with pytest.raises(grpc.RpcError):
                 p.result()
-        assert one(b"after", timeout=10) == b"after"
+        assert one(b"after", timeout=10 * SLOWER) == b"after"
     assert len(f.core.new) == 1
 
 
@@ -96,7 +96,7 @@ def test_a_drain_under_load_loses_no_call(world):
         def load():
             while not stop.is_set():
                 try:
-                    assert one(b"x", timeout=5) == b"x"
+                    assert one(b"x", timeout=PATIENCE) == b"x"
                     done[0] += 1
                 except grpc.RpcError as e:
                     # once the front has gone nobody listens: that is the end of the test, not a lost call
@@ -108,7 +108,7 @@ def test_a_drain_under_load_loses_no_call(world):
             t.start()
         until(lambda: done[0] > 200, what="load")
         f.drain()
-        assert f.proc.wait(5) == 0
+        assert f.proc.wait(5 * SLOWER) == 0
         stop.set()
         f.listener.close()
         for t in threads:

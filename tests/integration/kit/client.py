@@ -13,9 +13,9 @@ from claviger.tenants.v1 import tenants_pb2_grpc
 from google.cloud.kms.v1 import service_pb2_grpc
 from grpc.health.v1 import health_pb2_grpc
 
-from kit.instance import until
+from kit.instance import SLOWER, until
 
-DEADLINE = 10
+DEADLINE = 10 * SLOWER
 
 
 class _WithDeadline(grpc.UnaryUnaryClientInterceptor):
@@ -33,7 +33,7 @@ class Client:
                                                    cert.read_bytes() if cert else None)
         # a pool of its own: two identities must never share a connection; a lost one is tried again at once
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 50),
-                   ("grpc.min_reconnect_backoff_ms", 5000), ("grpc.max_reconnect_backoff_ms", 200),
+                   ("grpc.min_reconnect_backoff_ms", 5000 * SLOWER), ("grpc.max_reconnect_backoff_ms", 200),
                    ("grpc.max_receive_message_length", 16 << 20), *options]
         self.channel = grpc.secure_channel(endpoint, credentials, options)
         calls = grpc.intercept_channel(self.channel, _WithDeadline())

@@ -12,17 +12,19 @@ BUILD = pathlib.Path(os.environ.get("CLV_BUILD", ROOT / "build/dev")).resolve()
 BUGS = ("invariant failed", "AddressSanitizer", "LeakSanitizer", "ThreadSanitizer", "runtime error:", "signal=ABRT", "signal=SEGV", "signal=SYS",
         "assertion failed")  # in any log, whatever the test was about
 TRUST_DOMAIN = "dev.claviger"
+# A sanitizer's tree is many times slower: there deadlines are longer, and the daemon is heard for what it finds.
+SLOWER = int(os.environ.get("CLV_SLOW", 1))
 
 
 def until(condition, timeout=10, what=""):
     """The condition's first true value. Polls: tests never just sleep."""
-    end = time.monotonic() + timeout
+    end = time.monotonic() + timeout * SLOWER
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
-            raise AssertionError(f"not within {timeout} s: {what or condition}")
+            raise AssertionError(f"not within {timeout * SLOWER} s: {what or condition}")
         time.sleep(0.01)
 
 
@@ -38,9 +40,12 @@ class Instance:
     @classmethod
     def create(cls, folder, *options):
         done = subprocess.run([ROOT / "tools/dev-instance", "--dir", folder, "--build", BUILD, "--listen", "127.0.0.1:0", "--no-demo",
-                               *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+                               *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60 * SLOWER)
         assert done.returncode == 0, done.stdout
-        return cls(folder)
+        made = cls(folder)
+        if SLOWER > 1:
+            made.configure(handshake_timeout="30s")
+        return made
 
     def copy(self, folder):
         """The stopped instance again, elsewhere: the token's configuration is the one file that names its own place."""
@@ -78,7 +83,7 @@ class Instance:
     def run(self, *arguments, timeout=20, **popen):
         """kmsd to its end: (exit code, everything it said)."""
         done = subprocess.run([self.programs / "kmsd", "--config", self.config, *arguments], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, **popen)
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout * SLOWER, **popen)
         return done.returncode, done.stdout
 
     def start(self, ready=True, **popen):
@@ -97,7 +102,7 @@ class Instance:
         self.process.send_signal(number)
 
     def wait(self, timeout=20):
-        code = self.process.wait(timeout)
+        code = self.process.wait(timeout * SLOWER)
         self.process = None
         return code
 
