@@ -162,6 +162,21 @@ def test_a_wrong_preface_is_cut(front):
     assert "not HTTP/2" in front.logged()
 
 
+def test_a_thousand_wrong_prefaces_hurt_nobody_else(front):
+    """Each ends its own connection: the listener, those in service and the next good client see nothing of it."""
+    good, ctx, cut = served(front), front.context(), 0
+    for i in range(1000):
+        s = front.tls(ctx, source=f"127.{1 + i // 250}.{i % 250}.1")  # one who does it is not heard again for a moment
+        s.sendall((b"GET / HTTP/1.1\r\n\r\n", h.PREFACE[:-1] + b"?", bytes(24), b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n")[i % 4])
+        ends_in(s, 2 * SLOWER)
+        cut += 1
+        if i % 100 == 0:
+            assert good.call() == b"hello"
+            assert front.client(source="127.0.99.1").call() == b"hello"
+    assert cut == 1000 and front.logged().count("not HTTP/2") > 0
+    assert front.client().call() == good.call() == b"hello"
+
+
 # ---- floods
 
 def blast(sock, chunk, seconds):
