@@ -25,7 +25,7 @@ struct rpc_options {
 void rpc_process_prepare(void);
 RESULT rpc_server_start(const struct rpc_options *o, struct rpc_server **ret, struct err *e);
 /* Stops accepting, waits for calls in flight up to timeout, then cancels the rest. False: some did not end even then, and
- * what they use (the service) must stay until the process ends. NULL accepted. */
+ * what they use (the service) must stay until the process ends. gRPC's own threads stay in any case. NULL accepted. */
 bool rpc_server_stop(struct rpc_server *s, uint64_t timeout_ms);
 /* The front's control channel: CONN_NEW and so on are answered by a thread of its own. Replaces an earlier fd. */
 RESULT rpc_server_front_channel(struct rpc_server *s, int fd, struct err *e);

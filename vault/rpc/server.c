@@ -286,7 +286,8 @@ bool rpc_server_stop(struct rpc_server *s, uint64_t timeout_ms)
     grpc_server_destroy(s->grpc);
     grpc_completion_queue_destroy(s->fast);
     grpc_completion_queue_destroy(s->slow);
-    grpc_shutdown_blocking();
+    /* gRPC itself stays up until the process ends: once a write has had to wait, its shutdown waits for a poller that sleeps
+     * for ten seconds (1.51, tcp_posix.cc), which is longer than a stop may take. */
     for (size_t i = 0; i < RPC_SHARDS; i++)
         pthread_mutex_destroy(&s->shards[i].lock);
     pthread_mutex_destroy(&s->idle_lock);

@@ -53,9 +53,12 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     struct fixture *f = *state;
+    int64_t begun;
 
     client_close(&f->cl);
+    begun = clock_boot_ms(&clock_system);
     assert_true(rpc_server_stop(f->server, 2000));
+    assert_true(clock_boot_ms(&clock_system) - begun < 7000); /* gRPC's own shutdown may take ten seconds */
     fake_stop();
     assert_int_equal(atomic_load(&fake.live_calls), 0);
     assert_int_equal(atomic_load(&fake.conns_held), 0);
@@ -640,12 +643,48 @@ static void stopping_while_calls_arrive(void **state)
     unlink(path);
 }
 
+/* A client over a socket of the test's own making. */
+static void client_over(struct client *cl, const struct fixture *f, int fd)
+{
+    struct sockaddr_un core = {.sun_family = AF_UNIX};
+    grpc_channel_credentials *insecure;
+
+    snprintf(core.sun_path, sizeof(core.sun_path), "%s", f->path);
+    assert_int_equal(connect(fd, (void *)&core, sizeof(core)), 0);
+    grpc_init();
+    insecure = grpc_insecure_credentials_create();
+    cl->channel = grpc_channel_create_from_fd("core", fd, insecure, NULL);
+    grpc_channel_credentials_release(insecure);
+    cl->cq = grpc_completion_queue_create_for_next(NULL);
+}
+
+/* A request that does not fit the socket wakes gRPC's own poller, and its shutdown would wait for that: see teardown. */
+static void a_write_that_had_to_wait_does_not_hold_up_the_stop(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t *big = calloc(1, CALL_REQUEST_MAX);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), little = 1;
+    struct client cl;
+    struct client_call c;
+
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &little, sizeof(little)), 0);
+    client_over(&cl, f, fd);
+    for (int i = 0; i < 20; i++) {
+        client_call_begin(&cl, &c, "/test.Echo/Hot", 8000);
+        client_unary_start(&c, BYTES(big, CALL_REQUEST_MAX), NULL, 0);
+        client_wait(&cl);
+        assert_int_equal(c.status, GRPC_STATUS_OK);
+        client_call_end(&c);
+    }
+    client_close(&cl);
+    free(big);
+}
+
 static void the_caller_is_named_by_its_socket(void **state)
 {
     struct fixture *f = *state;
     char name[sizeof("clv-00112233445566778899aabbccddeeff")]; /* of this run only: abstract names are the machine's */
-    struct sockaddr_un me = {.sun_family = AF_UNIX}, core = {.sun_family = AF_UNIX};
-    grpc_channel_credentials *insecure;
+    struct sockaddr_un me = {.sun_family = AF_UNIX};
     struct client cl;
     struct client_call c;
     struct fake_last seen;
@@ -653,14 +692,8 @@ static void the_caller_is_named_by_its_socket(void **state)
 
     snprintf(name, sizeof(name), "clv-00112233445566778899aabb%08x", (unsigned)getpid());
     memcpy(me.sun_path + 1, name, sizeof(name) - 1);
-    snprintf(core.sun_path, sizeof(core.sun_path), "%s", f->path);
     assert_int_equal(bind(fd, (void *)&me, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + sizeof(name))), 0);
-    assert_int_equal(connect(fd, (void *)&core, sizeof(core)), 0);
-    grpc_init();
-    insecure = grpc_insecure_credentials_create();
-    cl.channel = grpc_channel_create_from_fd("core", fd, insecure, NULL);
-    grpc_channel_credentials_release(insecure);
-    cl.cq = grpc_completion_queue_create_for_next(NULL);
+    client_over(&cl, f, fd);
     client_call_begin(&cl, &c, "/test.Echo/Hot", 5000);
     client_unary_start(&c, BYTES_LIT("x"), NULL, 0);
     client_wait(&cl);
@@ -718,6 +751,7 @@ int main(void)
         T(many_calls_at_once),
         T(stopping_waits_then_cancels),
         T(stopping_while_calls_arrive),
+        T(a_write_that_had_to_wait_does_not_hold_up_the_stop),
         T(the_caller_is_named_by_its_socket),
         T(a_socket_that_cannot_be_is_an_error),
     };
