@@ -11,6 +11,7 @@ from claviger.tenants.v1 import tenants_pb2
 from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg
 from google.protobuf import wrappers_pb2
 from kit.client import connect
+from kit.instance import SLOWER
 
 import rows
 from truth import Truth
@@ -55,8 +56,8 @@ def drive(world, key, other, client, stranger, markers):
     batch = e.BatchEncrypt(env.BatchEncryptRequest(name=key, items=items))
     e.BatchDecrypt(env.BatchDecryptRequest(name=key, items=[
         {"ciphertext": r.ciphertext, "context": i["context"]} for r, i in zip(batch.results, items)]))
-    stream = list(e.EncryptStream(iter([env.EncryptStreamRequest(name=key, items=[{"plaintext": m("stream")}])] * 2), timeout=10))
-    list(e.DecryptStream(iter([env.DecryptStreamRequest(name=key, items=[{"ciphertext": stream[0].results[0].ciphertext}])]), timeout=10))
+    stream = list(e.EncryptStream(iter([env.EncryptStreamRequest(name=key, items=[{"plaintext": m("stream")}])] * 2), timeout=10 * SLOWER))
+    list(e.DecryptStream(iter([env.DecryptStreamRequest(name=key, items=[{"ciphertext": stream[0].results[0].ciphertext}])]), timeout=10 * SLOWER))
     badly(key, other, client, stranger, m, sealed, wrapped, aad)
     return made + [r.ciphertext for r in batch.results]
 
@@ -95,7 +96,7 @@ def badly(key, other, client, stranger, m, sealed, wrapped, aad):
     assert mixed.failed == 1
     with fails():
         list(e.EncryptStream(iter([env.EncryptStreamRequest(name=key, items=[{"plaintext": m("stream, good")}]),
-                                   env.EncryptStreamRequest(name=other, items=[{"plaintext": m("stream, refused")}])] * 40), timeout=10))
+                                   env.EncryptStreamRequest(name=other, items=[{"plaintext": m("stream, refused")}])] * 40), timeout=10 * SLOWER))
     gone = kms.Encrypt.future(msg.EncryptRequest(name=key, plaintext=m("cancelled")))
     gone.cancel()
 
@@ -152,7 +153,7 @@ def every_field(client, table, secret, telling):
         for path in paths(row.request.DESCRIPTOR):
             request = row.request()
             put(request, f"{row.method}", path, fill, telling if path[0].name in TELLING else secret)
-            calls.append(client.channel.unary_unary(row.path).future(request.SerializeToString(), timeout=10))
+            calls.append(client.channel.unary_unary(row.path).future(request.SerializeToString(), timeout=10 * SLOWER))
     for c in calls:
         with contextlib.suppress(grpc.RpcError):
             c.result()

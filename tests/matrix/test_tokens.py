@@ -6,6 +6,7 @@ import pytest
 from claviger.audit.v1 import audit_pb2
 from google.cloud.kms.v1 import service_pb2 as msg
 from kit.client import AuditLog
+from kit.instance import SLOWER
 from kit.wire import Code
 
 import requests
@@ -22,8 +23,8 @@ def shape(call):
 
 def ask(caller, row, request, metadata=()):
     call = caller.channel.unary_unary(row.path, row.request.SerializeToString, row.response.FromString).future(
-        request, timeout=20, metadata=list(metadata))
-    call.exception(timeout=20)
+        request, timeout=20 * SLOWER, metadata=list(metadata))
+    call.exception(timeout=20 * SLOWER)
     return call
 
 
@@ -129,10 +130,10 @@ def test_positions_and_request_ids_of_anothers_events_show_nothing(walked, world
         receipts[tenant] = int(dict(call.trailing_metadata())["claviger-receipt"].split()[1])
     auditor = walked.callers["acme-auditor"]
     tail = auditor.channel.unary_stream("/claviger.audit.v1.Audit/Tail", audit_pb2.TailRequest.SerializeToString, audit_pb2.TailResponse.FromString)
-    seen = list(tail(audit_pb2.TailRequest(tenant="projects/acme", from_index=min(receipts.values())), timeout=20))
+    seen = list(tail(audit_pb2.TailRequest(tenant="projects/acme", from_index=min(receipts.values())), timeout=20 * SLOWER))
     assert {r.tenant for r in seen} == {"projects/acme"} and receipts["acme"] in [r.index for r in seen]
     for index in (receipts["globex"], receipts["globex"] + 1):
-        assert receipts["globex"] not in [r.index for r in tail(audit_pb2.TailRequest(tenant="projects/acme", from_index=index), timeout=20)]
+        assert receipts["globex"] not in [r.index for r in tail(audit_pb2.TailRequest(tenant="projects/acme", from_index=index), timeout=20 * SLOWER)]
     every = AuditLog(world.admin).read(min(receipts.values()))  # the twin: both are in the log
     assert [e.tenant for e in every if e.event.request_id == "the-same-id"] == ["projects/acme", "projects/globex"]
 
@@ -149,7 +150,7 @@ def test_a_stream_is_told_no_more_in_its_second_message(walked, places):
         path = next(p for p in requests.text_fields(row.request.DESCRIPTOR) if walked.taken(row, p, "key"))
         heard = set()
         for name in (other.key, *other.absent("key").values(), other.no_tenant("key")):
-            call = open_stream(iter([requests.build(row, path, own.key), requests.build(row, path, name)]), timeout=20)
+            call = open_stream(iter([requests.build(row, path, own.key), requests.build(row, path, name)]), timeout=20 * SLOWER)
             answers = []
             try:
                 answers = [a.SerializeToString() for a in call][1:]

@@ -7,10 +7,11 @@ import itertools
 import grpc
 
 from claviger.policy.v1 import policy_pb2 as pol
+from kit.instance import SLOWER
 
 import requests
 
-DEADLINE = 20
+DEADLINE = 20 * SLOWER
 WINDOW = 32
 GARBAGE = "?"
 KINDS = ("tenant", "location", "ring", "key", "version", "principal")

@@ -11,9 +11,10 @@ from claviger.audit.v1 import audit_pb2
 from claviger.envelope.v1 import envelope_pb2 as env
 from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg
 from kit.client import Client, connect
+from kit.instance import SLOWER
 from kit.wire import Code
 
-DEADLINE = 10
+DEADLINE = 10 * SLOWER
 ITEMS = 20
 
 
