@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "kms/crypto/cipher.h"
 #include "kms/crypto/nonce.h"
+#include "vault/rpc/abseil.h"
 #include "vault/rpc/rpc.h"
 #include "vault/service/offline.h"
 #include "vault/service/recovery.h"
@@ -205,6 +206,7 @@ static RESULT start(struct core *c, struct err *e)
     struct rpc_options ro = {.service = c->service, .socket_path = c->socket_path, .fast_workers = (unsigned)cf->fast_workers,
                              .max_calls_in_flight = cf->max_calls_in_flight, .max_streams = cf->max_calls_in_flight / 2 + 1,
                              .max_streams_per_connection = cf->max_streams_per_connection};
+    (void)abseil_no_deadlock_graph();
     TRY(rpc_server_start(&ro, &c->rpc, e));
     if (c->front_fd >= 0) {
         int fd = c->front_fd;
