@@ -19,7 +19,7 @@ TLS_ALERT_CERTIFICATE_REQUIRED, TLS_ALERT_PROTOCOL_VERSION, TLS_ALERT_NO_ALPN = 
 
 @pytest.fixture
 def front():
-    with Front(handshake_timeout=f"{500 * SLOWER}ms", max_connections_per_peer="64") as f:
+    with Front(handshake_timeout="500ms" if SLOWER == 1 else "30s", max_connections_per_peer="64") as f:
         yield f
 
 
@@ -116,17 +116,18 @@ def test_plaintext_is_closed(front):
 
 # ---- deadlines
 
-def test_half_a_handshake_is_closed_in_time(front):
-    start = time.monotonic()
-    silent, half = front.tcp(), front.tcp()
-    out = ssl.MemoryBIO()
-    o = front.context().wrap_bio(ssl.MemoryBIO(), out)
-    with pytest.raises(ssl.SSLWantReadError):
-        o.do_handshake()
-    half.sendall(out.read()[:50])
-    assert ends_in(silent, 2 * SLOWER) < 1 * SLOWER
-    assert time.monotonic() - start > 0.49 * SLOWER  # not before its time
-    assert ends_in(half, 2 * SLOWER) < 1 * SLOWER
+def test_half_a_handshake_is_closed_in_time():
+    with Front(handshake_timeout=f"{500 * SLOWER}ms") as f:
+        start = time.monotonic()
+        silent, half = f.tcp(), f.tcp()
+        out = ssl.MemoryBIO()
+        o = f.context().wrap_bio(ssl.MemoryBIO(), out)
+        with pytest.raises(ssl.SSLWantReadError):
+            o.do_handshake()
+        half.sendall(out.read()[:50])
+        assert ends_in(silent, 2 * SLOWER) < 1 * SLOWER
+        assert time.monotonic() - start > 0.49 * SLOWER  # not before its time
+        assert ends_in(half, 2 * SLOWER) < 1 * SLOWER
 
 
 def test_no_preface_is_closed_in_time(front):
@@ -149,8 +150,8 @@ def test_idle_after_settings_is_not_closed(front):
 
 
 def test_settings_must_be_acknowledged(front):
-    s = front.raw(ack=False)
     start = time.monotonic()
+    s = front.raw(ack=False)
     got = Frames(s).rest()
     assert 0.9 < time.monotonic() - start < 2 * SLOWER
     assert goaways(got) == [(0, SETTINGS_TIMEOUT)]
@@ -662,8 +663,8 @@ def test_drain_ends_at_its_deadline():
 
 def test_old_connections_are_drained():
     with Front(max_connection_age="1s") as f:
-        c = f.client()
         start = time.monotonic()
+        c = f.client()
         while len(c.goaways) < 2:
             assert c.call() == b"hello" or len(c.goaways) == 2
         assert 0.8 < time.monotonic() - start < 2 * SLOWER

@@ -42,10 +42,7 @@ class Instance:
         done = subprocess.run([ROOT / "tools/dev-instance", "--dir", folder, "--build", BUILD, "--listen", "127.0.0.1:0", "--no-demo",
                                *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60 * SLOWER)
         assert done.returncode == 0, done.stdout
-        made = cls(folder)
-        if SLOWER > 1:
-            made.configure(handshake_timeout="30s")
-        return made
+        return cls(folder)
 
     def copy(self, folder):
         """The stopped instance again, elsewhere: the token's configuration is the one file that names its own place."""

@@ -6,6 +6,7 @@
 
 #include "base/chan.h"
 #include "base/ipc.h"
+#include "tests/unit/slow.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -92,7 +93,7 @@ static inline void monitor_config(const struct fixture *f, const char *module, c
                    "state_dir = %s\nrun_dir = %s\nlocations = eu\ntrust_domain = t.example\ntls_cert_file = /dev/null\n"
                    "tls_key_file = /dev/null\nclient_ca_file = /dev/null\nhsm_module = %s\nhsm_token = %s\nhsm_pin_file = %s\n"
                    "hsm_config_file = %s\nhsm_timeout = %dms\nlog_level = error\n",
-                   f->state, f->dir, module, uri, f->pin, f->conf, f->timeout_ms > 0 ? f->timeout_ms : TIMEOUT_MS);
+                   f->state, f->dir, module, uri, f->pin, f->conf, f->timeout_ms > 0 ? f->timeout_ms : slower(TIMEOUT_MS));
 }
 
 /* uri, module: NULL for the right ones. core_fd: its end of the channel, or -1; the caller keeps the descriptor. */
@@ -133,7 +134,7 @@ static inline bool monitor_ready(struct monitor *m)
 {
     struct timespec until;
     (void)clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += PATIENCE_MS / 1000;
+    until.tv_sec += slower(PATIENCE_MS) / 1000;
     (void)pthread_mutex_lock(&m->lock);
     while (!m->ready && !m->ended && pthread_cond_timedwait(&m->changed, &m->lock, &until) == 0)
         ;

@@ -1,6 +1,7 @@
 /* The transport against a fake service: every kind of call, every way it can end early, caps, drain, who is calling. */
 #include "tests/unit/vault/rpc/fake_service.h"
 
+#include "tests/unit/slow.h"
 #include "tests/unit/vault/rpc/client.h"
 #include "vault/rpc/rpc.h"
 #include "vault/rpc/status.h"
@@ -58,7 +59,7 @@ static int teardown(void **state)
     client_close(&f->cl);
     begun = clock_boot_ms(&clock_system);
     assert_true(rpc_server_stop(f->server, 2000));
-    assert_true(clock_boot_ms(&clock_system) - begun < 7000); /* gRPC's own shutdown may take ten seconds */
+    assert_true(clock_boot_ms(&clock_system) - begun < slower(7000)); /* gRPC's own shutdown may take ten seconds */
     fake_stop();
     assert_int_equal(atomic_load(&fake.live_calls), 0);
     assert_int_equal(atomic_load(&fake.conns_held), 0);
@@ -636,7 +637,7 @@ static void stopping_while_calls_arrive(void **state)
                 assert_true(c[i].status == GRPC_STATUS_UNAVAILABLE || c[i].status == GRPC_STATUS_CANCELLED);
             client_call_end(&c[i]);
         }
-        assert_true(clock_boot_ms(&clock_system) - stopped < 7000); /* none waited for its deadline */
+        assert_true(clock_boot_ms(&clock_system) - stopped < slower(7000)); /* none waited for its deadline */
         client_close(&cl);
         assert_int_equal(atomic_load(&fake.live_calls), 0);
     }
