@@ -1,6 +1,6 @@
 /* Debian builds abseil, on whose mutexes gRPC stands, with its debugging on: each mutex that is taken while another is held becomes
  * a node of one graph for the whole process, under one lock, its edges in tables that only grow, and a cycle in it is abort(). With
- * each connection it kept about 65 bytes for ever. Switched off by abseil's own call, before gRPC has started. There is no C
+ * each connection it kept about 60 bytes for ever. Switched off by abseil's own call, before gRPC has started. There is no C
  * declaration of it, and another build of abseil names it differently: looked up, and said when it is not there. */
 #include "vault/rpc/abseil.h"
 
