@@ -57,8 +57,8 @@ CASES = {  # what is done to an instance: exit code, words that must be said
     "config writable by all": (lambda i: i.config.chmod(0o666), CONFIG, ["can be written by others", "chmod go-w"]),
     "no config": (lambda i: i.config.unlink(), CONFIG, ["cannot open configuration", "No such file"]),
     "config is a folder": (lambda i: (i.config.unlink(), i.config.mkdir()), CONFIG, ["kmsd.conf"]),
-    "unknown key": (lambda i: i.configure(nonsense=1), CONFIG, ["kmsd.conf:15", 'unknown key "nonsense"', "--manual"]),
-    "bad value": (lambda i: i.configure(slow_workers="many"), CONFIG, ["kmsd.conf:15", "slow_workers"]),
+    "unknown key": (lambda i: i.configure(nonsense=1), CONFIG, ["kmsd.conf:LAST", 'unknown key "nonsense"', "--manual"]),
+    "bad value": (lambda i: i.configure(slow_workers="many"), CONFIG, ["kmsd.conf:LAST", "slow_workers"]),
     "value out of range": (lambda i: i.configure(slow_workers=65), CONFIG, ["slow_workers", "64"]),
     "store from a newer version": (newer_store, FAILED, ["STORE_NEWER", "schema 99", "start the version that made it"]),
     "store of another instance": (lambda i: (i.state / "instance").write_text("0" * 32 + "\n"), FAILED, ["STORE_FOREIGN", "another instance"]),
@@ -84,6 +84,8 @@ def test_what_is_wrong_is_said(fresh, why):
     assert exit_code == code, said
     last = [line for line in said.splitlines() if line.startswith("kmsd: ")]
     assert len(last) == 1, said  # said once, in one line, to a person
+    if "kmsd.conf:LAST" in words:  # what was added stands in the last line
+        words = [w.replace("LAST", str(len(fresh.config.read_text().splitlines()))) for w in words]
     for word in words:
         assert word in last[0], (word, last[0])
     pin = (fresh.dir / "pin").read_text().strip() if (fresh.dir / "pin").exists() else None
