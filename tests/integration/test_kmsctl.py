@@ -3,12 +3,13 @@ import base64
 import json
 import os
 import re
+import socket
 import subprocess
 
 import pytest
 
 from claviger.identity.v1 import identity_pb2 as idy
-from kit.instance import BUILD, TRUST_DOMAIN, until
+from kit.instance import BUILD, SLOWER, TRUST_DOMAIN, until
 
 FINE, FAILED, USAGE, DENIED, ABSENT, CONFLICT, INVALID = 0, 1, 2, 3, 4, 5, 7
 
@@ -21,8 +22,9 @@ class Ctl:
             self.env[f"KMS_{role}_CERT"], self.env[f"KMS_{role}_KEY"] = map(str, i.cert(name))
 
     def run(self, *words, data=b"", **env):
-        done = subprocess.run([BUILD / "bin/kmsctl", *map(str, words)], input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              env={**self.env, **env}, timeout=30)
+        patience = ["--timeout", f"{10 * SLOWER}s"] if SLOWER > 1 and words else []
+        done = subprocess.run([BUILD / "bin/kmsctl", *patience, *map(str, words)], input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              env={**self.env, **env}, timeout=30 * SLOWER)
         return done.returncode, done.stdout, done.stderr.decode()
 
     def __call__(self, *words, code=FINE, **kw):
@@ -175,7 +177,7 @@ def test_following_the_log(ctl, place):
         until(follows, 10, "the follower sees what happens")
     finally:
         follower.kill()
-        follower.communicate(timeout=10)
+        follower.communicate(timeout=10 * SLOWER)
 
 
 def test_help_teaches_every_verb(ctl):
@@ -199,3 +201,11 @@ def test_failures_are_told_in_both_forms(ctl, place):
     assert told["code"] == "NOT_FOUND" and told["exit"] == ABSENT and told["request_id"]
     assert ctl("encrypt", f"{place}/email", code=DENIED, KMS_SERVICE_CERT=ctl.env["KMS_OPERATOR_CERT"], KMS_SERVICE_KEY=ctl.env["KMS_OPERATOR_KEY"])
     ctl("status", code=6, KMS_ENDPOINT="127.0.0.1:1")
+
+
+def test_giving_up_while_it_still_connects_is_an_exit_code(ctl):
+    """gRPC goes on connecting in a thread of its own while kmsctl leaves: whatever it is doing then, nothing may crash."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody:  # takes connections, and never answers
+        for ms in range(20, 140, 10):
+            got, out, err = ctl.run("--timeout", f"{ms}ms", "status", KMS_ENDPOINT=f"127.0.0.1:{nobody.getsockname()[1]}")
+            assert got == 6 and out == b"" and ("DEADLINE_EXCEEDED" in err or "UNAVAILABLE" in err), (ms, got, out, err)

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void complain(const struct ctl *c, const struct claviger_error *e)
 {
@@ -104,5 +105,6 @@ int main(int argc, char **argv)
     int code = r.failed ? exit_code(&e) : EXIT_FINE;
     claviger_free(c.client);
     arena_release(&c.arena);
-    return code;
+    (void)fflush(stdout); /* of a failure, too: what it printed first */
+    _exit(code); /* gRPC may still be connecting in a thread of its own: OpenSSL's exit handlers would pull the floor from under it */
 }
