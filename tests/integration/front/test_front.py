@@ -439,13 +439,14 @@ NET_SLOTS, LINE, STALL_S = 128, 1024, 1  # TURNS_NET_SLOTS, TURNS_LINE, TURNS_ST
 def test_silent_handshakes_give_way():
     """Everything is as slow as an attacker likes: another net does not notice, and neighbours wait for a second."""
     with Front(handshake_timeout="20s") as f:
+        opened = time.monotonic()
         silent = [f.tcp(source=f"127.0.0.{i % 3 + 1}") for i in range(NET_SLOTS + 20)]
         start = time.monotonic()
         assert f.client(source="127.0.1.1").call() == b"hello"
         assert time.monotonic() - start < 0.5 * SLOWER
-        assert "too slow in the handshake" not in f.logged()
+        assert "too slow in the handshake" not in f.logged() or time.monotonic() - opened > STALL_S * 0.9  # nobody before their second
         assert f.client(source="127.0.0.9").call() == b"hello"
-        assert STALL_S * 0.9 < time.monotonic() - start < STALL_S * 4 * SLOWER
+        assert STALL_S * 0.9 < time.monotonic() - opened and time.monotonic() - start < STALL_S * 4 * SLOWER
         assert "too slow in the handshake, while others waited" in f.logged()
         assert f.client(source="127.0.0.9").call() == b"hello"
         for s in silent:
