@@ -1,5 +1,7 @@
 """What /proc says of the four processes, and the judgement of a series: does it grow?"""
 import pathlib
+import re
+import subprocess
 
 # gRPC starts and ends threads as its timers and closures ask for them.
 GRPC_THREADS = ("default-executo", "resolver-execut", "event_engine", "grpc_global_tim", "timer_manager")
@@ -20,6 +22,14 @@ def of(pid):
                 "fds": len(list(pathlib.Path(f"/proc/{pid}/fd").iterdir()))}
     except (OSError, KeyError, ValueError):
         return None
+
+
+def heap_kib(pid, log_file):
+    """What a process has from malloc and has not given back, by glibc's own count, which it writes to its log."""
+    at = log_file.stat().st_size
+    subprocess.run(["gdb", "-p", str(pid), "-batch", "-nx", "-ex", "call (void)malloc_stats()"], capture_output=True, timeout=60)
+    said = log_file.read_bytes()[at:].decode(errors="replace").partition("Total (incl")[2]
+    return int(re.search(r"in use bytes\s*=\s*(\d+)", said)[1]) // 1024
 
 
 def slope(points):
