@@ -22,7 +22,7 @@ class Ctl:
             self.env[f"KMS_{role}_CERT"], self.env[f"KMS_{role}_KEY"] = map(str, i.cert(name))
 
     def run(self, *words, data=b"", **env):
-        patience = ["--timeout", f"{10 * SLOWER}s"] if SLOWER > 1 and words else []
+        patience = ["--timeout", f"{10 * SLOWER}s"] if SLOWER > 1 and words and "--timeout" not in words else []
         done = subprocess.run([BUILD / "bin/kmsctl", *patience, *map(str, words)], input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               env={**self.env, **env}, timeout=30 * SLOWER)
         return done.returncode, done.stdout, done.stderr.decode()
