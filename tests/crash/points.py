@@ -138,14 +138,19 @@ class Runner:
 
     def _died_by_kill(self, pid=None):
         """The monitor saw a core die of SIGKILL, and of nothing else."""
-        def line():
-            with open(self.rig.log_file, errors="replace") as f:
+        def read_to():
+            """Behind its line; a core that died right after it has a line of its own, for the next who asks."""
+            with open(self.rig.log_file, "rb") as f:
                 f.seek(self.log_at)
-                text = f.read()
-            ends = [x for x in text.splitlines() if "level=error" in x and "child died of a signal" in x]
-            assert all("signal=KILL" in x for x in ends), ends
-            return any("role=core" in x and (pid is None or f"pid={pid} " in x) for x in ends) and len(text)
-        self.log_at += until(line, 10, f"core {pid} died of SIGKILL")
+                lines = f.read().splitlines(keepends=True)
+            at = self.log_at
+            for x in lines:
+                at += len(x)
+                if b"level=error" in x and b"child died of a signal" in x:
+                    assert b"signal=KILL" in x, x
+                    if b"role=core" in x and (pid is None or b"pid=%d " % pid in x):
+                        return at
+        self.log_at = until(read_to, 10, f"core {pid} died of SIGKILL")
 
     # ---- one point ----
     def run(self, p):

@@ -143,13 +143,18 @@ class Lane:
         return self.methods[who, rpc]
 
     def ask(self, who, rpc, request):
-        """A question without a request id: NOT_FOUND is an answer too."""
-        try:
-            return self.method(who, rpc)(request, timeout=TIMEOUT)
-        except grpc.RpcError as e:
-            if e.code() == Code.NOT_FOUND:
-                return None
-            raise
+        """A question without a request id: NOT_FOUND is an answer too. A channel whose connections were broken says so
+        for a while after they could be made again: then it is asked once more, over a new one."""
+        for last in (False, True):
+            try:
+                return self.method(who, rpc)(request, timeout=TIMEOUT)
+            except grpc.RpcError as e:
+                if e.code() == Code.NOT_FOUND:
+                    return None
+                broken = e.code() == Code.UNAVAILABLE and ("failed to connect" in e.details() or "Socket closed" in e.details())
+                if last or not broken:
+                    raise
+            self.connect()
 
     # ---- the first things ----
     def begin(self):
