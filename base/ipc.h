@@ -37,11 +37,14 @@ enum ipc_control { /* monitor <-> child */
     IPC_INIT,          /* m>core (kmsd-core --init only, after HSM_CHANNEL) body: v16 admin name, v16 admin SAN, u16 n,
                           n x {v16 file name, v32 policy document}, u8 token backup: 0 a verified copy, 1 the operator's
                           word for the vendor's clone. Core answers READY (done; its text is printed) or FATAL */
-    IPC_OFFLINE,       /* m>core (kmsd-core --offline only, after HSM_CHANNEL) body: u8 task (vault/service/offline.h), v16 reason,
+    IPC_OFFLINE,       /* m>core (kmsd-core --offline only, after HSM_CHANNEL) body: u8 of enum ipc_task, v16 reason,
                           v16 administrator's name, v16 SAN, u32 seconds (recover-admin; else empty). Core
                           prints its findings, then answers READY (its text is printed) or FATAL */
     IPC_STOPPING,      /* m>core the front is draining: let open streams end, go on serving */
 };
+
+/* What IPC_OFFLINE asks for. */
+enum ipc_task { IPC_ACCEPT_ROLLBACK = 1, IPC_REVIEW_ROLLBACK = 2, IPC_FSCK = 3, IPC_RECOVER_ADMIN = 4, IPC_REVIEW_RECOVERY = 5 };
 
 enum ipc_conn { /* front <-> core. A connection: CONN_NEW, wait CONN_ACK, bind abstract "clv-<id hex>", connect, ... CONN_CLOSED */
     IPC_CONN_NEW = 1, /* front>core seq; id[16], v16 listener, v16 peer address text, u8 n, n x v32 DER, leaf first */

@@ -44,7 +44,7 @@ $(BUILD)/unit/hsm/test_hostile: | $(HSM_SHIM)
 .PHONY: hardware hardware-programs
 hardware-programs: $(HARDWARE)
 hardware: all pygen hardware-programs
-	CLV_BUILD=$(abspath $(BUILD)) LONG=$(LONG) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider $(if $(K),-k $(K)) tests/hardware
+	CLV_BUILD=$(abspath $(BUILD)) LONG=$(LONG) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider $(if $(K),-k "$(K)") tests/hardware
 
 # bench: kmsd against two echo servers under one load generator (tests/bench/README.md); writes docs/BENCHMARKS.md
 BENCH_LOADGEN := $(BUILD)/bench/loadgen
@@ -79,13 +79,13 @@ matrix: all pygen
 # integration: the daemon from outside, by Python's gRPC over TLS (tests/integration/README.md); one file: make K=test_audit integration
 .PHONY: integration
 integration: all pygen
-	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -p no:cacheprovider $(if $(K),-k $(K)) \
+	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -p no:cacheprovider $(if $(K),-k "$(K)") \
 	    --ignore=tests/integration/front --ignore=tests/integration/interop tests/integration
 
 # hostile: the whole daemon under attack while a good client works (tests/hostile/README.md); LONG=1: a minute each
 .PHONY: hostile
 hostile: all pygen
-	CLV_BUILD=$(abspath $(BUILD)) LONG=$(LONG) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider $(if $(K),-k $(K)) tests/hostile
+	CLV_BUILD=$(abspath $(BUILD)) LONG=$(LONG) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider $(if $(K),-k "$(K)") tests/hostile
 
 # differential: compiled policy against the slow reference, as many cases as one likes (test_differential has 150,000 in `make test`)
 CASES ?= 10000000

@@ -270,7 +270,7 @@ static RESULT offline(struct core *c, struct err *e)
     struct chan_msg m;
     TRY(child_expect(&c->child, IPC_OFFLINE, 0, FIRST_CHANNEL_MS, c->packet, sizeof c->packet, &m, e));
     struct reader in = reader_of(m.body);
-    struct offline_request q = {.task = (enum offline_task)reader_u8(&in), .reason = reader_v16(&in)};
+    struct offline_request q = {.task = (enum ipc_task)reader_u8(&in), .reason = reader_v16(&in)};
     q.name = reader_v16(&in);
     q.san = reader_v16(&in);
     q.seconds = reader_u32(&in);

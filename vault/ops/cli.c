@@ -216,24 +216,22 @@ static int verb_init(const struct arguments *a, const struct config *c)
     return run_monitor(c, buf_bytes(&message), false);
 }
 
-/* As vault/service/offline.h numbers them. */
-enum task { TASK_ACCEPT = 1, TASK_REVIEW = 2, TASK_FSCK = 3, TASK_RECOVER = 4, TASK_REVIEW_RECOVERY = 5 };
 enum { RECOVERY_DEFAULT_S = 3600, RECOVERY_MAX_S = 24 * 3600 };
 
-static int check_offline(const struct arguments *a, enum task task)
+static int check_offline(const struct arguments *a, enum ipc_task task)
 {
-    if (task == TASK_FSCK && a->reason != NULL)
+    if (task == IPC_FSCK && a->reason != NULL)
         return usage("--reason belongs to", "accept-rollback, recover-admin and the reviews");
-    if (task != TASK_FSCK && a->reason == NULL)
+    if (task != IPC_FSCK && a->reason == NULL)
         return usage("a reason is needed:", "--reason TEXT");
     if (a->reason != NULL && (strlen(a->reason) > INIT_NAME_MAX || !text_is_clean_utf8(bytes_str(a->reason))))
         return usage("--reason must be at most 255 characters", "without control characters");
-    if (task != TASK_RECOVER && (a->admin != NULL || a->admin_san != NULL || a->time != NULL))
+    if (task != IPC_RECOVER_ADMIN && (a->admin != NULL || a->admin_san != NULL || a->time != NULL))
         return usage("--admin, --admin-san and --for belong to", "init and recover-admin");
     return CLI_OK;
 }
 
-static int run_offline(const struct arguments *a, const struct config *c, enum task task, uint32_t seconds)
+static int run_offline(const struct arguments *a, const struct config *c, enum ipc_task task, uint32_t seconds)
 {
     CLEANUP(buf_release) struct buf message;
     int wrong = check_offline(a, task);
@@ -251,22 +249,22 @@ static int run_offline(const struct arguments *a, const struct config *c, enum t
 
 static int verb_accept(const struct arguments *a, const struct config *c)
 {
-    return run_offline(a, c, TASK_ACCEPT, 0);
+    return run_offline(a, c, IPC_ACCEPT_ROLLBACK, 0);
 }
 
 static int verb_review(const struct arguments *a, const struct config *c)
 {
-    return run_offline(a, c, TASK_REVIEW, 0);
+    return run_offline(a, c, IPC_REVIEW_ROLLBACK, 0);
 }
 
 static int verb_review_recovery(const struct arguments *a, const struct config *c)
 {
-    return run_offline(a, c, TASK_REVIEW_RECOVERY, 0);
+    return run_offline(a, c, IPC_REVIEW_RECOVERY, 0);
 }
 
 static int verb_fsck(const struct arguments *a, const struct config *c)
 {
-    return run_offline(a, c, TASK_FSCK, 0);
+    return run_offline(a, c, IPC_FSCK, 0);
 }
 
 /* The files would let kmsd's own user do it too: that it takes root is what makes it an act of whoever runs the machine. */
@@ -286,7 +284,7 @@ static int verb_recover(const struct arguments *a, const struct config *c)
         (void)err_set(&e, ERR_DENIED, "RECOVERY_ROOT", __FILE__, __LINE__, "recover-admin is for root alone");
         return report(&e);
     }
-    return run_offline(a, c, TASK_RECOVER, (uint32_t)(ms / 1000));
+    return run_offline(a, c, IPC_RECOVER_ADMIN, (uint32_t)(ms / 1000));
 }
 
 static bool check_one(const char *what, struct result r, const struct err *e)

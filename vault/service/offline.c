@@ -163,14 +163,14 @@ static RESULT in_store(const struct service_options *o, const struct offline_req
 {
     const struct recovery_request r = {.name = q->name, .san = q->san, .reason = q->reason, .seconds = q->seconds};
     switch (q->task) {
-    case OFFLINE_RECOVER:
+    case IPC_RECOVER_ADMIN:
         return recovery_make(s, &r, o->config->trust_domain, o->clock, o->boot_id, ret_text, e);
-    case OFFLINE_REVIEW_ROLLBACK:
+    case IPC_REVIEW_ROLLBACK:
         return review(s, q, REVIEW_ROLLBACK, clock_wall_ns(o->clock), ret_text, e);
-    case OFFLINE_REVIEW_RECOVERY:
+    case IPC_REVIEW_RECOVERY:
         return review(s, q, REVIEW_RECOVERY, clock_wall_ns(o->clock), ret_text, e);
-    case OFFLINE_ACCEPT:
-    case OFFLINE_FSCK:
+    case IPC_ACCEPT_ROLLBACK:
+    case IPC_FSCK:
         break;
     }
     FAIL(e, ERR_INTERNAL, NULL, "task %d", (int)q->task);
@@ -195,11 +195,11 @@ RESULT service_offline(const struct service_options *o, const struct offline_req
 {
     struct instance in;
     struct review_note note = {.made_unix_ns = clock_wall_ns(o->clock)};
-    if (q->task != OFFLINE_FSCK && (q->reason.n == 0 || q->reason.n > REVIEW_REASON_MAX || !text_is_clean_utf8(q->reason)))
+    if (q->task != IPC_FSCK && (q->reason.n == 0 || q->reason.n > REVIEW_REASON_MAX || !text_is_clean_utf8(q->reason)))
         FAIL(e, ERR_INVALID, "REASON", "--reason must be 1 to %d characters without control characters", REVIEW_REASON_MAX);
     memcpy(note.reason, q->reason.n ? q->reason.p : (const uint8_t *)"", q->reason.n <= REVIEW_REASON_MAX ? q->reason.n : 0);
     TRY(instance_load(o->config, o->hsm, &in, e));
-    if (q->task == OFFLINE_FSCK)
+    if (q->task == IPC_FSCK)
         return fsck_run(o, &in, out, ret_text, e);
-    return q->task == OFFLINE_ACCEPT ? accept(o, &in, &note, out, ret_text, e) : with_store(o, &in, q, ret_text, e);
+    return q->task == IPC_ACCEPT_ROLLBACK ? accept(o, &in, &note, out, ret_text, e) : with_store(o, &in, q, ret_text, e);
 }

@@ -8,13 +8,12 @@
 #ifndef VAULT_SERVICE_OFFLINE_H
 #define VAULT_SERVICE_OFFLINE_H
 
+#include "base/ipc.h"
 #include "vault/service/review.h"
 #include "vault/service/service.h"
 
-/* As the monitor numbers them (vault/ops/cli.c). */
-enum offline_task { OFFLINE_ACCEPT = 1, OFFLINE_REVIEW_ROLLBACK = 2, OFFLINE_FSCK = 3, OFFLINE_RECOVER = 4, OFFLINE_REVIEW_RECOVERY = 5 };
 struct offline_request {
-    enum offline_task task;
+    enum ipc_task task;
     struct bytes reason;    /* all but fsck */
     struct bytes name, san; /* recover: of the administrator */
     int64_t seconds;

@@ -83,6 +83,16 @@ bool sweep_hsm_state(struct sweep *w, struct hsm_status *ret, bool *ret_pin, cha
     return good;
 }
 
+/* ---- what the service itself puts on record ---- */
+static RESULT record(struct service *s, struct audit_event *ev, struct err *e)
+{
+    CLEANUP(buf_release) struct buf out;
+    journal_next_event_id(s->journal, ev->id);
+    buf_init(&out, EVENT_MAX_BYTES);
+    event_encode(ev, &out);
+    return pipeline_submit_detached(s, keyring_system_audit(s->keyring), ev, buf_bytes(&out), e);
+}
+
 /* ---- counted refusals ---- */
 static void record_count(struct service *s, const struct refusal_count *r)
 {
@@ -96,12 +106,8 @@ static void record_count(struct service *s, const struct refusal_count *r)
     ev.outcome = bytes_str("refused");
     ev.code = bytes_str(r->code);
     ev.reason = bytes_str(r->reason);
-    journal_next_event_id(s->journal, ev.id);
-    CLEANUP(buf_release) struct buf out;
-    buf_init(&out, EVENT_MAX_BYTES);
-    event_encode(&ev, &out);
     struct err e = {0};
-    if (pipeline_submit_detached(s, keyring_system_audit(s->keyring), &ev, buf_bytes(&out), &e).failed)
+    if (record(s, &ev, &e).failed)
         log_event(LOG_WARN, "a count of refusals could not be journalled", LF_INT("repeats", r->repeats), LF_ERR(&e));
 }
 
@@ -129,12 +135,8 @@ static void record_step(struct service *s, int64_t expected_ns, int64_t now_ns)
     log_event(LOG_WARN, "the wall clock stepped", LF_STR("expected", from), LF_STR("now", to));
     ev.before = bytes_str(before);
     ev.after = bytes_str(after);
-    journal_next_event_id(s->journal, ev.id);
-    CLEANUP(buf_release) struct buf out;
-    buf_init(&out, EVENT_MAX_BYTES);
-    event_encode(&ev, &out);
     struct err e = {0};
-    if (pipeline_submit_detached(s, keyring_system_audit(s->keyring), &ev, buf_bytes(&out), &e).failed)
+    if (record(s, &ev, &e).failed)
         log_event(LOG_WARN, "a step of the clock could not be journalled", LF_ERR(&e));
 }
 
