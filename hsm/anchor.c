@@ -1,12 +1,13 @@
 #include "hsm/ops.h"
 
-#include <stdio.h>
 #include <string.h>
 
-/* Two private data objects in turn, so that a write that is cut short leaves the one before it whole:
- * u64 generation, u16 length and value, u32 CRC-32C over all before it. A search that missed one for once leaves two of a name:
- * the newest counts, and the next turn of that name removes them all. */
-enum { SLOTS = 2, TWINS_MAX = 16, RECORD_MAX = 8 + 2 + HSM_ANCHOR_MAX + 4 };
+/* Two private data objects in turn, so that a write that is cut short leaves the one before it whole. A record is
+ * u64 generation, u16 length and value, u32 CRC-32C over all before it. It is the value of an object when that is made, and stands
+ * ever after in hexadecimal in its label: SoftHSM2 lets a data object's label be set again but never its value, and what is
+ * destroyed instead it keeps in memory, 0.9 KiB each. Where a token refuses the label, the object is made anew.
+ * A search that missed an object for once leaves two of a name: the newest counts, and the next turn of that name removes them. */
+enum { SLOTS = 2, TWINS_MAX = 16, RECORD_MAX = 8 + 2 + HSM_ANCHOR_MAX + 4, NAME_BYTES = 18, LABEL_MAX = NAME_BYTES + 2 * RECORD_MAX + 1 };
 
 struct slot {
     CK_OBJECT_HANDLE handle[TWINS_MAX];
@@ -16,9 +17,10 @@ struct slot {
     uint8_t value[HSM_ANCHOR_MAX];
 };
 
-static int slot_label(unsigned i, char out[32])
+/* CKA_APPLICATION, by which the object is found, and the beginning of its label. */
+static struct bytes slot_name(unsigned i)
 {
-    return snprintf(out, 32, "claviger-anchor-%c", "ab"[i]);
+    return i == 0 ? BYTES_LIT("claviger-anchor-a ") : BYTES_LIT("claviger-anchor-b ");
 }
 
 static void parse(struct bytes untrusted, struct slot *s)
@@ -38,22 +40,39 @@ static void parse(struct bytes untrusted, struct slot *s)
     memcpy(s->value, value.p, value.n);
 }
 
+static void parse_label(struct bytes untrusted, struct slot *s)
+{
+    uint8_t record[RECORD_MAX];
+    if (untrusted.n <= NAME_BYTES)
+        return;
+    const struct bytes hex = BYTES(untrusted.p + NAME_BYTES, untrusted.n - NAME_BYTES);
+    if (hex.n <= 2 * sizeof record && hex_decode(hex, record, hex.n / 2))
+        parse(BYTES(record, hex.n / 2), s);
+}
+
+static RESULT object_parse(struct token *t, CK_OBJECT_HANDLE h, struct slot *s, struct err *e)
+{
+    uint8_t text[LABEL_MAX];
+    size_t n;
+    bool known;
+    TRY(object_read(&t->m, t->session, h, CKA_VALUE, text, sizeof text, &n, &known, e));
+    if (known)
+        parse(BYTES(text, n), s);
+    TRY(object_read(&t->m, t->session, h, CKA_LABEL, text, sizeof text, &n, &known, e));
+    if (known)
+        parse_label(BYTES(text, n), s);
+    return ok();
+}
+
 static RESULT slot_read(struct token *t, unsigned i, struct slot *s, struct err *e)
 {
-    char label[32];
-    uint8_t record[RECORD_MAX];
     CK_OBJECT_CLASS class = CKO_DATA;
-    int n = slot_label(i, label);
-    CK_ATTRIBUTE match[] = {{CKA_CLASS, &class, sizeof class}, {CKA_LABEL, label, (CK_ULONG)n}};
-    size_t got;
-    bool known;
+    const struct bytes name = slot_name(i);
+    CK_ATTRIBUTE match[] = {{CKA_CLASS, &class, sizeof class}, {CKA_APPLICATION, (void *)(uintptr_t)name.p, name.n}};
     *s = (struct slot){0};
     TRY(object_find(&t->m, t->session, match, 2, s->handle, TWINS_MAX, &s->found, e));
-    for (size_t k = 0; k < s->found; k++) {
-        TRY(object_read(&t->m, t->session, s->handle[k], CKA_VALUE, record, sizeof record, &got, &known, e));
-        if (known)
-            parse(BYTES(record, got), s);
-    }
+    for (size_t k = 0; k < s->found; k++)
+        TRY(object_parse(t, s->handle[k], s, e));
     return ok();
 }
 
@@ -90,20 +109,52 @@ RESULT ops_anchor_get(struct token *t, uint8_t out[HSM_ANCHOR_MAX], size_t *ret_
 
 static RESULT slot_create(struct token *t, unsigned i, struct bytes record, struct err *e)
 {
-    char label[32], application[] = "claviger";
     CK_OBJECT_CLASS class = CKO_DATA;
-    CK_BBOOL yes = CK_TRUE, no = CK_FALSE;
-    int n = slot_label(i, label);
+    CK_BBOOL yes = CK_TRUE;
+    const struct bytes name = slot_name(i);
     CK_ATTRIBUTE template[] = {{CKA_CLASS, &class, sizeof class},
                                {CKA_TOKEN, &yes, sizeof yes},
                                {CKA_PRIVATE, &yes, sizeof yes},
-                               {CKA_MODIFIABLE, &no, sizeof no},
-                               {CKA_LABEL, label, (CK_ULONG)n},
-                               {CKA_APPLICATION, application, sizeof application - 1},
+                               {CKA_MODIFIABLE, &yes, sizeof yes},
+                               {CKA_LABEL, (void *)(uintptr_t)name.p, name.n},
+                               {CKA_APPLICATION, (void *)(uintptr_t)name.p, name.n},
                                {CKA_VALUE, (void *)(uintptr_t)record.p, record.n}};
     CK_OBJECT_HANDLE h;
     CK_RV rv = CALL(&t->m, C_CreateObject, t->session, template, sizeof template / sizeof template[0], &h);
     return rv == CKR_OK ? ok() : ckr_fail(rv, "C_CreateObject", e);
+}
+
+/* What PKCS#11 v2.40 section 5.7.6 lets a token say to a label that it does not take; all else is trouble, not a refusal. */
+static bool refuses(CK_RV rv)
+{
+    return rv == CKR_ATTRIBUTE_READ_ONLY || rv == CKR_ATTRIBUTE_TYPE_INVALID || rv == CKR_ATTRIBUTE_VALUE_INVALID ||
+           rv == CKR_TEMPLATE_INCONSISTENT || rv == CKR_ACTION_PROHIBITED || rv == CKR_FUNCTION_NOT_SUPPORTED;
+}
+
+static RESULT slot_set(struct token *t, unsigned i, CK_OBJECT_HANDLE h, struct bytes record, bool *ret_done, struct err *e)
+{
+    char label[LABEL_MAX];
+    memcpy(label, slot_name(i).p, NAME_BYTES);
+    hex_encode(record.p, record.n, label + NAME_BYTES);
+    CK_ATTRIBUTE a = {CKA_LABEL, label, NAME_BYTES + 2 * record.n};
+    CK_RV rv = CALL(&t->m, C_SetAttributeValue, t->session, h, &a, 1);
+    *ret_done = rv == CKR_OK;
+    return rv == CKR_OK || refuses(rv) ? ok() : ckr_fail(rv, "C_SetAttributeValue", e);
+}
+
+static RESULT slot_write(struct token *t, unsigned i, const struct slot *s, struct bytes record, struct err *e)
+{
+    bool done = false;
+    if (s->found == 1)
+        TRY(slot_set(t, i, s->handle[0], record, &done, e));
+    if (done)
+        return ok();
+    for (size_t k = 0; k < s->found; k++) {
+        CK_RV rv = CALL(&t->m, C_DestroyObject, t->session, s->handle[k]);
+        if (rv != CKR_OK)
+            return ckr_fail(rv, "C_DestroyObject", e);
+    }
+    return slot_create(t, i, record, e);
 }
 
 RESULT ops_anchor_put(struct token *t, struct bytes value, struct err *e)
@@ -113,7 +164,6 @@ RESULT ops_anchor_put(struct token *t, struct bytes value, struct err *e)
     struct slot s[SLOTS];
     unsigned newest;
     TRY(slots_read_surely(t, s, &newest, e));
-    const unsigned older = 1 - newest;
     /* By the clock, so that what is written after a record that was missed still counts as newer than it. */
     const uint64_t next = s[newest].generation + 1, now = (uint64_t)clock_wall_ns(t->setup.clock);
     CLEANUP(buf_release) struct buf record = {0};
@@ -122,11 +172,5 @@ RESULT ops_anchor_put(struct token *t, struct bytes value, struct err *e)
     buf_put_v16(&record, value);
     buf_put_u32(&record, crc32c(buf_bytes(&record)));
     INVARIANT(!record.overflow);
-    /* Not overwritten but made anew: SoftHSM never lets the value of a data object be set again. */
-    for (size_t i = 0; i < s[older].found; i++) {
-        CK_RV rv = CALL(&t->m, C_DestroyObject, t->session, s[older].handle[i]);
-        if (rv != CKR_OK)
-            return ckr_fail(rv, "C_DestroyObject", e);
-    }
-    return slot_create(t, older, buf_bytes(&record), e);
+    return slot_write(t, 1 - newest, &s[1 - newest], buf_bytes(&record), e);
 }

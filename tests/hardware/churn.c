@@ -70,7 +70,7 @@ static void *worker(void *arg)
     return NULL;
 }
 
-/* Makes, finds and destroys; the anchor's two objects are destroyed and made again at each put. */
+/* Makes, finds and destroys; the anchor's two objects change in place. */
 static void *churner(void *arg)
 {
     struct churn *c = arg;

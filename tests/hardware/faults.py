@@ -12,10 +12,11 @@ CODES = {
     "general error": 0x05, "host memory": 0x02, "device error": 0x30, "device removed": 0x32, "token not present": 0xE0,
     "session closed": 0xB0, "session handle invalid": 0xB3, "user not logged in": 0x101, "pin incorrect": 0xA0, "pin locked": 0xA4,
 }
-# Every function that hsm/ calls while it serves; objects are made by the anchor, keys only by kmsd init.
+# Every function that hsm/ calls while it serves; objects are made only by the anchor of a token that
+# refuses to change one in place, keys only by kmsd init.
 SERVING = ("C_Initialize", "C_GetSlotList", "C_GetSlotInfo", "C_GetTokenInfo", "C_GetMechanismInfo", "C_OpenSession", "C_GetSessionInfo",
            "C_Login", "C_FindObjectsInit", "C_FindObjects", "C_FindObjectsFinal", "C_GetAttributeValue", "C_SignInit", "C_Sign",
-           "C_GenerateRandom", "C_CloseAllSessions", "C_Finalize", "C_CreateObject", "C_DestroyObject")
+           "C_GenerateRandom", "C_CloseAllSessions", "C_Finalize", "C_SetAttributeValue", "C_CreateObject", "C_DestroyObject")
 
 Line = collections.namedtuple("Line", "time pid call what code")
 

@@ -78,6 +78,7 @@ WRAP(C_GenerateKeyPair,
 WRAP(C_FindObjectsInit, (CK_SESSION_HANDLE s, CK_ATTRIBUTE *a, CK_ULONG n), (s, a, n), NOTHING)
 WRAP(C_FindObjectsFinal, (CK_SESSION_HANDLE s), (s), NOTHING)
 WRAP(C_CreateObject, (CK_SESSION_HANDLE s, CK_ATTRIBUTE *a, CK_ULONG n, CK_OBJECT_HANDLE *h), (s, a, n, h), NOTHING)
+WRAP(C_SetAttributeValue, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_ATTRIBUTE *a, CK_ULONG n), (s, o, a, n), NOTHING)
 WRAP(C_GetAttributeValue, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_ATTRIBUTE *a, CK_ULONG n), (s, o, a, n),
      ((struct answer){a->pValue, &a->ulValueLen, a->ulValueLen}))
 

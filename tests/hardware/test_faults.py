@@ -20,7 +20,8 @@ SOME = [(call, f"0x{list(CODES.values())[i % 8]:x}") for i, call in enumerate(SE
 SHORT = SOME + [("C_Sign", "hang"), ("C_Initialize", "hang"), ("C_FindObjects", "crash"), ("C_GetAttributeValue", "slow:5")] + ANSWERS[::2]
 
 REASON = {"C_CloseAllSessions": "0xb3"}  # a lost session is the one after which sessions are closed one by one
-ANCHOR = ("C_CreateObject", "C_DestroyObject")
+MADE_ANEW = ("C_CreateObject", "C_DestroyObject")
+ANCHOR = ("C_SetAttributeValue", *MADE_ANEW)
 IDLE = ("C_GetSessionInfo",)  # asked when nothing else is
 
 
@@ -28,11 +29,12 @@ IDLE = ("C_GetSessionInfo",)  # asked when nothing else is
 def test_a_call_that_fails_until_the_fault_is_lifted(service, call, what):
     s = service
     # What is called only on the way back to a token needs a reason to take it.
-    mark = s.shim.plan(f"{call} {what} always", f"C_SignInit {REASON.get(call, '0x32')} nth:1")
+    read_only = ["C_SetAttributeValue 0x10 always"] if call in MADE_ANEW else []
+    mark = s.shim.plan(f"{call} {what} always", f"C_SignInit {REASON.get(call, '0x32')} nth:1", *read_only)
     try:
         if call not in IDLE:
             s.cold()
-        # The anchor follows what was committed, and destroys only what was there before: it may take two.
+        # The anchor follows what was committed, and changes only what was there before: it may take two.
         until(lambda: s.shim.hits(mark, call) or call in ANCHOR and s.cold() and False, 10, f"{what} at {call}")
         for _ in range(3):
             s.cold()

@@ -177,11 +177,11 @@ static void test_a_forgotten_key_is_not_made_again(void **state)
     assert_true(made > 0); /* else the fault did not do what it is here for */
 }
 
-static size_t objects_named(struct world *w, const char *label)
+static size_t anchors_named(struct world *w, const char *name)
 {
     CK_OBJECT_HANDLE h[32];
     size_t n = 0;
-    CK_ATTRIBUTE match[] = {{CKA_LABEL, (void *)(uintptr_t)label, strlen(label)}};
+    CK_ATTRIBUTE match[] = {{CKA_APPLICATION, (void *)(uintptr_t)name, strlen(name)}};
     OK(object_find(&w->t.m, w->t.session, match, 1, h, 32, &n, &e));
     return n;
 }
@@ -216,8 +216,43 @@ static void test_a_forgotten_anchor(void **state)
         assert_true(n == 1 && out[0] == 3);
     }
     shim_lift(&w->f);
-    assert_int_equal(objects_named(w, "claviger-anchor-a"), 1);
-    assert_int_equal(objects_named(w, "claviger-anchor-b"), 1);
+    assert_int_equal(anchors_named(w, "claviger-anchor-a "), 1);
+    assert_int_equal(anchors_named(w, "claviger-anchor-b "), 1);
+}
+
+static void put_and_get(struct world *w, unsigned char value)
+{
+    uint8_t out[HSM_ANCHOR_MAX];
+    size_t n;
+    OK(ops_anchor_put(&w->t, BYTES(&value, 1), &e));
+    OK(ops_anchor_get(&w->t, out, &n, &e));
+    assert_true(n == 1 && out[0] == value);
+}
+
+/* Both objects once made, an anchor is changed in place; made anew where the token refuses that, and neither where it fails. */
+static void test_an_anchor_is_changed_in_place(void **state)
+{
+    struct world *w = *state;
+    uint8_t out[HSM_ANCHOR_MAX], six = 6;
+    size_t n;
+    put_and_get(w, 1);
+    put_and_get(w, 2);
+    const unsigned before = shim_faults(&w->f), refused = shim_count(&w->f, "C_SetAttributeValue", NULL);
+    shim_plan(&w->f, "C_CreateObject 0x30 always\nC_DestroyObject 0x30 always");
+    for (unsigned char i = 3; i <= 5; i++)
+        put_and_get(w, i);
+    assert_int_equal(shim_faults(&w->f), before);
+    shim_plan(&w->f, "C_SetAttributeValue 0x30 always");
+    REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", ops_anchor_put(&w->t, BYTES(&six, 1), &e));
+    OK(token_recover(&w->t, &e));
+    OK(ops_anchor_get(&w->t, out, &n, &e));
+    assert_true(n == 1 && out[0] == 5);
+    shim_plan(&w->f, "C_SetAttributeValue 0x10 always"); /* CKR_ATTRIBUTE_READ_ONLY */
+    for (unsigned char i = 6; i <= 9; i++)
+        put_and_get(w, i);
+    assert_int_equal(shim_count(&w->f, "C_SetAttributeValue", NULL), refused + 1 + 4);
+    shim_lift(&w->f);
+    assert_int_equal(anchors_named(w, "claviger-anchor-a ") + anchors_named(w, "claviger-anchor-b "), 2);
 }
 
 /* A token that is out of order for a moment does not lack what it cannot describe just then. */
@@ -350,6 +385,7 @@ int main(void)
         HOSTILE(test_an_object_that_stays),
         HOSTILE(test_a_forgotten_key_is_not_made_again),
         HOSTILE(test_a_forgotten_anchor),
+        HOSTILE(test_an_anchor_is_changed_in_place),
         HOSTILE(test_a_mechanism_that_cannot_be_described),
         HOSTILE(test_wrong_answers),
         HOSTILE(test_a_generator_that_is_stuck),
