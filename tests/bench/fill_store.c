@@ -48,9 +48,7 @@ static RESULT open_all(struct fill *f, struct floor *floor, struct err *e)
     floor_init(floor, c, f->hsm);
     so.anchor = &floor->io;
     TRY(store_open(&so, &f->store, e));
-    struct keyring_options ko = {.store = f->store, .hsm = f->hsm, .clock = &clock_system, .master_version = f->in.master_version,
-                                 .cache_max = c->key_cache_max, .cache_ttl_ms = c->key_cache_ttl, .locations = c->locations};
-    memcpy(ko.instance, f->in.id, sizeof ko.instance);
+    struct keyring_options ko = instance_keyring_options(&f->in, c, &clock_system, f->store);
     return keyring_new(&ko, &f->keyring, e);
 }
 

@@ -33,16 +33,7 @@ static void release(struct fsck *f)
 
 static RESULT open_keyring(struct fsck *f, struct err *e)
 {
-    struct keyring_options ko = {
-        .store = f->store,
-        .hsm = f->o->hsm,
-        .clock = f->o->clock,
-        .master_version = f->in->master_version,
-        .cache_max = f->o->config->key_cache_max,
-        .cache_ttl_ms = f->o->config->key_cache_ttl,
-        .locations = f->o->config->locations,
-    };
-    memcpy(ko.instance, f->in->id, sizeof ko.instance);
+    struct keyring_options ko = instance_keyring_options(f->in, f->o->config, f->o->clock, f->store);
     return keyring_new(&ko, &f->keyring, e);
 }
 

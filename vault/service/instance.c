@@ -121,3 +121,12 @@ struct store_options instance_store_options(const struct instance *in, const str
     memcpy(o.instance, in->id, sizeof o.instance);
     return o;
 }
+
+struct keyring_options instance_keyring_options(const struct instance *in, const struct config *c, const struct clock *clock,
+                                                struct store *store)
+{
+    struct keyring_options o = {.store = store, .hsm = in->hsm, .clock = clock, .master_version = in->master_version,
+                                .cache_max = c->key_cache_max, .cache_ttl_ms = c->key_cache_ttl, .locations = c->locations};
+    memcpy(o.instance, in->id, sizeof o.instance);
+    return o;
+}

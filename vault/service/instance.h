@@ -10,6 +10,7 @@
 
 #include "base/config.h"
 #include "hsm/hsm.h"
+#include "kms/keyring/keyring.h"
 #include "kms/store/store.h"
 
 /* Store record META "token-backup", written by init: u8 format 1, u8 kind, u64 made (unix seconds), v16 serial, v16 holds
@@ -27,5 +28,7 @@ RESULT instance_load(const struct config *c, struct hsm *h, struct instance *ret
 /* kmsd init: draws the id and writes the file durably; ERR_EXISTS when there is one. */
 RESULT instance_create(const struct config *c, struct hsm *h, struct instance *ret, struct err *e);
 struct store_options instance_store_options(const struct instance *in, const struct config *c, const struct clock *clock);
+struct keyring_options instance_keyring_options(const struct instance *in, const struct config *c, const struct clock *clock,
+                                                struct store *store);
 
 #endif

@@ -194,10 +194,7 @@ static RESULT open_all(struct revoked *r, const struct service_options *o, const
     so.check_only = true;
     so.readers = 2;
     TRY(store_open(&so, &r->store, e));
-    struct keyring_options ko = {.store = r->store, .hsm = o->hsm, .clock = o->clock, .master_version = in->master_version,
-                                 .cache_max = o->config->key_cache_max, .cache_ttl_ms = o->config->key_cache_ttl,
-                                 .locations = o->config->locations};
-    memcpy(ko.instance, in->id, sizeof ko.instance);
+    struct keyring_options ko = instance_keyring_options(in, o->config, o->clock, r->store);
     return keyring_new(&ko, &r->keyring, e);
 }
 

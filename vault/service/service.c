@@ -70,16 +70,7 @@ static RESULT start_storage(struct service *s, const struct instance *in, struct
     memcpy(jo.instance, in->id, sizeof jo.instance);
     TRY(journal_open(&jo, &s->journal, e));
     TRY(check_journal_floor(s, e));
-    struct keyring_options ko = {
-        .store = s->store,
-        .hsm = s->hsm,
-        .clock = s->clock,
-        .master_version = in->master_version,
-        .cache_max = s->config->key_cache_max,
-        .cache_ttl_ms = s->config->key_cache_ttl,
-        .locations = s->config->locations,
-    };
-    memcpy(ko.instance, in->id, sizeof ko.instance);
+    struct keyring_options ko = instance_keyring_options(in, s->config, s->clock, s->store);
     return keyring_new(&ko, &s->keyring, e);
 }
 
