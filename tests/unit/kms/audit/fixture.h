@@ -6,19 +6,12 @@
 #ifndef TESTS_UNIT_KMS_AUDIT_FIXTURE_H
 #define TESTS_UNIT_KMS_AUDIT_FIXTURE_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include "kms/audit/event.h"
 #include "kms/audit/journal.h"
 #include "kms/audit/segment.h"
 #include "kms/crypto/kdf.h"
+#include "tests/unit/kms/testing.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -114,17 +107,25 @@ static inline void jx_close(struct jx *f)
 }
 static inline void jx_stop(struct jx *f)
 {
-    char path[400];
     jx_close(f);
-    DIR *d = opendir(f->dir);
-    for (struct dirent *de; d && (de = readdir(d));) {
-        snprintf(path, sizeof path, "%s/%s", f->dir, de->d_name);
-        unlink(path);
-    }
-    closedir(d);
+    kms_empty(f->dir);
     rmdir(f->dir);
     arena_release(&f->a);
     aead_key_free(f->key);
+}
+/* Of each test, where it wants nothing more. */
+static inline int jx_setup(void **state)
+{
+    static struct jx f;
+    jx_init(&f);
+    jx_open(&f);
+    *state = &f;
+    return 0;
+}
+static inline int jx_teardown(void **state)
+{
+    jx_stop(*state);
+    return 0;
 }
 
 struct jx_entry {
@@ -224,25 +225,5 @@ static inline void jx_segment(const struct jx *f, uint64_t first, char out[128])
 {
     snprintf(out, 128, "%s/journal-%020llu.log", f->dir, (unsigned long long)first);
 }
-static inline int jx_slab(void **state)
-{
-    struct err e = {0};
-    (void)state;
-    return secret_slab_init(256, &e).failed;
-}
-#define jx_assert_ok(expr)                                                                         \
-    do {                                                                                           \
-        if ((expr).failed) {                                                                       \
-            char text_[512];                                                                       \
-            fail_msg(#expr ": %s", err_log_text(&f->e, text_, sizeof text_));                      \
-        }                                                                                          \
-    } while (0)
-#define jx_assert_fails(expr, code_, reason_)                                                      \
-    do {                                                                                           \
-        f->e = (struct err){0};                                                                    \
-        assert_true((expr).failed);                                                                \
-        assert_string_equal(err_name(f->e.code), err_name(code_));                                 \
-        assert_string_equal(f->e.reason ? f->e.reason : "(none)", (const char *)(reason_));        \
-    } while (0)
 
 #endif

@@ -518,5 +518,5 @@ int main(void)
         cmocka_unit_test(the_queue_has_its_bounds),
         cmocka_unit_test(the_closing_mark),
     };
-    return cmocka_run_group_tests(tests, jx_slab, NULL);
+    return cmocka_run_group_tests(tests, kms_slab, NULL);
 }

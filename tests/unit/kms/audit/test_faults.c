@@ -2,20 +2,6 @@
  * admitted again without a restart. Each test asserts that its fault really happened. */
 #include "tests/unit/kms/audit/fixture.h"
 
-static int setup(void **state)
-{
-    static struct jx f;
-    jx_init(&f);
-    jx_open(&f);
-    *state = &f;
-    return 0;
-}
-static int teardown(void **state)
-{
-    jx_stop(*state);
-    return 0;
-}
-
 static void await_admits(struct jx *f)
 {
     struct journal_status st = {0};
@@ -32,10 +18,10 @@ static void write_error(struct jx *f, atomic_int *fault, int errnum)
     jx_fill(f, 5, "n");
     atomic_store(&f->faults, 0);
     atomic_store(fault, errnum);
-    jx_assert_fails(jx_write(f, "lost", false, NULL), ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE");
+    assert_fails(jx_write(f, "lost", false, NULL), ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE");
     assert_true(atomic_load(&f->faults) > 0);
     assert_false(journal_admits(f->j));
-    jx_assert_fails(jx_write(f, "refused", true, NULL), ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE"); /* not even the reserve */
+    assert_fails(jx_write(f, "refused", true, NULL), ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE"); /* not even the reserve */
     journal_status(f->j, &st);
     assert_false(st.ok);
     assert_true(st.reason[0] != 0);
@@ -72,7 +58,7 @@ static void test_refused_record_does_not_return(void **state)
     char path[128];
     jx_fill(f, 3, "n");
     atomic_store(&f->sync_fault, EIO);
-    jx_assert_fails(jx_write(f, "ghost", false, NULL), ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE");
+    assert_fails(jx_write(f, "ghost", false, NULL), ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE");
     atomic_store(&f->sync_fault, 0);
     await_admits(f);
     struct window w;
@@ -160,7 +146,7 @@ static void test_reserve_is_kept_from_those_who_waited(void **state)
     jx_open(f);
     for (size_t i = 0; i < MANY; i++) {
         jx_entry_init(&x[i]);
-        jx_assert_ok(jx_submit(f, &x[i], "ordinary"));
+        assert_ok(jx_submit(f, &x[i], "ordinary"));
     }
     atomic_store(&f->open_fault, ENOSPC);
     atomic_store(&f->hold_create, false);
@@ -176,7 +162,7 @@ static void test_reserve_is_kept_from_those_who_waited(void **state)
     assert_true(st.free_bytes >= JX_RESERVE);
     assert_false(journal_admits(f->j));
     snprintf(text, sizeof text, "n%llu", (unsigned long long)durable);
-    jx_assert_ok(jx_write(f, text, true, NULL));
+    assert_ok(jx_write(f, text, true, NULL));
     jx_expect(f, durable, 1, "n");
     atomic_store(&f->open_fault, 0);
     await_admits(f);
@@ -196,7 +182,7 @@ static void test_disk_that_hangs(void **state)
     unsigned before = atomic_load(&f->syncs);
     atomic_store(&f->hold_sync, true);
     jx_entry_init(&x);
-    jx_assert_ok(jx_submit(f, &x, "n0"));
+    assert_ok(jx_submit(f, &x, "n0"));
     while (jx_next(f) == 0 && journal_admits(f->j))
         fake_clock_advance(&clock, (JOURNAL_STALL_MS + 1) * INT64_C(1000000)); /* ends once the write is under way */
     assert_false(journal_admits(f->j));
@@ -205,7 +191,7 @@ static void test_disk_that_hangs(void **state)
     assert_string_equal(st.reason, "the disk does not answer");
     /* A refusal is heard at once: its own event does not wait behind the hung write. */
     jx_entry_init(&late);
-    jx_assert_fails(jx_submit(f, &late, "late"), ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE");
+    assert_fails(jx_submit(f, &late, "late"), ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE");
     atomic_store(&f->hold_sync, false);
     jx_await(&x);
     assert_false(x.failed);
@@ -247,7 +233,7 @@ static void test_queue_is_bounded(void **state)
 
 int main(void)
 {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, jx_setup, jx_teardown)
     const struct CMUnitTest tests[] = {
         T(test_write_eio),
         T(test_write_enospc),
@@ -260,5 +246,5 @@ int main(void)
         T(test_disk_that_hangs),
         T(test_queue_is_bounded),
     };
-    return cmocka_run_group_tests(tests, jx_slab, NULL);
+    return cmocka_run_group_tests(tests, kms_slab, NULL);
 }

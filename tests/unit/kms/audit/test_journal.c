@@ -3,20 +3,6 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-static int setup(void **state)
-{
-    static struct jx f;
-    jx_init(&f);
-    jx_open(&f);
-    *state = &f;
-    return 0;
-}
-static int teardown(void **state)
-{
-    jx_stop(*state);
-    return 0;
-}
-
 static void test_leaf_and_receipt(void **state)
 {
     struct jx *f = *state;
@@ -26,11 +12,11 @@ static void test_leaf_and_receipt(void **state)
     uint8_t id[16] = "event id 16 byte", hash[32];
     const uint8_t zero = 0;
     jx_entry_init(&x);
-    jx_assert_ok(journal_submit(f->j, &x.en, &f->tenant, id, 0x0102030405060708, BYTES_LIT("hello"), &f->e));
+    assert_ok(journal_submit(f->j, &x.en, &f->tenant, id, 0x0102030405060708, BYTES_LIT("hello"), &f->e));
     jx_await(&x);
     assert_false(x.failed);
     assert_int_equal(x.en.receipt.index, 0);
-    jx_assert_ok(journal_read(f->j, 0, 10, &f->a, &rec, &n, &f->e));
+    assert_ok(journal_read(f->j, 0, 10, &f->a, &rec, &n, &f->e));
     assert_int_equal(n, 1);
     assert_int_equal(rec[0].leaf[0], 1);
     assert_memory_equal(rec[0].leaf + 1, id, 16);
@@ -41,7 +27,7 @@ static void test_leaf_and_receipt(void **state)
     assert_memory_equal(hash, x.en.receipt.leaf_hash, 32);
     uint8_t plain[64];
     assert_int_equal(rec[0].sealed_body.n, AEAD_OVERHEAD + 32 + 5);
-    jx_assert_ok(aead_open(f->key, 0, BYTES(rec[0].leaf, JOURNAL_LEAF_BYTES), rec[0].sealed_body, plain, &f->e));
+    assert_ok(aead_open(f->key, 0, BYTES(rec[0].leaf, JOURNAL_LEAF_BYTES), rec[0].sealed_body, plain, &f->e));
     assert_memory_equal(plain + 32, "hello", 5);
     rec[0].leaf[20] ^= 1; /* a body under another leaf does not open */
     assert_true(aead_open(f->key, 0, BYTES(rec[0].leaf, JOURNAL_LEAF_BYTES), rec[0].sealed_body, plain, &f->e).failed);
@@ -53,10 +39,10 @@ static void test_refuses_bad_events(void **state)
     struct jx_entry x;
     static uint8_t big[EVENT_MAX_BYTES + 1];
     jx_entry_init(&x);
-    jx_assert_fails(journal_submit(f->j, &x.en, &f->tenant, big, 0, BYTES(big, 0), &f->e), ERR_OUT_OF_RANGE, "AUDIT_EVENT");
-    jx_assert_fails(journal_submit(f->j, &x.en, &f->tenant, big, 0, BYTES(big, sizeof big), &f->e), ERR_OUT_OF_RANGE,
+    assert_fails(journal_submit(f->j, &x.en, &f->tenant, big, 0, BYTES(big, 0), &f->e), ERR_OUT_OF_RANGE, "AUDIT_EVENT");
+    assert_fails(journal_submit(f->j, &x.en, &f->tenant, big, 0, BYTES(big, sizeof big), &f->e), ERR_OUT_OF_RANGE,
                     "AUDIT_EVENT");
-    jx_assert_ok(journal_submit(f->j, &x.en, &f->tenant, big, 0, BYTES(big, EVENT_MAX_BYTES), &f->e));
+    assert_ok(journal_submit(f->j, &x.en, &f->tenant, big, 0, BYTES(big, EVENT_MAX_BYTES), &f->e));
     jx_await(&x);
     assert_false(x.failed);
 }
@@ -161,7 +147,7 @@ static void test_damaged_middle(void **state)
         snprintf(cmd, sizeof cmd, "cp -p %s %s", copy, path);
         assert_int_equal(system(cmd), 0);
         damage(f, 0, at + ways[i].from, ways[i].n, ways[i].zero);
-        jx_assert_fails(journal_open(&f->o, &j, &f->e), ERR_DATA_LOSS, "JOURNAL_DAMAGED");
+        assert_fails(journal_open(&f->o, &j, &f->e), ERR_DATA_LOSS, "JOURNAL_DAMAGED");
         assert_non_null(strstr(f->e.detail, at_text));
         assert_int_equal(rename(copy, path), 0);
     }
@@ -177,7 +163,7 @@ static void test_damaged_last_record(void **state)
     jx_fill(f, 3, "n");
     jx_close(f);
     damage(f, 0, record_offset(f, 0, 2) + 100, 1, false);
-    jx_assert_fails(journal_open(&f->o, &j, &f->e), ERR_DATA_LOSS, "JOURNAL_DAMAGED");
+    assert_fails(journal_open(&f->o, &j, &f->e), ERR_DATA_LOSS, "JOURNAL_DAMAGED");
 }
 
 /* A group of three that never got its fdatasync: what of it is on the disk is a prefix, a hole, or any part of it. */
@@ -232,7 +218,7 @@ static void test_files_must_fit_together(void **state)
     struct jx *f = *state;
     struct journal *j = NULL;
     char path[128], away[140], second[128] = "";
-    jx_assert_fails(journal_open(&f->o, &j, &f->e), ERR_STATE, "JOURNAL_BUSY");
+    assert_fails(journal_open(&f->o, &j, &f->e), ERR_STATE, "JOURNAL_BUSY");
     jx_fill(f, 2400, "n");
     jx_close(f);
     unsigned files = 0;
@@ -246,29 +232,29 @@ static void test_files_must_fit_together(void **state)
     }
     assert_true(files >= 3);
     f->o.origin = "test/node2";
-    jx_assert_fails(journal_open(&f->o, &j, &f->e), ERR_STATE, "JOURNAL_FOREIGN");
+    assert_fails(journal_open(&f->o, &j, &f->e), ERR_STATE, "JOURNAL_FOREIGN");
     f->o.origin = "test/node1";
     f->o.instance[3] ^= 1;
-    jx_assert_fails(journal_open(&f->o, &j, &f->e), ERR_STATE, "JOURNAL_FOREIGN");
+    assert_fails(journal_open(&f->o, &j, &f->e), ERR_STATE, "JOURNAL_FOREIGN");
     f->o.instance[3] ^= 1;
     snprintf(away, sizeof away, "%s.away", second);
     assert_int_equal(rename(second, away), 0);
-    jx_assert_fails(journal_open(&f->o, &j, &f->e), ERR_DATA_LOSS, "JOURNAL_DAMAGED");
+    assert_fails(journal_open(&f->o, &j, &f->e), ERR_DATA_LOSS, "JOURNAL_DAMAGED");
     assert_int_equal(rename(away, second), 0);
     damage(f, second_first, 30, 1, false); /* its header */
-    jx_assert_fails(journal_open(&f->o, &j, &f->e), ERR_DATA_LOSS, "JOURNAL_DAMAGED");
+    assert_fails(journal_open(&f->o, &j, &f->e), ERR_DATA_LOSS, "JOURNAL_DAMAGED");
     damage(f, second_first, 30, 1, false);
     assert_int_equal(truncate(second, 8192), 0);
-    jx_assert_fails(journal_open(&f->o, &j, &f->e), ERR_DATA_LOSS, "JOURNAL_DAMAGED");
+    assert_fails(journal_open(&f->o, &j, &f->e), ERR_DATA_LOSS, "JOURNAL_DAMAGED");
     assert_int_equal(truncate(second, JX_SEGMENT), 0);
     jx_open(f); /* older files are read when they are asked for, and then checked */
     struct journal_record *rec;
     size_t n;
-    jx_assert_fails(journal_read(f->j, second_first, 1000, &f->a, &rec, &n, &f->e), ERR_DATA_LOSS, "JOURNAL_DAMAGED");
+    assert_fails(journal_read(f->j, second_first, 1000, &f->a, &rec, &n, &f->e), ERR_DATA_LOSS, "JOURNAL_DAMAGED");
     jx_expect(f, 0, second_first, "n");
     jx_close(f);
     assert_int_equal(chmod(f->dir, 0777), 0);
-    jx_assert_fails(journal_open(&f->o, &j, &f->e), ERR_STATE, "JOURNAL_PERMISSIONS");
+    assert_fails(journal_open(&f->o, &j, &f->e), ERR_STATE, "JOURNAL_PERMISSIONS");
     assert_int_equal(chmod(f->dir, 0700), 0);
     jx_open(f);
 }
@@ -316,12 +302,12 @@ static void test_many_writers_one_tail(void **state)
         struct journal_record *rec;
         size_t n;
         assert_true(journal_wait(f->j, seen, 20000));
-        jx_assert_ok(journal_read(f->j, seen, 100, &f->a, &rec, &n, &f->e));
+        assert_ok(journal_read(f->j, seen, 100, &f->a, &rec, &n, &f->e));
         assert_true(n > 0);
         for (size_t i = 0; i < n; i++) {
             uint8_t plain[64];
             assert_int_equal(rec[i].index, seen++);
-            jx_assert_ok(aead_open(f->key, 0, BYTES(rec[i].leaf, JOURNAL_LEAF_BYTES), rec[i].sealed_body, plain, &f->e));
+            assert_ok(aead_open(f->key, 0, BYTES(rec[i].leaf, JOURNAL_LEAF_BYTES), rec[i].sealed_body, plain, &f->e));
             assert_memory_equal(plain + 32, rec[i].leaf + 1, 16);
         }
     }
@@ -394,7 +380,7 @@ static void test_killed_while_writing(void **state)
         next = jx_next(f);
         struct journal_record *rec;
         size_t n;
-        jx_assert_ok(journal_read(f->j, 0, SIZE_MAX, &f->a, &rec, &n, &f->e));
+        assert_ok(journal_read(f->j, 0, SIZE_MAX, &f->a, &rec, &n, &f->e));
         assert_int_equal(n, next);
         jx_close(f);
     }
@@ -419,12 +405,12 @@ static void test_options(void **state)
 
 int main(void)
 {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, jx_setup, jx_teardown)
     const struct CMUnitTest tests[] = {
         T(test_leaf_and_receipt), T(test_refuses_bad_events), T(test_reopen_goes_on),          T(test_files_change),
         T(test_damaged_middle),   T(test_damaged_last_record), T(test_torn_tail),              T(test_files_must_fit_together),
         T(test_many_writers_one_tail), T(test_options),
         T(test_killed_while_writing),
     };
-    return cmocka_run_group_tests(tests, jx_slab, NULL);
+    return cmocka_run_group_tests(tests, kms_slab, NULL);
 }

@@ -420,16 +420,10 @@ static void test_a_sync_that_lies(void **state)
     assert_true(lost > 0);
 }
 
-static int all_setup(void **state)
-{
-    struct err e = {0};
-    (void)state;
-    return secret_slab_init(256, &e).failed;
-}
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_power_cuts, setup, teardown),
                                        cmocka_unit_test_setup_teardown(test_a_sync_that_lies, setup, teardown)};
     cut_install();
-    return cmocka_run_group_tests(tests, all_setup, NULL);
+    return cmocka_run_group_tests(tests, kms_slab, NULL);
 }

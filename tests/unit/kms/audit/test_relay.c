@@ -52,15 +52,9 @@ static int setup(void **state)
 }
 static void remove_store(struct rx *x)
 {
-    char path[400];
     store_close(x->s);
     x->s = NULL;
-    DIR *d = opendir(x->store_dir);
-    for (struct dirent *de; d && (de = readdir(d));) {
-        snprintf(path, sizeof path, "%s/%s", x->store_dir, de->d_name);
-        unlink(path);
-    }
-    closedir(d);
+    kms_empty(x->store_dir);
 }
 static int teardown(void **state)
 {
@@ -301,5 +295,5 @@ int main(void)
         T(test_no_audit_key),       T(test_they_must_fit),        T(test_stop_answers_waiters),
         T(test_journal_takes_only_the_successor),
     };
-    return cmocka_run_group_tests(tests, jx_slab, NULL);
+    return cmocka_run_group_tests(tests, kms_slab, NULL);
 }

@@ -1,6 +1,6 @@
 /*
- * Purpose: what every backend of kms/store/store.h must do, as cmocka tests on a struct fx: a backend's test file sets up
- *          the fixture and lists CONFORMANCE_TESTS.
+ * Purpose: what every backend of kms/store/store.h must do, as cmocka tests on a struct fx: a backend's test file lists
+ *          CONFORMANCE_TESTS.
  * Owns: nothing. Threads: the tests start and join their own. Errors: exact codes are asserted.
  * Limits: only the contract is used, no SQL. Secrets: none.
  */
@@ -433,7 +433,7 @@ static void conf_epochs(void **state)
     assert_int_equal(atomic_load(&f->keys_asked), asked + 2); /* once refused, once given, then kept */
 }
 
-#define CONFORMANCE_TEST(name) cmocka_unit_test_setup_teardown(name, conf_setup, conf_teardown)
+#define CONFORMANCE_TEST(name) cmocka_unit_test_setup_teardown(name, fx_setup, fx_teardown)
 #define CONFORMANCE_TESTS                                                                                               \
     CONFORMANCE_TEST(conf_put_get), CONFORMANCE_TEST(conf_compare_and_set), CONFORMANCE_TEST(conf_check_guards),        \
         CONFORMANCE_TEST(conf_sees_itself), CONFORMANCE_TEST(conf_limits), CONFORMANCE_TEST(conf_scan),                 \

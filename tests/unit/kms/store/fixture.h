@@ -6,16 +6,9 @@
 #ifndef TESTS_UNIT_KMS_STORE_FIXTURE_H
 #define TESTS_UNIT_KMS_STORE_FIXTURE_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include "kms/store/store.h"
+#include "tests/unit/kms/testing.h"
 
-#include <dirent.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,13 +68,7 @@ static inline void fx_close(struct fx *f)
 }
 static inline void fx_remove(struct fx *f)
 {
-    char path[400];
-    DIR *d = opendir(f->dir);
-    for (struct dirent *de; d && (de = readdir(d));) {
-        snprintf(path, sizeof path, "%s/%s", f->dir, de->d_name);
-        unlink(path);
-    }
-    closedir(d);
+    kms_empty(f->dir);
     rmdir(f->dir);
 }
 static inline void fx_stop(struct fx *f)
@@ -89,6 +76,19 @@ static inline void fx_stop(struct fx *f)
     fx_close(f);
     arena_release(&f->a);
     fx_remove(f);
+}
+/* Of each test, where it wants nothing more. */
+static inline int fx_setup(void **state)
+{
+    static struct fx f;
+    fx_start(&f);
+    *state = &f;
+    return 0;
+}
+static inline int fx_teardown(void **state)
+{
+    fx_stop(*state);
+    return 0;
 }
 static inline struct record fx_rec(enum rec_kind kind, const uint8_t tenant[16], const char *id, const char *body)
 {
@@ -113,25 +113,6 @@ static inline struct result fx_get(struct fx *f, enum rec_kind kind, const uint8
 {
     return store_get(f->s, kind, tenant, bytes_str(id), &f->a, ret, &f->e);
 }
-static inline void fx_same_reason(const char *got, const char *want /* NULL: any */)
-{
-    if (want)
-        assert_string_equal(got ? got : "(none)", want);
-}
-#define assert_ok(expr)                                                                            \
-    do {                                                                                           \
-        if ((expr).failed) {                                                                       \
-            char text_[512];                                                                       \
-            fail_msg(#expr ": %s", err_log_text(&f->e, text_, sizeof text_));                      \
-        }                                                                                          \
-    } while (0)
-#define assert_fails(expr, code_, reason_)                                                         \
-    do {                                                                                           \
-        f->e = (struct err){0};                                                                    \
-        assert_true((expr).failed);                                                                \
-        assert_string_equal(err_name(f->e.code), err_name(code_));                                 \
-        fx_same_reason(f->e.reason, (reason_));                                                    \
-    } while (0)
 #define assert_bytes(b, text) assert_true(bytes_equal((b), bytes_str(text)))
 
 #endif

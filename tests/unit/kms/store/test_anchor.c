@@ -346,12 +346,6 @@ static void test_accept_refusals(void **state)
     fx_open(f); /* none of them changed it */
 }
 
-static int all_setup(void **state)
-{
-    struct err e = {0};
-    (void)state;
-    return secret_slab_init(256, &e).failed;
-}
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -360,5 +354,5 @@ int main(void)
         T(test_moved),                     T(test_accept),     T(test_accept_damaged),        T(test_accept_refusals),
         T(test_accept_with_knowledge), T(test_the_journal_alone_grows),
     };
-    return cmocka_run_group_tests(tests, all_setup, NULL);
+    return cmocka_run_group_tests(tests, kms_slab, NULL);
 }

@@ -301,12 +301,6 @@ static void test_killed_while_committing(void **state)
     }
 }
 
-static int all_setup(void **state)
-{
-    struct err e = {0};
-    (void)state;
-    return secret_slab_init(256, &e).failed;
-}
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -314,5 +308,5 @@ int main(void)
                                        T(test_died_after_failed_sync), T(test_died_when_all_fails), T(test_opened_for_reading_only),
                                        T(test_full_for_a_group), T(test_killed_while_committing)};
     shim_install();
-    return cmocka_run_group_tests(tests, all_setup, NULL);
+    return cmocka_run_group_tests(tests, kms_slab, NULL);
 }

@@ -3,19 +3,6 @@
 
 #include "kms/store/fresh.h"
 
-static int setup(void **state)
-{
-    static struct fx f;
-    fx_start(&f);
-    *state = &f;
-    return 0;
-}
-static int teardown(void **state)
-{
-    fx_stop(*state);
-    return 0;
-}
-
 static void three(struct fx *f)
 {
     for (int i = 0; i < 3; i++) {
@@ -401,15 +388,9 @@ static void test_no_false_alarm(void **state)
     }
 }
 
-static int all_setup(void **state)
-{
-    struct err e = {0};
-    (void)state;
-    return secret_slab_init(256, &e).failed;
-}
 int main(void)
 {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, fx_setup, fx_teardown)
     const struct CMUnitTest tests[] = {
         T(test_deleted),     T(test_first_and_last_deleted), T(test_older_revision),
         T(test_put_back_after_delete), T(test_not_covered), T(test_put_in_beside),  T(test_tables_put_back_alone),
@@ -417,5 +398,5 @@ int main(void)
         T(test_bucket_edited_under_us), T(test_upgrade),     T(test_model),
         T(test_no_false_alarm),
     };
-    return cmocka_run_group_tests(tests, all_setup, NULL);
+    return cmocka_run_group_tests(tests, kms_slab, NULL);
 }

@@ -1,31 +1,7 @@
 #include "tests/unit/kms/store/conformance.h"
+#include "tests/unit/kms/store/edit.h"
 
 #include <fcntl.h>
-#include <sqlite3.h>
-
-static int conf_setup(void **state)
-{
-    static struct fx f;
-    fx_start(&f);
-    *state = &f;
-    return 0;
-}
-static int conf_teardown(void **state)
-{
-    fx_stop(*state);
-    return 0;
-}
-
-static void sql(struct fx *f, const char *text)
-{
-    sqlite3 *h;
-    char path[128], *msg = NULL;
-    snprintf(path, sizeof path, "%s/store.db", f->dir);
-    assert_int_equal(sqlite3_open(path, &h), SQLITE_OK);
-    if (sqlite3_exec(h, text, NULL, NULL, &msg) != SQLITE_OK)
-        fail_msg("%s: %s", text, msg);
-    assert_int_equal(sqlite3_close(h), SQLITE_OK);
-}
 
 static void test_create_once(void **state)
 {
@@ -74,12 +50,12 @@ static void test_versions(void **state)
     struct fx *f = *state;
     struct store *s = NULL;
     fx_close(f);
-    sql(f, "PRAGMA user_version = 99");
+    edit(f, "PRAGMA user_version = 99");
     assert_fails(store_open(&f->o, &s, &f->e), ERR_STATE, "STORE_NEWER");
     assert_non_null(strstr(f->e.detail, "99"));
-    sql(f, "PRAGMA user_version = 1; UPDATE migration SET checksum = zeroblob(32)");
+    edit(f, "PRAGMA user_version = 1; UPDATE migration SET checksum = zeroblob(32)");
     assert_fails(store_open(&f->o, &s, &f->e), ERR_STATE, "STORE_FOREIGN");
-    sql(f, "PRAGMA application_id = 1");
+    edit(f, "PRAGMA application_id = 1");
     assert_fails(store_open(&f->o, &s, &f->e), ERR_STATE, "STORE_FOREIGN");
 }
 
@@ -123,12 +99,6 @@ static void test_sealed_on_disk(void **state)
     assert_true(found_name > 0);
 }
 
-static int all_setup(void **state)
-{
-    struct err e = {0};
-    (void)state;
-    return secret_slab_init(256, &e).failed;
-}
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -139,5 +109,5 @@ int main(void)
         CONFORMANCE_TEST(test_missing_and_garbage),
         CONFORMANCE_TEST(test_sealed_on_disk),
     };
-    return cmocka_run_group_tests(tests, all_setup, NULL);
+    return cmocka_run_group_tests(tests, kms_slab, NULL);
 }

@@ -1,35 +1,8 @@
 /* The database is edited by hand, as somebody with the file would: each edit is refused when the row is read. */
-#include "tests/unit/kms/store/fixture.h"
+#include "tests/unit/kms/store/edit.h"
 
 #include "kms/crypto/aead.h"
 
-#include <sqlite3.h>
-
-static int setup(void **state)
-{
-    static struct fx f;
-    fx_start(&f);
-    *state = &f;
-    return 0;
-}
-static int teardown(void **state)
-{
-    fx_stop(*state);
-    return 0;
-}
-
-static int changed_rows;
-static void edit(struct fx *f, const char *text)
-{
-    sqlite3 *h;
-    char path[128], *msg = NULL;
-    snprintf(path, sizeof path, "%s/store.db", f->dir);
-    assert_int_equal(sqlite3_open(path, &h), SQLITE_OK);
-    if (sqlite3_exec(h, text, NULL, NULL, &msg) != SQLITE_OK)
-        fail_msg("%s: %s", text, msg);
-    changed_rows = sqlite3_changes(h);
-    assert_int_equal(sqlite3_close(h), SQLITE_OK);
-}
 static const char *const other_tenant = "x'b102030405060708090a0b0c0d0e0f10'";
 
 static void two_rows(struct fx *f)
@@ -68,8 +41,7 @@ static void test_each_column(void **state)
         memcpy(q.tenant, TA, 16);
         edit(f, "DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT * FROM record WHERE id = x'61'");
         snprintf(sql, sizeof sql, "UPDATE record SET %s WHERE id = x'61'", edits[i].set);
-        edit(f, sql);
-        assert_int_equal(changed_rows, 1);
+        assert_int_equal(edit(f, sql), 1);
         assert_fails(fx_get(f, edits[i].kind, TA, edits[i].id, &out), ERR_DATA_LOSS, "RECORD_TAMPERED");
         assert_fails(store_scan(f->s, &q, &f->a, &rows, &n, &f->e), ERR_DATA_LOSS, "RECORD_TAMPERED");
         assert_ok(fx_get(f, REC_CRYPTOKEY, TA, "b", &out)); /* its neighbour is not concerned */
@@ -185,8 +157,7 @@ static void test_outbox(void **state)
         assert_ok(fx_put(f, &r, i, "event"));
     edit(f, "CREATE TABLE kept AS SELECT * FROM outbox");
     for (size_t i = 0; i < sizeof edits / sizeof *edits; i++) {
-        edit(f, edits[i].edit);
-        assert_int_equal(changed_rows, 1);
+        assert_int_equal(edit(f, edits[i].edit), 1);
         assert_fails(store_outbox_read(f->s, 0, 10, &f->a, &ev, &n, &f->e), ERR_DATA_LOSS, edits[i].reason);
         edit(f, "DELETE FROM outbox; INSERT INTO outbox SELECT * FROM kept");
         assert_ok(store_outbox_read(f->s, 0, 10, &f->a, &ev, &n, &f->e));
@@ -206,18 +177,12 @@ static void test_no_key_for_a_future_epoch(void **state)
     assert_int_equal(atomic_load(&f->keys_asked), asked);
 }
 
-static int all_setup(void **state)
-{
-    struct err e = {0};
-    (void)state;
-    return secret_slab_init(256, &e).failed;
-}
 int main(void)
 {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, fx_setup, fx_teardown)
     const struct CMUnitTest tests[] = {
         T(test_each_column),  T(test_every_byte_of_a_body), T(test_swapped_bodies), T(test_copied_rows), T(test_replayed_revision),
         T(test_another_store), T(test_outbox),              T(test_no_key_for_a_future_epoch),
     };
-    return cmocka_run_group_tests(tests, all_setup, NULL);
+    return cmocka_run_group_tests(tests, kms_slab, NULL);
 }
