@@ -56,17 +56,7 @@ static RESULT check_keys(struct fsck *f, struct err *e)
 static const struct aead_key *journal_key(void *user, const uint8_t tag[32], struct err *e)
 {
     struct fsck *f = user;
-    const struct audit_tenant *system = keyring_system_audit(f->keyring);
-    if (bytes_ct_equal(system->tag, tag, 32))
-        return system->key;
-    if (f->held != NULL && bytes_ct_equal(tenant_ref_audit(f->held)->tag, tag, 32))
-        return tenant_ref_audit(f->held)->key;
-    struct tenant_ref *t = NULL;
-    if (keyring_tenant_hold_by_tag(f->keyring, tag, &t, e).failed)
-        return NULL;
-    tenant_ref_drop(f->held);
-    f->held = t;
-    return tenant_ref_audit(t)->key;
+    return offline_journal_key(f->keyring, &f->held, tag, e);
 }
 
 /* Every event of the store is in the journal, or still in the outbox. */

@@ -19,6 +19,21 @@ static void event_of(const char *action, int64_t now_ns, const char *reason, con
     event_encode(&ev, out);
 }
 
+const struct aead_key *offline_journal_key(struct keyring *k, struct tenant_ref **held, const uint8_t tag[32], struct err *e)
+{
+    const struct audit_tenant *system = keyring_system_audit(k);
+    if (bytes_ct_equal(system->tag, tag, 32))
+        return system->key;
+    if (*held != NULL && bytes_ct_equal(tenant_ref_audit(*held)->tag, tag, 32))
+        return tenant_ref_audit(*held)->key;
+    struct tenant_ref *t = NULL;
+    if (keyring_tenant_hold_by_tag(k, tag, &t, e).failed)
+        return NULL;
+    tenant_ref_drop(*held);
+    *held = t;
+    return tenant_ref_audit(t)->key;
+}
+
 /* ---- accept-rollback ---- */
 struct accepting {
     const struct service_options *o;

@@ -29,4 +29,8 @@ RESULT service_offline(const struct service_options *o, const struct offline_req
 RESULT fsck_run(const struct service_options *o, const struct instance *in, const struct offline_out *out, struct buf *ret_text,
                 struct err *e);
 
+/* For journal_check: the audit key of whoever has that tag. *held: the tenant that the record before was opened with; NULL before
+ * the first, and the caller's to drop after the last. NULL and e: ERR_NOT_FOUND (keyring_tenant_hold_by_tag). */
+const struct aead_key *offline_journal_key(struct keyring *k, struct tenant_ref **held, const uint8_t tag[32], struct err *e);
+
 #endif

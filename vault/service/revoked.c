@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "kms/audit/event.h"
 #include "vault/service/admin.h"
+#include "vault/service/offline.h"
 
 #include <search.h>
 #include <stdio.h>
@@ -156,17 +157,7 @@ static void on_event(void *user, const struct audit_event *ev)
 static const struct aead_key *key_of(void *user, const uint8_t tag[32], struct err *e)
 {
     struct revoked *r = user;
-    struct tenant_ref *t = NULL;
-    const struct audit_tenant *system = keyring_system_audit(r->keyring);
-    if (bytes_ct_equal(system->tag, tag, 32))
-        return system->key;
-    if (r->held != NULL && bytes_ct_equal(tenant_ref_audit(r->held)->tag, tag, 32))
-        return tenant_ref_audit(r->held)->key;
-    if (keyring_tenant_hold_by_tag(r->keyring, tag, &t, e).failed)
-        return NULL;
-    tenant_ref_drop(r->held);
-    r->held = t;
-    return tenant_ref_audit(t)->key;
+    return offline_journal_key(r->keyring, &r->held, tag, e);
 }
 
 static void count(void *user, const char *text)
