@@ -1,10 +1,13 @@
 #include "base/clock.h"
 
-#include "base/err.h"
+#include "base/bytes.h"
 
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static int64_t read_ns(clockid_t id)
 {
@@ -27,6 +30,22 @@ static int64_t system_boot(const struct clock *c)
 }
 
 const struct clock clock_system = {.wall_ns = system_wall, .boot_ns = system_boot};
+
+bool clock_boot_id(uint8_t out[BOOT_ID_BYTES])
+{
+    enum { TEXT_BYTES = 36 };
+    char text[TEXT_BYTES], hex[TEXT_BYTES];
+    size_t n = 0;
+    memset(out, 0, BOOT_ID_BYTES);
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text);
+    if (fd >= 0)
+        close(fd);
+    for (ssize_t i = 0; i < got; i++)
+        if (text[i] != '-')
+            hex[n++] = text[i];
+    return hex_decode(BYTES(hex, n), out, BOOT_ID_BYTES);
+}
 
 /* The clock is the first member. */
 static int64_t fake_wall(const struct clock *c)

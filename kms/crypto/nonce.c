@@ -3,9 +3,7 @@
 #include "kms/crypto/lockmem.h"
 #include "kms/crypto/nonce_state.h"
 
-#include <fcntl.h>
 #include <pthread.h>
-#include <unistd.h>
 
 static struct nonce_sources sources; /* written once, before the first use */
 static pthread_key_t thread_key;
@@ -14,19 +12,13 @@ static __thread struct nonce_state *mine;
 
 /* The boot id only tells machines apart once more. Where it cannot be read (a sandbox without /proc), random bytes of this
  * process do that too. */
-static void read_boot_id(uint8_t out[16])
+static void mix_boot_id(uint8_t out[BOOT_ID_BYTES])
 {
-    enum { TEXT_BYTES = 36 };
-    char text[TEXT_BYTES] = {0};
-    rng_fill(&rng_system, out, 16);
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text);
-    if (fd >= 0)
-        close(fd);
-    if (n != TEXT_BYTES)
-        return;
-    for (size_t i = 0; i < TEXT_BYTES; i++)
-        out[i % 16] = (uint8_t)(out[i % 16] * 31 + (uint8_t)text[i]);
+    uint8_t boot[BOOT_ID_BYTES];
+    rng_fill(&rng_system, out, BOOT_ID_BYTES);
+    (void)clock_boot_id(boot);
+    for (size_t i = 0; i < BOOT_ID_BYTES; i++)
+        out[i] ^= boot[i];
 }
 
 static void state_release(void *s)
@@ -38,7 +30,7 @@ static void state_release(void *s)
 static void setup(void)
 {
     sources = (struct nonce_sources){.rng = &rng_system, .clock = &clock_system};
-    read_boot_id(sources.boot_id);
+    mix_boot_id(sources.boot_id);
     INVARIANT(pthread_key_create(&thread_key, state_release) == 0);
 }
 

@@ -27,7 +27,7 @@ enum { NONCE_BATCH = 64, NONCE_AGE_NS = 1000000000, NONCE_SHORT = 24 };
 struct nonce_sources {
     const struct rng *rng;
     const struct clock *clock;
-    uint8_t boot_id[16];
+    uint8_t boot_id[BOOT_ID_BYTES];
 };
 struct nonce_state { /* all zero: not filled */
     uint8_t states[HMAC_STATES_BYTES];

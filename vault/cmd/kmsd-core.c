@@ -85,7 +85,7 @@ static RESULT prepare(struct core *c, struct err *e)
     umask(077);
     TRY(make_folder(journal, e));
     floor_weakness(cf, c->anchor_weakness);
-    recovery_boot_id(c->boot_id);
+    (void)clock_boot_id(c->boot_id); /* before confinement; zeros are the id of no boot */
     char anchor[4096];
     floor_folder(cf, anchor);
     const struct confine_path paths[] = {

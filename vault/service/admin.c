@@ -16,7 +16,7 @@ struct admin {
     struct authn *authn;
     const struct clock *clock;
     const char *trust_domain;
-    uint8_t boot_id[16];
+    uint8_t boot_id[BOOT_ID_BYTES];
     pthread_mutex_t lock;   /* guards policy */
     pthread_mutex_t reload; /* one at a time: a slower, older load never wins */
     struct policy_set *policy;

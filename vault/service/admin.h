@@ -22,7 +22,7 @@ struct admin_options {
     struct authn *authn;
     const struct clock *clock;
     const char *trust_domain;
-    uint8_t boot_id[16]; /* of this boot; zeros: unknown (recovery.h) */
+    uint8_t boot_id[BOOT_ID_BYTES]; /* of this boot; zeros: unknown */
 };
 RESULT admin_open(const struct admin_options *o, struct admin **ret, struct err *e);
 void admin_free(struct admin *a);
@@ -55,7 +55,7 @@ void admin_policy_first(const struct policy_doc *docs, size_t n, struct bytes cr
 struct admin_principal {
     struct principal p;
     int64_t created_ns;
-    uint8_t boot_id[16]; /* of a recovery administrator: the boot that p.until_boot_ns counts in */
+    uint8_t boot_id[BOOT_ID_BYTES]; /* of a recovery administrator: the boot that p.until_boot_ns counts in */
 };
 RESULT admin_principal_get(struct admin *a, struct bytes name, struct arena *ar, struct admin_principal *ret, struct err *e);
 RESULT admin_principal_list(struct admin *a, struct bytes after, size_t limit, struct arena *ar, struct admin_principal **ret,

@@ -6,29 +6,10 @@
 #include "vault/service/admin.h"
 #include "vault/service/review.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 static const uint8_t no_tenant[STORE_TENANT_BYTES], no_boot[BOOT_ID_BYTES];
-
-void recovery_boot_id(uint8_t out[BOOT_ID_BYTES])
-{
-    enum { TEXT_BYTES = 36 };
-    char text[TEXT_BYTES] = {0}, hex[2 * BOOT_ID_BYTES];
-    size_t n = 0;
-    memset(out, 0, BOOT_ID_BYTES);
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text);
-    if (fd >= 0)
-        close(fd);
-    for (ssize_t i = 0; i < got && n < sizeof hex; i++)
-        if (text[i] != '-')
-            hex[n++] = text[i];
-    if (n != sizeof hex || !hex_decode(BYTES(hex, n), out, BOOT_ID_BYTES))
-        memset(out, 0, BOOT_ID_BYTES);
-}
 
 /* Areas, not actions: what joins one of them later administers too. tests/unit/vault/service/test_recovery.c holds them against
  * the table. */

@@ -13,10 +13,7 @@
 #include "kms/policy/policy.h"
 #include "kms/store/store.h"
 
-enum { RECOVERY_MAX_S = 24 * 3600, BOOT_ID_BYTES = 16 };
-
-/* The kernel's; zeros where it cannot be read, which matches none. Before confinement. */
-void recovery_boot_id(uint8_t out[BOOT_ID_BYTES]);
+enum { RECOVERY_MAX_S = 24 * 3600 };
 
 struct recovery_request {
     struct bytes name, san, reason;

@@ -58,7 +58,7 @@ struct service_options {
     const struct clock *clock;
     struct hsm *hsm; /* owned from here on */
     struct bytes ca_pem, crl_pem;
-    uint8_t boot_id[16]; /* recovery.h */
+    uint8_t boot_id[BOOT_ID_BYTES]; /* zeros: unknown */
     const char *anchor_weakness; /* service_start: what floor_weakness said before confinement; NULL: nothing */
     bool vendor_clone; /* service_init: the operator's word that the vendor's tool clones the token */
 };

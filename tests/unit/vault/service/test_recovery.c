@@ -34,22 +34,11 @@ static void areas_are_whole_words(void **state)
     assert_true(recovery_decide("policy.apply").allowed);
 }
 
-static void the_boot_has_an_id(void **state)
-{
-    (void)state;
-    uint8_t a[BOOT_ID_BYTES], b[BOOT_ID_BYTES], none[BOOT_ID_BYTES] = {0};
-    recovery_boot_id(a);
-    recovery_boot_id(b);
-    assert_memory_equal(a, b, sizeof a);
-    assert_memory_not_equal(a, none, sizeof a);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_key_is_in_reach),
         cmocka_unit_test(areas_are_whole_words),
-        cmocka_unit_test(the_boot_has_an_id),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
