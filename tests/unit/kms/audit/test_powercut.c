@@ -1,13 +1,12 @@
 /* The power goes while the journal, the store and the relay between them are at work: of what was not synced any part is lost or torn
- * (tests/unit/kms/disk.h). Who was answered finds the event where its receipt says; the torn end is cut; the outbox follows, each once.
- * CLV_CUT_POINTS and CLV_CUT_SEED: how many cuts, and which. */
+ * (tests/unit/kms/disk.h). Who was answered finds the event where its receipt says; the torn end is cut; the outbox follows, each once. */
 #include "kms/store/store.h"
 #include "tests/unit/kms/audit/fixture.h"
-#include "tests/unit/kms/store/cut_vfs.h"
+#include "tests/unit/kms/cuts.h"
 
 #include <sys/syscall.h>
 
-enum { CHANGERS = 3, USERS = 3, EACH_MAX = 100000, ROUND_CUTS = 10, VARIANTS = 4, FDS = 4096, PADDING = 1200 };
+enum { CHANGERS = 3, USERS = 3, EACH_MAX = 100000, ROUND = 10 * CUT_VARIANTS, FDS = 4096, PADDING = 1200 };
 
 /* ---- the journal's calls, seen by the disk: by its hooks, and those it has no hooks for in place of the C library's ---- */
 static int file_of[FDS]; /* + 1; 0: none */
@@ -126,39 +125,24 @@ struct cut {
     char dir[DISK_PATH];
 };
 struct world {
+    struct cuts c; /* first */
     struct node x;
-    struct disk d;
-    char root[DISK_PATH], live[DISK_PATH];
-    uint64_t random;
     _Atomic uint64_t changed[CHANGERS], used[USERS], told[CHANGERS];
     _Atomic uint64_t told_changed[CHANGERS][EACH_MAX], told_used[USERS][EACH_MAX]; /* the index in the receipt */
-    struct cut cuts[ROUND_CUTS * VARIANTS];
-    size_t ncuts, wanted;
-    atomic_bool stop;
+    struct cut cuts[ROUND];
 };
 
-static void next_cut(struct world *w)
+static void note(struct cuts *cuts, size_t which, const char *dir)
 {
-    uint64_t r = disk_random(&w->random);
-    w->d.cut_at = w->ncuts < w->wanted ? w->d.ops + 1 + (r % 4 ? r / 4 % 30 : r / 4 % 800) : UINT64_MAX;
-}
-static void power_cut(struct disk *d, void *user)
-{
-    struct world *w = user;
-    for (unsigned v = 0; v < VARIANTS && w->ncuts < w->wanted; v++) {
-        struct cut *c = &w->cuts[w->ncuts];
-        for (int i = 0; i < CHANGERS; i++) {
-            c->changed[i] = atomic_load(&w->changed[i]);
-            c->told[i] = atomic_load(&w->told[i]);
-        }
-        for (int i = 0; i < USERS; i++)
-            c->used[i] = atomic_load(&w->used[i]);
-        snprintf(c->dir, sizeof c->dir, "%.40s/c%zu", w->root, w->ncuts++);
-        disk_image(d, disk_random(&w->random), c->dir);
+    struct world *w = (struct world *)cuts;
+    struct cut *c = &w->cuts[which];
+    for (int i = 0; i < CHANGERS; i++) {
+        c->changed[i] = atomic_load(&w->changed[i]);
+        c->told[i] = atomic_load(&w->told[i]);
     }
-    next_cut(w);
-    if (w->ncuts == w->wanted)
-        atomic_store(&w->stop, true);
+    for (int i = 0; i < USERS; i++)
+        c->used[i] = atomic_load(&w->used[i]);
+    snprintf(c->dir, sizeof c->dir, "%s", dir);
 }
 
 static void encode(const char *resource, struct buf *out)
@@ -176,7 +160,7 @@ static void *change(void *arg)
 {
     struct worker *me = arg;
     struct world *w = me->w;
-    for (uint64_t n = 1; !atomic_load(&w->stop) && n < EACH_MAX; n++) {
+    for (uint64_t n = 1; !atomic_load(&w->c.stop) && n < EACH_MAX; n++) {
         char id[16], resource[32], text[24];
         struct err e = {0};
         uint64_t seq = 0;
@@ -207,7 +191,7 @@ static void *use(void *arg)
 {
     struct worker *me = arg;
     struct world *w = me->w;
-    for (uint64_t n = 1; !atomic_load(&w->stop) && n < EACH_MAX; n++) {
+    for (uint64_t n = 1; !atomic_load(&w->c.stop) && n < EACH_MAX; n++) {
         char resource[32];
         uint8_t id[16];
         struct err e = {0};
@@ -249,11 +233,6 @@ static uint64_t counter_of(struct node *x, int i)
     }
     return r.revision;
 }
-static void found(void *user, const char *text)
-{
-    (void)user;
-    fail_msg("fsck: %s", text);
-}
 static const struct aead_key *key_of(void *user, const uint8_t tag[32], struct err *e)
 {
     (void)tag, (void)e;
@@ -282,8 +261,10 @@ static void read_all(const struct world *w, const struct cut *c, struct node *x,
 }
 
 /* How much more survived than anybody had been told. */
-static uint64_t examine(struct world *w, struct cut *c)
+static uint64_t examine(struct cuts *cuts, size_t which)
 {
+    struct world *w = (struct world *)cuts;
+    struct cut *c = &w->cuts[which];
     static struct node x;
     uint64_t changed[CHANGERS] = {0}, used[USERS] = {0}, beyond = 0;
     memset(&x, 0, sizeof x);
@@ -308,7 +289,7 @@ static uint64_t examine(struct world *w, struct cut *c)
         beyond += used[i] - c->used[i];
     }
     node_down(&x);
-    struct journal_checking check = {.report = found, .key = key_of, .user = &x};
+    struct journal_checking check = {.report = cuts_found, .key = key_of, .user = &x};
     must(journal_check(&x.jx.o, &check, &x.jx.e), &x.jx.e, "fsck");
     assert_int_equal(check.torn_bytes, 0); /* it was cut when it was opened */
     node_release(&x);
@@ -334,35 +315,28 @@ static bool is_missing(struct world *w, struct cut *c)
     return bad;
 }
 
-static void run_round(struct world *w, size_t wanted)
+static void run_round(struct cuts *cuts, size_t wanted)
 {
+    struct world *w = (struct world *)cuts;
     pthread_t th[CHANGERS + USERS];
     struct worker worker[CHANGERS + USERS];
-    char path[DISK_PATH];
+    char live[DISK_PATH];
     struct node *x = &w->x;
-    w->ncuts = 0;
-    w->wanted = wanted;
-    atomic_store(&w->stop, false);
     for (int i = 0; i < CHANGERS; i++) {
         atomic_store(&w->changed[i], 0);
         atomic_store(&w->told[i], 0);
     }
     for (int i = 0; i < USERS; i++)
         atomic_store(&w->used[i], 0);
-    snprintf(w->live, sizeof w->live, "%.40s/live", w->root);
+    snprintf(live, sizeof live, "%.40s/live", cuts->root);
     memset(x, 0, sizeof *x);
-    node_init(x, w->live);
+    node_init(x, live);
     must(store_create(&x->so, &x->jx.e), &x->jx.e, "create");
-    disk_init(&w->d, w->live);
-    w->d.cut = power_cut;
-    w->d.user = w;
-    snprintf(path, sizeof path, "%.90s/store.db", x->store_dir);
-    disk_adopt(&w->d, path);
-    cut_disk = &w->d;
+    cuts_begin(cuts, wanted, live, x->store_dir);
     node_up(x);
-    pthread_mutex_lock(&w->d.mu);
-    next_cut(w);
-    pthread_mutex_unlock(&w->d.mu);
+    pthread_mutex_lock(&cuts->d.mu);
+    cuts_next(cuts);
+    pthread_mutex_unlock(&cuts->d.mu);
     for (int i = 0; i < CHANGERS + USERS; i++) {
         worker[i] = (struct worker){w, i < CHANGERS ? i : i - CHANGERS};
         assert_int_equal(pthread_create(&th[i], NULL, i < CHANGERS ? change : use, &worker[i]), 0);
@@ -370,41 +344,29 @@ static void run_round(struct world *w, size_t wanted)
     for (int i = 0; i < CHANGERS + USERS; i++)
         pthread_join(th[i], NULL);
     node_down(x);
-    cut_disk = NULL;
-    assert_int_equal(w->ncuts, wanted);
-    disk_release(&w->d);
+    cuts_end(cuts);
     node_release(x);
-    disk_remove(w->live);
+    disk_remove(live);
 }
 
 static int setup(void **state)
 {
     static struct world w;
     memset(&w, 0, sizeof w);
-    w.random = disk_seed();
-    disk_folder(w.root);
+    w.c = (struct cuts){.near = 30, .far = 800, .round = ROUND, .note = note, .run = run_round, .examine = examine};
+    cuts_init(&w.c);
     *state = &w;
     return 0;
 }
 static int teardown(void **state)
 {
-    disk_remove(((struct world *)*state)->root);
+    cuts_release(*state);
     return 0;
 }
 
 static void test_power_cuts(void **state)
 {
-    struct world *w = *state;
-    size_t points = disk_points(100), done = 0, per_round = (size_t)ROUND_CUTS * VARIANTS;
-    uint64_t beyond = 0;
-    for (size_t n; done < points; done += n) {
-        n = points - done < per_round ? points - done : per_round;
-        run_round(w, n);
-        for (size_t i = 0; i < n; i++)
-            beyond += examine(w, &w->cuts[i]);
-    }
-    printf("%zu power cuts; %llu events and changes that nobody had been told of survived\n", done, (unsigned long long)beyond);
-    assert_true(beyond > 0);
+    cuts_test(*state, "events and changes");
 }
 
 /* The control: a journal whose syncs do nothing loses what was answered, and that shows. */
@@ -413,9 +375,9 @@ static void test_a_sync_that_lies(void **state)
     struct world *w = *state;
     unsigned lost = 0;
     atomic_store(&journal_lies, true);
-    run_round(w, 20);
+    run_round(&w->c, 20);
     atomic_store(&journal_lies, false);
-    for (size_t i = 0; i < w->ncuts; i++)
+    for (size_t i = 0; i < w->c.n; i++)
         lost += is_missing(w, &w->cuts[i]);
     assert_true(lost > 0);
 }

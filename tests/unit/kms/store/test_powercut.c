@@ -1,10 +1,9 @@
 /* The power goes while transactions commit and checkpoints run: of what was not synced any part is lost or torn (tests/unit/kms/disk.h).
- * What was acknowledged is there, whole, with its events; the file is sound; the floor was never ahead. CLV_CUT_POINTS and CLV_CUT_SEED:
- * how many cuts, and which. */
+ * What was acknowledged is there, whole, with its events; the file is sound; the floor was never ahead. */
+#include "tests/unit/kms/cuts.h"
 #include "tests/unit/kms/store/edit.h"
-#include "tests/unit/kms/store/cut_vfs.h"
 
-enum { THREADS = 4, RING = 16, ROUND_CUTS = 25, VARIANTS = 4 };
+enum { THREADS = 4, RING = 16, ROUND = 25 * CUT_VARIANTS };
 
 struct cut {
     uint64_t acked[THREADS];
@@ -12,41 +11,24 @@ struct cut {
     char dir[DISK_PATH];
 };
 struct world {
+    struct cuts c; /* first */
     struct fx f;
-    struct disk d;
     struct place place;
-    char root[DISK_PATH];
     _Atomic uint64_t acked[THREADS];
-    uint64_t random;
-    struct cut *cuts;
-    size_t ncuts, wanted;
-    atomic_bool stop;
+    struct cut cuts[ROUND];
 };
 
-static void next_cut(struct world *w)
+static void note(struct cuts *cuts, size_t i, const char *dir)
 {
-    uint64_t r = disk_random(&w->random);
-    w->d.cut_at = w->ncuts < w->wanted ? w->d.ops + 1 + (r % 4 ? r / 4 % 40 : r / 4 % 1500) : UINT64_MAX;
-}
-
-/* Under the disk's lock. Who was answered was answered before this, so what the disk has must hold it. */
-static void power_cut(struct disk *d, void *user)
-{
-    struct world *w = user;
-    for (unsigned v = 0; v < VARIANTS && w->ncuts < w->wanted; v++) {
-        struct cut *c = &w->cuts[w->ncuts];
-        for (int i = 0; i < THREADS; i++)
-            c->acked[i] = atomic_load(&w->acked[i]);
-        pthread_mutex_lock(&w->place.mu);
-        memcpy(c->floor.value, w->place.value, sizeof c->floor.value);
-        c->floor.n = w->place.n;
-        pthread_mutex_unlock(&w->place.mu);
-        snprintf(c->dir, sizeof c->dir, "%.50s/c%zu", w->root, w->ncuts++);
-        disk_image(d, disk_random(&w->random), c->dir);
-    }
-    next_cut(w);
-    if (w->ncuts == w->wanted)
-        atomic_store(&w->stop, true);
+    struct world *w = (struct world *)cuts;
+    struct cut *c = &w->cuts[i];
+    for (int t = 0; t < THREADS; t++)
+        c->acked[t] = atomic_load(&w->acked[t]);
+    pthread_mutex_lock(&w->place.mu);
+    memcpy(c->floor.value, w->place.value, sizeof c->floor.value);
+    c->floor.n = w->place.n;
+    pthread_mutex_unlock(&w->place.mu);
+    snprintf(c->dir, sizeof c->dir, "%s", dir);
 }
 
 struct worker {
@@ -82,7 +64,7 @@ static void commit_one(struct world *w, int me, uint64_t n)
 static void *work(void *arg)
 {
     struct worker *me = arg;
-    for (uint64_t n = 1; !atomic_load(&me->w->stop); n++)
+    for (uint64_t n = 1; !atomic_load(&me->w->c.stop); n++)
         commit_one(me->w, me->number, n);
     return NULL;
 }
@@ -103,15 +85,9 @@ static uint64_t counter_of(struct fx *f, int i)
     return out.revision;
 }
 
-static void found(void *user, const char *text)
-{
-    (void)user;
-    fail_msg("fsck: %s", text);
-}
-
 static void sound(struct fx *f)
 {
-    struct store_check c = {.report = found};
+    struct store_check c = {.report = cuts_found};
     fx_close(f);
     f->o.check_only = true;
     fx_open(f);
@@ -144,8 +120,10 @@ static void prepare(const struct world *w, struct cut *c, struct fx *f)
 }
 
 /* How many commits beyond the acknowledged ones survived. */
-static uint64_t examine(const struct world *w, struct cut *c)
+static uint64_t examine(struct cuts *cuts, size_t which)
 {
+    struct world *w = (struct world *)cuts;
+    struct cut *c = &w->cuts[which];
     static struct fx one;
     struct fx *f = &one;
     struct store_scan q = {.kind = REC_PRINCIPAL, .limit = 1000};
@@ -171,34 +149,25 @@ static uint64_t examine(const struct world *w, struct cut *c)
     return beyond;
 }
 
-/* Makes that many images, in w->cuts. */
-static void run_round(struct world *w, size_t wanted)
+static void run_round(struct cuts *cuts, size_t wanted)
 {
+    struct world *w = (struct world *)cuts;
     struct fx *f = &w->f;
     pthread_t th[THREADS];
     struct worker worker[THREADS];
-    char db[DISK_PATH];
-    w->ncuts = 0;
-    w->wanted = wanted;
-    atomic_store(&w->stop, false);
     cut_disk = NULL;
     fx_init(&w->f);
     rmdir(w->f.dir);
-    snprintf(w->f.dir, sizeof w->f.dir, "%.50s/live", w->root);
+    snprintf(w->f.dir, sizeof w->f.dir, "%.50s/live", cuts->root);
     assert_int_equal(mkdir(w->f.dir, 0700), 0);
     w->place = (struct place){0};
     place_init(&w->place);
     w->f.o.anchor = &w->place.io;
     assert_ok(store_create(&f->o, &f->e));
-    disk_init(&w->d, w->f.dir);
-    w->d.cut = power_cut;
-    w->d.user = w;
-    snprintf(db, sizeof db, "%.60s/store.db", w->f.dir);
-    disk_adopt(&w->d, db);
-    cut_disk = &w->d;
+    cuts_begin(cuts, wanted, w->f.dir, w->f.dir);
     for (int i = 0; i < THREADS; i++)
         atomic_store(&w->acked[i], 0);
-    next_cut(w);
+    cuts_next(cuts);
     fx_open(&w->f);
     for (int i = 0; i < THREADS; i++) {
         worker[i] = (struct worker){w, i};
@@ -207,9 +176,7 @@ static void run_round(struct world *w, size_t wanted)
     for (int i = 0; i < THREADS; i++)
         pthread_join(th[i], NULL);
     fx_close(&w->f);
-    cut_disk = NULL;
-    assert_int_equal(w->ncuts, wanted);
-    disk_release(&w->d);
+    cuts_end(cuts);
     arena_release(&w->f.a);
     disk_remove(w->f.dir);
 }
@@ -217,34 +184,20 @@ static void run_round(struct world *w, size_t wanted)
 static int setup(void **state)
 {
     static struct world w;
-    w = (struct world){.random = disk_seed()};
-    disk_folder(w.root);
-    w.cuts = calloc((size_t)ROUND_CUTS * VARIANTS, sizeof *w.cuts);
-    assert_non_null(w.cuts);
+    w = (struct world){.c = {.near = 40, .far = 1500, .round = ROUND, .note = note, .run = run_round, .examine = examine}};
+    cuts_init(&w.c);
     *state = &w;
     return 0;
 }
 static int teardown(void **state)
 {
-    struct world *w = *state;
-    free(w->cuts);
-    disk_remove(w->root);
+    cuts_release(*state);
     return 0;
 }
 
 static void test_power_cuts(void **state)
 {
-    struct world *w = *state;
-    size_t points = disk_points(100), done = 0, per_round = (size_t)ROUND_CUTS * VARIANTS;
-    uint64_t beyond = 0;
-    for (size_t n; done < points; done += n) {
-        n = points - done < per_round ? points - done : per_round;
-        run_round(w, n);
-        for (size_t i = 0; i < n; i++)
-            beyond += examine(w, &w->cuts[i]);
-    }
-    printf("%zu power cuts; %llu commits that nobody had been told of survived\n", done, (unsigned long long)beyond);
-    assert_true(beyond > 0); /* or the cuts came at idle moments only */
+    cuts_test(*state, "commits");
 }
 
 /* The control: a log that is never synced loses what was acknowledged, and that shows. */
@@ -253,9 +206,9 @@ static void test_a_sync_that_lies(void **state)
     struct world *w = *state;
     unsigned lost = 0;
     cut_lies = true;
-    run_round(w, 20);
+    run_round(&w->c, 20);
     cut_lies = false;
-    for (size_t i = 0; i < w->ncuts; i++) {
+    for (size_t i = 0; i < w->c.n; i++) {
         static struct fx f;
         prepare(w, &w->cuts[i], &f);
         bool missing = store_open(&f.o, &f.s, &f.e).failed;
