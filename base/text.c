@@ -239,3 +239,13 @@ bool text_parse_rfc3339(struct bytes s, int64_t *ret_unix_ns)
     *ret_unix_ns = total;
     return true;
 }
+
+bool text_copy(struct bytes s, char *out, size_t cap)
+{
+    if (s.n >= cap)
+        return false;
+    if (s.n > 0)
+        memcpy(out, s.p, s.n);
+    out[s.n] = '\0';
+    return true;
+}

@@ -16,6 +16,7 @@ bool text_parse_duration_ms(struct bytes s, uint64_t *ret); /* "250ms", "5s", "1
 enum { TEXT_RFC3339_BYTES = 32 };
 void text_format_rfc3339(int64_t unix_ns, char out[TEXT_RFC3339_BYTES]); /* 2026-11-20T12:00:00.123456789Z, zeros trimmed */
 bool text_parse_rfc3339(struct bytes s, int64_t *ret_unix_ns);           /* Z only */
+bool text_copy(struct bytes s, char *out, size_t cap); /* and its NUL; false when both do not fit */
 bool text_in_set(uint8_t c, const char *set /* "a-z0-9_-" */);
 
 #endif

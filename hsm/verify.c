@@ -2,12 +2,12 @@
 
 #include "base/chan.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "hsm/openssl.h"
 #include "hsm/ops.h"
 #include "hsm/wire.h"
 
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -76,15 +76,6 @@ static RESULT verify_fresh(struct request *r, const struct confine *confine, str
     return answer_again(t, r, e);
 }
 
-static bool take_text(struct reader *in, char out[TEXT_MAX])
-{
-    struct bytes s = reader_v16(in);
-    if (s.n >= TEXT_MAX)
-        return false;
-    (void)snprintf(out, TEXT_MAX, "%.*s", (int)s.n, (const char *)s.p);
-    return true;
-}
-
 static bool request_parse(const struct chan_msg *m, struct request *r)
 {
     struct reader in = reader_of(m->body);
@@ -94,8 +85,8 @@ static bool request_parse(const struct chan_msg *m, struct request *r)
     r->timeout_ms = reader_u64(&in);
     reader_copy(&in, r->nonce, sizeof r->nonce);
     reader_copy(&in, r->answer, sizeof r->answer);
-    bool fits = take_text(&in, r->module) && take_text(&in, r->uri) && take_text(&in, r->vendor_config) &&
-                take_text(&in, r->state_dir);
+    bool fits = text_copy(reader_v16(&in), r->module, TEXT_MAX) && text_copy(reader_v16(&in), r->uri, TEXT_MAX) &&
+                text_copy(reader_v16(&in), r->vendor_config, TEXT_MAX) && text_copy(reader_v16(&in), r->state_dir, TEXT_MAX);
     r->pin_fd = m->nfds == 1 ? m->fds[0] : -1;
     return fits && reader_done(&in) && r->pin_fd >= 0;
 }

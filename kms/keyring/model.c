@@ -1,5 +1,7 @@
 #include "kms/keyring/model.h"
 
+#include "base/text.h"
+
 #include <string.h>
 
 enum { MODEL_FORMAT = 1 };
@@ -31,13 +33,8 @@ static void put_i64(struct buf *out, int64_t v)
 static void get_text(struct reader *in, char *out, size_t cap)
 {
     struct bytes s = reader_v16(in);
-    if (s.n >= cap || (s.n > 0 && memchr(s.p, 0, s.n) != NULL)) {
+    if ((s.n > 0 && memchr(s.p, 0, s.n) != NULL) || !text_copy(s, out, cap))
         in->bad = true;
-        return;
-    }
-    if (s.n > 0)
-        memcpy(out, s.p, s.n);
-    out[s.n] = 0;
 }
 
 void model_tenant_put(const struct model_tenant *m, struct buf *out)
@@ -57,9 +54,8 @@ RESULT model_tenant_get(const struct record *r, struct model_tenant *ret, struct
 {
     struct reader in = open_body(r);
     CLEANUP(model_tenant_wipe) struct model_tenant m = {0};
-    if (r->id.n >= sizeof m.t.name)
+    if (!text_copy(r->id, m.t.name, sizeof m.t.name))
         return malformed(r, e);
-    memcpy(m.t.name, r->id.p, r->id.n);
     reader_copy(&in, m.t.id, sizeof m.t.id);
     get_text(&in, m.t.location, sizeof m.t.location);
     get_text(&in, m.t.display_name, sizeof m.t.display_name);

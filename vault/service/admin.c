@@ -1,6 +1,7 @@
 #include "vault/service/admin.h"
 
 #include "base/log.h"
+#include "base/text.h"
 #include "kms/crypto/kdf.h"
 #include "vault/service/table.h"
 
@@ -188,15 +189,6 @@ static void principal_body(const struct admin_principal *p, struct buf *out)
     buf_put(out, p->boot_id, sizeof p->boot_id);
 }
 
-static bool take_text(struct bytes in, char *out, size_t cap)
-{
-    if (in.n >= cap)
-        return false;
-    memcpy(out, in.p, in.n);
-    out[in.n] = 0;
-    return true;
-}
-
 static RESULT principal_parse(const struct record *r, struct admin_principal *ret, struct err *e)
 {
     struct reader in = reader_of(r->body);
@@ -206,8 +198,8 @@ static RESULT principal_parse(const struct record *r, struct admin_principal *re
         return malformed(e);
     p.created_ns = (int64_t)reader_u64(&in);
     p.p.state = (enum principal_state)reader_u8(&in);
-    bool fits = take_text(reader_v16(&in), p.p.san, sizeof p.p.san) && take_text(reader_v16(&in), p.p.tenant, sizeof p.p.tenant) &&
-                take_text(r->id, p.p.name, sizeof p.p.name);
+    bool fits = text_copy(reader_v16(&in), p.p.san, sizeof p.p.san) && text_copy(reader_v16(&in), p.p.tenant, sizeof p.p.tenant) &&
+                text_copy(r->id, p.p.name, sizeof p.p.name);
     p.p.revision = r->revision;
     p.p.recovery = format == BODY_RECOVERY;
     if (p.p.recovery) {

@@ -3,6 +3,7 @@
 #include "vault/service/service.h"
 
 #include "base/log.h"
+#include "base/text.h"
 #include "kms/audit/event.h"
 #include "vault/service/admin.h"
 #include "vault/service/table.h"
@@ -180,10 +181,8 @@ static RESULT fill_principal(const struct service_options *o, struct bytes name,
                              struct err *e)
 {
     *p = (struct admin_principal){.created_ns = clock_wall_ns(o->clock), .p.state = PRINCIPAL_ACTIVE};
-    if (name.n >= sizeof p->p.name || san.n >= sizeof p->p.san)
+    if (!text_copy(name, p->p.name, sizeof p->p.name) || !text_copy(san, p->p.san, sizeof p->p.san))
         FAIL(e, ERR_INVALID, "ADMIN_INVALID", "the administrator's name or SAN is too long");
-    memcpy(p->p.name, name.p, name.n);
-    memcpy(p->p.san, san.p, san.n);
     return authn_principal_check(&p->p, o->config->trust_domain, e);
 }
 

@@ -111,10 +111,9 @@ static RESULT principal_of(const struct recovery_request *q, const char *trust_d
         FAIL(e, ERR_INVALID, "RECOVERY_TIME", "--for must be 1s to 24h");
     if (memcmp(boot_id, no_boot, sizeof no_boot) == 0)
         FAIL(e, ERR_STATE, "BOOT_ID", "the kernel's boot id cannot be read: the administrator's time could not be kept");
-    if (q->name.n == 0 || q->name.n >= sizeof p.p.name || q->san.n == 0 || q->san.n >= sizeof p.p.san)
+    if (q->name.n == 0 || q->san.n == 0 || !text_copy(q->name, p.p.name, sizeof p.p.name) ||
+        !text_copy(q->san, p.p.san, sizeof p.p.san))
         FAIL(e, ERR_INVALID, "ADMIN_INVALID", "the administrator's name or SAN is empty or too long");
-    memcpy(p.p.name, q->name.p, q->name.n);
-    memcpy(p.p.san, q->san.p, q->san.n);
     if (authn_principal_check(&p.p, trust_domain, &why).failed)
         FAIL(e, ERR_INVALID, "ADMIN_INVALID", "the administrator's %s %s", why.field != NULL ? why.field : "name",
              why.hint != NULL ? why.hint : why.detail);

@@ -1,5 +1,6 @@
 #include "vault/service/review.h"
 
+#include "base/text.h"
 #include "vault/service/admin.h"
 
 #include <pthread.h>
@@ -25,15 +26,6 @@ void review_note_put(const struct review_note *n, struct buf *out)
     buf_put_v16(out, bytes_str(n->principal));
 }
 
-static bool take_text(struct bytes in, char *out, size_t n)
-{
-    if (in.n >= n)
-        return false;
-    memcpy(out, in.n ? in.p : (const uint8_t *)"", in.n);
-    out[in.n] = 0;
-    return true;
-}
-
 static RESULT parse(struct bytes body, struct review_note *ret, struct err *e)
 {
     struct reader in = reader_of(body);
@@ -45,9 +37,9 @@ static RESULT parse(struct bytes body, struct review_note *ret, struct err *e)
     n.made_unix_ns = (int64_t)reader_u64(&in);
     if (format == FORMAT)
         n.until_unix_ns = (int64_t)reader_u64(&in);
-    known &= take_text(reader_v16(&in), n.reason, sizeof n.reason);
+    known &= text_copy(reader_v16(&in), n.reason, sizeof n.reason);
     if (format == FORMAT)
-        known &= take_text(reader_v16(&in), n.principal, sizeof n.principal);
+        known &= text_copy(reader_v16(&in), n.principal, sizeof n.principal);
     if (!known || !reader_done(&in))
         FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "a note that is to be reviewed is not ours");
     *ret = n;

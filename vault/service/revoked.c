@@ -1,6 +1,7 @@
 #include "vault/service/revoked.h"
 
 #include "base/log.h"
+#include "base/text.h"
 #include "kms/audit/event.h"
 #include "vault/service/admin.h"
 #include "vault/service/offline.h"
@@ -105,10 +106,8 @@ static void on_version(struct revoked *r, const struct audit_event *ev)
 {
     char name[STORE_NAME_MAX + 1], state[32];
     struct bytes n = ev->key_version;
-    if (!field(ev->after, "{\"state\":\"", state, sizeof state) || n.n == 0 || n.n >= sizeof name)
+    if (!field(ev->after, "{\"state\":\"", state, sizeof state) || n.n == 0 || !text_copy(n, name, sizeof name))
         return;
-    memcpy(name, n.p, n.n);
-    name[n.n] = 0;
     for (enum version_state s = VERSION_ENABLED; s <= VERSION_DESTROY_SCHEDULED; s++)
         if (strcmp(state, version_state_name(s)) == 0)
             set(r, name, s);

@@ -158,6 +158,20 @@ static void test_sets(void **state)
     assert_false(text_in_set('A', "a-z0-9_-") || text_in_set('.', "a-z0-9_-") || text_in_set(0, "a-z") || text_in_set(0xe9, "a-z"));
 }
 
+static void test_copies_whole_or_not_at_all(void **state)
+{
+    char out[4] = "xyz";
+
+    (void)state;
+    assert_true(text_copy(BYTES_LIT("abc"), out, sizeof out));
+    assert_string_equal(out, "abc");
+    assert_false(text_copy(BYTES_LIT("1234"), out, sizeof out)); /* no room for its NUL */
+    assert_false(text_copy(BYTES(NULL, 0), out, 0));
+    assert_string_equal(out, "abc");
+    assert_true(text_copy(BYTES(NULL, 0), out, sizeof out));
+    assert_string_equal(out, "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -170,6 +184,7 @@ int main(void)
         cmocka_unit_test(test_rfc3339_calendar),
         cmocka_unit_test(test_rfc3339_refuses),
         cmocka_unit_test(test_sets),
+        cmocka_unit_test(test_copies_whole_or_not_at_all),
     };
     return cmocka_run_group_tests_name("text", tests, NULL, NULL);
 }
