@@ -304,7 +304,10 @@ static bool is_missing(struct world *w, struct cut *c)
     uint64_t changed[CHANGERS] = {0}, used[USERS] = {0};
     memset(&x, 0, sizeof x);
     node_init(&x, c->dir);
-    bool bad = journal_open(&x.jx.o, &x.jx.j, &x.jx.e).failed;
+    struct journal_record *rec;
+    size_t n;
+    bool bad = journal_open(&x.jx.o, &x.jx.j, &x.jx.e).failed ||
+               journal_read(x.jx.j, 0, 1000000, &x.jx.a, &rec, &n, &x.jx.e).failed; /* damage before the tail shows here */
     if (!bad)
         read_all(w, &(struct cut){0}, &x, changed, used);
     for (int i = 0; i < USERS; i++)
