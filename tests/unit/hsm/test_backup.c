@@ -1,5 +1,5 @@
 /* The token's backup: exact, verified by a fresh process, and what is not exact is never taken for one. */
-#include "tests/unit/hsm/fixture.h"
+#include "tests/unit/hsm/direct.h"
 
 #include "base/log.h"
 #include "hsm/answer.h"
@@ -8,25 +8,21 @@
 
 #include <glob.h>
 
-struct world {
-    struct fixture f;
-    struct token t;
-    struct fake_clock clock;
-    const char *spoil; /* glob pattern below state; the first match loses a bit when the PIN is asked for */
-    long at;           /* which byte, negative from the end */
-    int countdown;     /* at which request */
-};
-static struct verifier verifier;
+static struct {
+    const char *pattern; /* glob pattern below state; the first match loses a bit when the PIN is asked for */
+    long at;             /* which byte, negative from the end */
+    int countdown;       /* at which request */
+} spoil;
 
-static void flip(const char *pattern, const struct world *w)
+static void flip(const struct fixture *in)
 {
     char path[512];
     glob_t g;
-    (void)snprintf(path, sizeof path, "%s/%s", w->f.state, pattern);
+    (void)snprintf(path, sizeof path, "%s/%s", in->state, spoil.pattern);
     assert_int_equal(glob(path, 0, NULL, &g), 0);
     FILE *f = fopen(g.gl_pathv[0], "r+e");
     assert_non_null(f);
-    assert_int_equal(fseek(f, w->at, w->at < 0 ? SEEK_END : SEEK_SET), 0);
+    assert_int_equal(fseek(f, spoil.at, spoil.at < 0 ? SEEK_END : SEEK_SET), 0);
     int c = fgetc(f);
     assert_int_not_equal(c, EOF);
     assert_int_equal(fseek(f, -1, SEEK_CUR), 0);
@@ -37,21 +33,17 @@ static void flip(const char *pattern, const struct world *w)
 
 static RESULT pin(void *user, int *ret_fd, struct err *e)
 {
-    struct world *w = user;
-    if (w->spoil != NULL && w->countdown-- == 0)
-        flip(w->spoil, w);
-    return fixture_pin(&w->f, ret_fd, e);
+    if (spoil.pattern != NULL && spoil.countdown-- == 0)
+        flip(user);
+    return fixture_pin(user, ret_fd, e);
 }
 
 static int setup(void **state)
 {
-    struct world *w = calloc(1, sizeof *w);
-    assert_non_null(w);
-    fixture_make(&w->f);
-    fake_clock_init(&w->clock, 1700000000000000000, 5000000000);
+    struct world *w = world_new();
     struct token_setup s = fixture_setup(&w->f, &w->clock.c);
     s.pin = pin;
-    s.pin_user = w;
+    memset(&spoil, 0, sizeof spoil);
     OK(token_init(&w->t, &s, &e));
     OK(token_open(&w->t, &e));
     *state = w;
@@ -65,15 +57,6 @@ static int setup_keys(void **state)
     OK(ops_generate(&w->t, &verifier, HSM_MASTER, 1, &e));
     OK(ops_generate(&w->t, &verifier, HSM_SEAL, 1, &e));
     OK(ops_generate(&w->t, &verifier, HSM_AUDIT, 1, &e));
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct world *w = *state;
-    token_release(&w->t);
-    fixture_remove(&w->f);
-    free(w);
     return 0;
 }
 
@@ -94,13 +77,6 @@ static void shell(const char *format, const char *a, const char *b)
     (void)snprintf(text, sizeof text, format, a, b);
     char *argv[] = {(char *)"sh", (char *)"-ec", text, NULL};
     run_tool(argv);
-}
-
-static void derive(struct world *w, struct secret **ret)
-{
-    CLEANUP(buf_release) struct buf in = {0};
-    tenant_kek_input(&in);
-    OK(ops_derive(&w->t, HSM_MASTER, 1, buf_bytes(&in), ret, &e));
 }
 
 static void test_backup_is_exact_and_verified(void **state)
@@ -155,11 +131,11 @@ static void test_flipped_bit_in_the_copy(void **state)
     static const char *const files[] = {"token-backup/*.part/*/token.object", "token-backup/*.part/*/generation",
                                         "token-backup/*.part/*/[0-9a-f]*-*.object"};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
-        for (w->at = -1; w->at <= 0; w->at++) {
-            w->spoil = files[i];
-            w->countdown = 0;
+        for (spoil.at = -1; spoil.at <= 0; spoil.at++) {
+            spoil.pattern = files[i];
+            spoil.countdown = 0;
             REFUSED(ERR_DATA_LOSS, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e));
-            assert_int_equal(w->countdown, -3); /* it did happen: one PIN for each key */
+            assert_int_equal(spoil.countdown, -3); /* it did happen: one PIN for each key */
             assert_int_equal(count(w, "token-backup/*Z"), 0);
             assert_int_equal(count(w, "token-backup/*.part"), 1);
             assert_int_equal(count(w, "token-backup/.verify"), 0);
@@ -168,7 +144,7 @@ static void test_flipped_bit_in_the_copy(void **state)
     ops_status(&w->t, &st);
     assert_int_equal(st.backups, 0);
     assert_string_equal(b.path, "");
-    w->spoil = NULL;
+    spoil.pattern = NULL;
     OK(ops_backup(&w->t, &verifier, &b, &e));
 }
 
@@ -186,9 +162,9 @@ static void test_flipped_bit_in_what_is_opened(void **state)
         assert_int_equal(glob(pattern, 0, NULL, &g), 0);
         (void)snprintf(pattern, sizeof pattern, "token-backup/.verify/*/%s", strrchr(g.gl_pathv[i], '/') + 1);
         globfree(&g);
-        w->spoil = pattern;
-        w->at = 100; /* inside the attributes that every object has */
-        w->countdown = 0;
+        spoil.pattern = pattern;
+        spoil.at = 100; /* inside the attributes that every object has */
+        spoil.countdown = 0;
         struct err e = {0};
         assert_true(ops_backup(&w->t, &verifier, &b, &e).failed);
         assert_true(e.code == ERR_NOT_FOUND || e.code == ERR_DATA_LOSS); /* a key, or a stored answer, that is no more */
@@ -214,8 +190,7 @@ static void test_restore(void **state)
 {
     struct world *w = *state;
     struct hsm_backup b;
-    CLEANUP(secret_freep) struct secret *before = NULL, *after = NULL;
-    derive(w, &before);
+    CLEANUP(secret_freep) struct secret *before = world_derive(w), *after = NULL;
     OK(ops_backup(&w->t, &verifier, &b, &e));
     token_close(&w->t);
     shell("rm -r '%s'/*%s", w->f.tokens, "");
@@ -223,7 +198,7 @@ static void test_restore(void **state)
     shell("cp -a '%s'/*-*-*-*-* '%s'", b.path, w->f.tokens);
     w->t.setup.complete = true;
     OK(token_open(&w->t, &e));
-    derive(w, &after);
+    after = world_derive(w);
     assert_true(secret_equal(before, after));
     OK(ops_generate(&w->t, &verifier, HSM_MASTER, 3, &e)); /* the restored token is as good as the first */
     OK(ops_generate(&w->t, &verifier, HSM_MASTER, 2, &e));
@@ -295,7 +270,7 @@ static void test_without_confirmation(void **state)
     assert_int_equal(count(w, "token-backup/*Z"), 0);
 }
 
-#define MADE(name) cmocka_unit_test_setup_teardown(name, setup_keys, teardown)
+#define MADE(name) cmocka_unit_test_setup_teardown(name, setup_keys, world_free)
 
 int main(void)
 {
@@ -308,15 +283,11 @@ int main(void)
         MADE(test_restore),
         MADE(test_what_a_crash_left_is_in_nobodys_way),
         MADE(test_refusals),
-        cmocka_unit_test_setup_teardown(test_empty_token, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_empty_token, setup, world_free),
         MADE(test_without_confirmation),
     };
-    struct err e = {0};
     log_init("test", LOG_ERROR);
-    if (verifier_start(&verifier, NULL, &e).failed || secret_slab_init(32, &e).failed)
+    if (!world_begin(32))
         return 2;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    verifier_stop(&verifier);
-    (void)fflush(NULL);
-    _exit(failed); /* SoftHSM crashes in exit handlers */
+    world_end(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -1,17 +1,9 @@
 /* A module that lies: lengths beyond what it was given, searches that never end or forget, objects that are not destroyed, and the
  * Nth call of a key's making that fails. On the shim (tests/hardware), in this process, so that a sanitizer sees every byte. */
+#include "tests/unit/hsm/direct.h"
 #include "tests/unit/hsm/shim.h"
 
-#include "base/clock.h"
 #include "hsm/answer.h"
-
-struct world {
-    struct fixture f;
-    struct token t;
-    struct fake_clock clock;
-    char shim[256];
-};
-static struct verifier verifier;
 
 static void shim_path(char out[256])
 {
@@ -25,14 +17,12 @@ static void shim_path(char out[256])
 
 static int setup(void **state)
 {
-    struct world *w = calloc(1, sizeof *w);
-    assert_non_null(w);
-    fixture_make(&w->f);
+    struct world *w = world_new();
+    static char shim[256]; /* kept by the token */
     shim_attach(&w->f);
-    shim_path(w->shim);
-    fake_clock_init(&w->clock, 1700000000000000000, 5000000000);
+    shim_path(shim);
     struct token_setup s = fixture_setup(&w->f, &w->clock.c);
-    s.module_path = w->shim;
+    s.module_path = shim;
     OK(token_init(&w->t, &s, &e));
     OK(token_open(&w->t, &e));
     OK(ops_generate(&w->t, &verifier, HSM_MASTER, 1, &e));
@@ -41,31 +31,13 @@ static int setup(void **state)
     return 0;
 }
 
-static int teardown(void **state)
-{
-    struct world *w = *state;
-    token_release(&w->t);
-    fixture_remove(&w->f);
-    free(w);
-    return 0;
-}
-
-static struct secret *derived(struct world *w)
-{
-    CLEANUP(buf_release) struct buf in = {0};
-    struct secret *key = NULL;
-    tenant_kek_input(&in);
-    OK(ops_derive(&w->t, HSM_MASTER, 1, buf_bytes(&in), &key, &e));
-    return key;
-}
-
 /* After whatever happened: the fault is gone, the token opens, and its keys are what they were. */
 static void unharmed(struct world *w, const struct secret *want)
 {
     shim_lift(&w->f);
     token_close(&w->t);
     OK(token_open(&w->t, &e));
-    CLEANUP(secret_freep) struct secret *now = derived(w);
+    CLEANUP(secret_freep) struct secret *now = world_derive(w);
     assert_true(secret_equal(now, want));
 }
 
@@ -74,7 +46,7 @@ static void unharmed(struct world *w, const struct secret *want)
 static void test_more_slots_than_room(void **state)
 {
     struct world *w = *state;
-    CLEANUP(secret_freep) struct secret *want = derived(w);
+    CLEANUP(secret_freep) struct secret *want = world_derive(w);
     shim_plan(&w->f, "C_GetSlotList length:100000 always");
     token_close(&w->t);
     REFUSED(ERR_INTERNAL, "HSM_ERROR", token_open(&w->t, &e));
@@ -84,7 +56,7 @@ static void test_more_slots_than_room(void **state)
 static void test_lengths_of_a_signature(void **state)
 {
     struct world *w = *state;
-    CLEANUP(secret_freep) struct secret *want = derived(w);
+    CLEANUP(secret_freep) struct secret *want = world_derive(w);
     CLEANUP(buf_release) struct buf in = {0};
     struct secret *key = NULL;
     static const char *const lies[] = {"0", "31", "33", "64", "18446744073709551615"};
@@ -104,7 +76,7 @@ static void test_lengths_of_a_signature(void **state)
 static void test_attributes_that_lie(void **state)
 {
     struct world *w = *state;
-    CLEANUP(secret_freep) struct secret *want = derived(w);
+    CLEANUP(secret_freep) struct secret *want = world_derive(w);
     static const char *const lengths[] = {"0", "1", "4", "5", "6", "8", "16", "47", "48", "49", "64", "65", "4096", "18446744073709551614",
                                           "18446744073709551615"};
     unsigned refused = 0;
@@ -138,7 +110,7 @@ static void test_attributes_that_lie(void **state)
 static void test_a_search_that_never_ends(void **state)
 {
     struct world *w = *state;
-    CLEANUP(secret_freep) struct secret *want = derived(w);
+    CLEANUP(secret_freep) struct secret *want = world_derive(w);
     shim_plan(&w->f, "C_FindObjects endless always");
     REFUSED(ERR_STATE, "HSM_OBJECT_DOUBLE", token_reload(&w->t, &e));
     assert_false(w->t.ready);
@@ -149,7 +121,7 @@ static void test_a_search_that_never_ends(void **state)
 static void test_an_object_that_stays(void **state)
 {
     struct world *w = *state;
-    CLEANUP(secret_freep) struct secret *want = derived(w);
+    CLEANUP(secret_freep) struct secret *want = world_derive(w);
     OK(ops_generate(&w->t, &verifier, HSM_MASTER, 2, &e));
     shim_plan(&w->f, "C_DestroyObject endless always");
     REFUSED(ERR_INTERNAL, "HSM_ERROR", ops_destroy(&w->t, HSM_MASTER, 2, &e));
@@ -161,7 +133,7 @@ static void test_an_object_that_stays(void **state)
 static void test_a_forgotten_key_is_not_made_again(void **state)
 {
     struct world *w = *state;
-    CLEANUP(secret_freep) struct secret *want = derived(w);
+    CLEANUP(secret_freep) struct secret *want = world_derive(w);
     unsigned made = 0;
     for (unsigned nth = 1; nth <= 12; nth++) {
         char rule[64];
@@ -259,7 +231,7 @@ static void test_an_anchor_is_changed_in_place(void **state)
 static void test_a_mechanism_that_cannot_be_described(void **state)
 {
     struct world *w = *state;
-    CLEANUP(secret_freep) struct secret *want = derived(w);
+    CLEANUP(secret_freep) struct secret *want = world_derive(w);
     for (unsigned nth = 1; nth <= 6; nth++) {
         char rule[64];
         (void)snprintf(rule, sizeof rule, "C_GetMechanismInfo 0x30 nth:%u", nth);
@@ -283,7 +255,7 @@ static void test_a_mechanism_that_cannot_be_described(void **state)
 static void test_wrong_answers(void **state)
 {
     struct world *w = *state;
-    CLEANUP(secret_freep) struct secret *want = derived(w);
+    CLEANUP(secret_freep) struct secret *want = world_derive(w);
     CLEANUP(buf_release) struct buf tenant = {0}, store = {0};
     struct secret *key = NULL;
     tenant_kek_input(&tenant);
@@ -310,7 +282,7 @@ static void test_wrong_answers(void **state)
 static void test_a_generator_that_is_stuck(void **state)
 {
     struct world *w = *state;
-    CLEANUP(secret_freep) struct secret *want = derived(w);
+    CLEANUP(secret_freep) struct secret *want = world_derive(w);
     uint8_t a[32], b[32];
     static const char *const faults[] = {"C_GenerateRandom few always", "C_GenerateRandom endless always"};
     for (size_t i = 0; i < 2; i++) {
@@ -340,7 +312,7 @@ static bool there(const struct token *t, enum hsm_object kind, uint32_t version)
 /* Every call of a key's making fails in turn, in this process and in the fresh one: the key is there and whole, or it is not there. */
 static void nth_call(struct world *w, const char *fault, unsigned stride)
 {
-    CLEANUP(secret_freep) struct secret *want = derived(w);
+    CLEANUP(secret_freep) struct secret *want = world_derive(w);
     unsigned failed = 0, left = 0, nth = 1;
     for (;; nth += stride) {
         struct err why = {0};
@@ -391,12 +363,7 @@ int main(void)
         HOSTILE(test_a_generator_that_is_stuck),
         HOSTILE(test_the_nth_call_fails),
     };
-    struct err e = {0};
-    /* Before the module, threads and secrets: as in the hsm process. */
-    if (verifier_start(&verifier, NULL, &e).failed || secret_slab_init(64, &e).failed)
+    if (!world_begin(64))
         return 2;
-    int failed = cmocka_run_group_tests(tests, setup, teardown);
-    verifier_stop(&verifier);
-    (void)fflush(NULL);
-    _exit(failed); /* SoftHSM crashes in exit handlers */
+    world_end(cmocka_run_group_tests(tests, setup, world_free));
 }

@@ -1,4 +1,4 @@
-#include "tests/unit/hsm/fixture.h"
+#include "tests/unit/hsm/direct.h"
 
 #include "base/rng.h"
 #include "hsm/answer.h"
@@ -7,32 +7,12 @@
 #include <malloc.h>
 #include <openssl/hmac.h>
 
-/* One module can be initialised once in a process: the tests take turns with one token each. */
-struct world {
-    struct fixture f;
-    struct token t;
-    struct fake_clock clock;
-};
-static struct verifier verifier;
-
 static int setup(void **state)
 {
-    struct world *w = calloc(1, sizeof *w);
-    assert_non_null(w);
-    fixture_make(&w->f);
-    fake_clock_init(&w->clock, 1700000000000000000, 5000000000);
+    struct world *w = world_new();
     const struct token_setup s = fixture_setup(&w->f, &w->clock.c);
     OK(token_init(&w->t, &s, &e));
     *state = w;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct world *w = *state;
-    token_release(&w->t);
-    fixture_remove(&w->f);
-    free(w);
     return 0;
 }
 
@@ -377,7 +357,7 @@ static void test_recovery(void **state)
     assert_int_equal(w->t.reinitialised, 1);
 }
 
-#define TOKEN_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TOKEN_TEST(name) cmocka_unit_test_setup_teardown(name, setup, world_free)
 
 int main(void)
 {
@@ -405,12 +385,7 @@ int main(void)
         TOKEN_TEST(test_torn_anchor),
         TOKEN_TEST(test_recovery),
     };
-    struct err e = {0};
-    /* Before the module, threads and secrets: as in the hsm process. */
-    if (verifier_start(&verifier, NULL, &e).failed || secret_slab_init(32, &e).failed)
+    if (!world_begin(32))
         return 2;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    verifier_stop(&verifier);
-    (void)fflush(NULL);
-    _exit(failed); /* SoftHSM crashes in exit handlers */
+    world_end(cmocka_run_group_tests(tests, NULL, NULL));
 }
