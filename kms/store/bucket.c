@@ -22,7 +22,8 @@ struct entry_hash entry_head(const struct fresh *f, enum rec_kind kind)
     return entry_hash_of(f, kind, no_tenant, BYTES("", 0)); /* no row has an empty id */
 }
 
-size_t bucket_place(struct bytes entries, const struct entry_hash *h)
+/* Whether it is there, and the offset where it is or belongs. */
+static bool locate(struct bytes entries, const struct entry_hash *h, size_t *ret_at)
 {
     size_t low = 0, high = entries.n / ENTRY_BYTES;
     while (low < high) {
@@ -32,15 +33,36 @@ size_t bucket_place(struct bytes entries, const struct entry_hash *h)
         else
             high = mid;
     }
-    return low * ENTRY_BYTES;
+    *ret_at = low * ENTRY_BYTES;
+    return *ret_at < entries.n && memcmp(entries.p + *ret_at, h->b, ENTRY_HASH_BYTES) == 0;
 }
 
 const uint8_t *bucket_find(struct bytes entries, const struct entry_hash *h)
 {
-    size_t at = bucket_place(entries, h);
-    if (at >= entries.n || memcmp(entries.p + at, h->b, ENTRY_HASH_BYTES) != 0)
-        return NULL;
-    return entries.p + at;
+    size_t at;
+    return locate(entries, h, &at) ? entries.p + at : NULL;
+}
+
+uint8_t *bucket_put(struct buf *b, const struct entry_hash *h)
+{
+    size_t at, before = b->n;
+    if (locate(buf_bytes(b), h, &at))
+        return b->p + at;
+    uint8_t made[ENTRY_BYTES] = {0};
+    memcpy(made, h->b, sizeof h->b);
+    buf_put(b, made, sizeof made);
+    memmove(b->p + at + ENTRY_BYTES, b->p + at, before - at);
+    memcpy(b->p + at, made, sizeof made);
+    return b->p + at;
+}
+
+void bucket_cut(struct buf *b, const struct entry_hash *h)
+{
+    size_t at;
+    if (!locate(buf_bytes(b), h, &at))
+        return;
+    memmove(b->p + at, b->p + at + ENTRY_BYTES, b->n - at - ENTRY_BYTES);
+    b->n -= ENTRY_BYTES;
 }
 
 void bucket_digest(uint32_t n, struct bytes entries, uint8_t out[TREE_DIGEST_BYTES])

@@ -74,7 +74,9 @@ static inline uint32_t entry_bucket(const struct entry_hash *h)
     return get_be16(h->b);
 }
 const uint8_t *bucket_find(struct bytes entries, const struct entry_hash *h); /* NULL: not there */
-size_t bucket_place(struct bytes entries, const struct entry_hash *h);        /* offset where it is or belongs */
+/* The entry, to be changed; made when absent, of its hash and zeros. Valid until the next change of b. */
+uint8_t *bucket_put(struct buf *b, const struct entry_hash *h);
+void bucket_cut(struct buf *b, const struct entry_hash *h); /* nothing when it is not there */
 void bucket_digest(uint32_t n, struct bytes entries, uint8_t out[TREE_DIGEST_BYTES]);
 bool bucket_well_formed(uint32_t n, struct bytes entries);
 void tag_of(struct bytes sealed, uint8_t out[ENTRY_TAG_BYTES]);
@@ -123,7 +125,9 @@ RESULT fresh_load_leaves(struct store *s, struct db *d, struct err *e); /* the t
 /* ---- prove.c: the readers' side. Within one read transaction of d. ---- */
 RESULT fresh_prove_row(struct store *s, struct db *d, const struct record *key /* kind, tenant, id */, bool present,
                        uint64_t revision, const uint8_t tag[ENTRY_TAG_BYTES], struct err *e);
-/* A copy of the entry out of a bucket that is the one last written; *ret_there false: the bucket has none. */
+/* A bucket of the table that is the one last written; borrowed until sqlite3_reset(d->bucket_get), which a failure has done. */
+RESULT bucket_read(struct store *s, struct db *d, uint32_t n, struct bytes *ret, struct err *e);
+/* A copy of the entry out of such a bucket, or of the overlay's; *ret_there false: the bucket has none. */
 RESULT fresh_entry(struct store *s, struct db *d, const struct entry_hash *h, uint8_t out[ENTRY_BYTES], bool *ret_there,
                    struct err *e);
 struct fresh_bound {

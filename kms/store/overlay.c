@@ -129,20 +129,10 @@ static void set_entry(struct buf *b, const uint8_t *entry)
 {
     struct entry_hash h;
     memcpy(h.b, entry, sizeof h.b);
-    size_t at = bucket_place(buf_bytes(b), &h);
-    bool there = at < b->n && memcmp(b->p + at, h.b, ENTRY_HASH_BYTES) == 0, gone = get_be64(entry + ENTRY_REVISION_AT) == ENTRY_REMOVED;
-    if (gone && there) {
-        memmove(b->p + at, b->p + at + ENTRY_BYTES, b->n - at - ENTRY_BYTES);
-        b->n -= ENTRY_BYTES;
-    }
-    if (gone)
-        return;
-    if (!there) {
-        size_t behind = b->n - at;
-        buf_put(b, entry, ENTRY_BYTES);
-        memmove(b->p + at + ENTRY_BYTES, b->p + at, behind);
-    }
-    memcpy(b->p + at, entry, ENTRY_BYTES);
+    if (get_be64(entry + ENTRY_REVISION_AT) == ENTRY_REMOVED)
+        bucket_cut(b, &h);
+    else
+        memcpy(bucket_put(b, &h), entry, ENTRY_BYTES);
 }
 
 static RESULT replay(struct store *s, sqlite3_stmt *get, struct bytes changes, struct err *e)

@@ -42,31 +42,41 @@ RESULT fresh_stale(struct err *e, enum rec_kind kind, struct bytes id, const cha
     FAIL(e, ERR_DATA_LOSS, "STORE_STALE", "%s \"%s\": %s", store_kind_name(kind), text, what);
 }
 
-RESULT fresh_entry(struct store *s, struct db *d, const struct entry_hash *h, uint8_t out[ENTRY_BYTES], bool *ret_there,
-                   struct err *e)
+RESULT bucket_read(struct store *s, struct db *d, uint32_t n, struct bytes *ret, struct err *e)
 {
     uint8_t digest[TREE_DIGEST_BYTES];
-    uint32_t n = entry_bucket(h);
-    if (overlay_entry(s->fresh.overlay, h, out, ret_there))
-        return ok();
     sqlite3_bind_int(d->bucket_get, 1, (int)n);
     int rc = sqlite3_step(d->bucket_get);
     struct bytes entries = rc == SQLITE_ROW ? db_column_bytes(d->bucket_get, 0) : BYTES(NULL, 0);
     bucket_digest(n, entries, digest);
-    const uint8_t *entry = bucket_find(entries, h);
-    if (entry)
-        memcpy(out, entry, ENTRY_BYTES);
-    *ret_there = entry != NULL;
     struct result r = ok();
     if (rc != SQLITE_ROW && rc != SQLITE_DONE)
         r = db_fail(d, rc, "read bucket", e);
     else if (!tree_leaf_is(s->fresh.tree, n, digest))
         r = err_set(e, ERR_DATA_LOSS, "STORE_STALE", __FILE__, __LINE__, "bucket %u is not the one that was written", n);
-    sqlite3_reset(d->bucket_get);
+    if (r.failed)
+        sqlite3_reset(d->bucket_get);
+    else
+        *ret = entries;
     return r;
 }
 
 static RESULT compare_entry(const uint8_t *entry /* NULL: none */, const struct record *key, bool present, uint64_t revision,
+RESULT fresh_entry(struct store *s, struct db *d, const struct entry_hash *h, uint8_t out[ENTRY_BYTES], bool *ret_there,
+                   struct err *e)
+{
+    struct bytes entries;
+    if (overlay_entry(s->fresh.overlay, h, out, ret_there))
+        return ok();
+    TRY(bucket_read(s, d, entry_bucket(h), &entries, e));
+    const uint8_t *entry = bucket_find(entries, h);
+    if (entry)
+        memcpy(out, entry, ENTRY_BYTES);
+    *ret_there = entry != NULL;
+    sqlite3_reset(d->bucket_get);
+    return ok();
+}
+
                             const uint8_t tag[ENTRY_TAG_BYTES], struct err *e)
 {
     if (!entry && !present)

@@ -88,6 +88,12 @@ void stage_undo(struct stage *g)
     stage_keep(g);
 }
 
+/* Of a bucket that is staged. */
+static struct staged *staged_at(struct stage *g, uint32_t n)
+{
+    return &g->b[g->slot[n] - 1];
+}
+
 static struct staged *stage_add(struct stage *g, uint32_t n, struct bytes entries)
 {
     if (g->n == g->cap) {
@@ -108,7 +114,7 @@ static RESULT stage_bucket(struct store *s, uint32_t n, struct staged **ret, str
 {
     struct stage *g = s->stage;
     if (g->slot[n]) {
-        *ret = &g->b[g->slot[n] - 1];
+        *ret = staged_at(g, n);
         return ok();
     }
     struct bytes known;
@@ -116,21 +122,10 @@ static RESULT stage_bucket(struct store *s, uint32_t n, struct staged **ret, str
         *ret = stage_add(g, n, known);
         return ok();
     }
-    sqlite3_stmt *st = s->writer.bucket_get;
-    uint8_t digest[TREE_DIGEST_BYTES];
-    sqlite3_bind_int(st, 1, (int)n);
-    int rc = sqlite3_step(st);
-    struct bytes entries = rc == SQLITE_ROW ? db_column_bytes(st, 0) : BYTES(NULL, 0);
-    bucket_digest(n, entries, digest);
-    struct result r = ok();
-    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
-        r = db_fail(&s->writer, rc, "read bucket", e);
-    else if (!tree_leaf_is(s->fresh.tree, n, digest))
-        r = err_set(e, ERR_DATA_LOSS, "STORE_STALE", __FILE__, __LINE__, "bucket %u is not the one that was written", n);
-    else
-        *ret = stage_add(g, n, entries);
-    sqlite3_reset(st);
-    return r;
+    TRY(bucket_read(s, &s->writer, n, &known, e));
+    *ret = stage_add(g, n, known);
+    sqlite3_reset(s->writer.bucket_get);
+    return ok();
 }
 
 static void save(struct stage *g, struct staged *b)
@@ -157,22 +152,12 @@ static RESULT stage_entry(struct store *s, const struct entry_hash *h, bool make
 {
     struct staged *b;
     TRY(stage_bucket(s, entry_bucket(h), &b, e));
-    size_t at = bucket_place(buf_bytes(&b->entries), h);
-    bool there = at < b->entries.n && memcmp(b->entries.p + at, h->b, ENTRY_HASH_BYTES) == 0;
     *ret = NULL;
-    if (!there && !make)
+    if (!make && !bucket_find(buf_bytes(&b->entries), h))
         return ok();
     save(s->stage, b);
     buf_put(&s->stage->changed, h->b, ENTRY_HASH_BYTES);
-    if (!there) {
-        static const uint8_t blank[ENTRY_BYTES];
-        size_t behind = b->entries.n - at;
-        buf_put(&b->entries, blank, sizeof blank);
-        memmove(b->entries.p + at + ENTRY_BYTES, b->entries.p + at, behind);
-        memset(b->entries.p + at, 0, ENTRY_BYTES);
-        memcpy(b->entries.p + at, h->b, ENTRY_HASH_BYTES);
-    }
-    *ret = b->entries.p + at;
+    *ret = bucket_put(&b->entries, h);
     return ok();
 }
 
@@ -247,14 +232,6 @@ RESULT stage_put(struct store *s, const struct record *r, struct bytes sealed, s
     return ok();
 }
 
-static void cut(struct stage *g, const struct entry_hash *h)
-{
-    struct staged *b = &g->b[g->slot[entry_bucket(h)] - 1];
-    size_t at = bucket_place(buf_bytes(&b->entries), h);
-    memmove(b->entries.p + at, b->entries.p + at + ENTRY_BYTES, b->entries.n - at - ENTRY_BYTES);
-    b->entries.n -= ENTRY_BYTES;
-}
-
 RESULT stage_remove(struct store *s, enum rec_kind kind, const uint8_t tenant[16], struct bytes id, struct err *e)
 {
     struct entry_hash h = entry_hash_of(&s->fresh, kind, tenant, id), before;
@@ -268,7 +245,7 @@ RESULT stage_remove(struct store *s, enum rec_kind kind, const uint8_t tenant[16
     if (!entry || memcmp(entry + ENTRY_NEXT_AT, h.b, sizeof h.b) != 0)
         return fresh_stale(e, kind, id, "the row before a deleted one is not its neighbour");
     memcpy(entry + ENTRY_NEXT_AT, next, sizeof next);
-    cut(s->stage, &h);
+    bucket_cut(&staged_at(s->stage, entry_bucket(&h))->entries, &h);
     return ok();
 }
 
@@ -278,7 +255,7 @@ static void put_changes(struct stage *g, struct buf *out)
     for (size_t at = 0; at < g->changed.n; at += ENTRY_HASH_BYTES) {
         struct entry_hash h;
         memcpy(h.b, g->changed.p + at, sizeof h.b);
-        const uint8_t *entry = bucket_find(buf_bytes(&g->b[g->slot[entry_bucket(&h)] - 1].entries), &h);
+        const uint8_t *entry = bucket_find(buf_bytes(&staged_at(g, entry_bucket(&h))->entries), &h);
         uint8_t removed[ENTRY_BYTES] = {0};
         memcpy(removed, h.b, sizeof h.b);
         put_be64(removed + ENTRY_REVISION_AT, ENTRY_REMOVED);
