@@ -61,7 +61,6 @@ RESULT bucket_read(struct store *s, struct db *d, uint32_t n, struct bytes *ret,
     return r;
 }
 
-static RESULT compare_entry(const uint8_t *entry /* NULL: none */, const struct record *key, bool present, uint64_t revision,
 RESULT fresh_entry(struct store *s, struct db *d, const struct entry_hash *h, uint8_t out[ENTRY_BYTES], bool *ret_there,
                    struct err *e)
 {
@@ -77,6 +76,7 @@ RESULT fresh_entry(struct store *s, struct db *d, const struct entry_hash *h, ui
     return ok();
 }
 
+static RESULT compare_entry(const uint8_t *entry /* NULL: none */, const struct record *key, bool present, uint64_t revision,
                             const uint8_t tag[ENTRY_TAG_BYTES], struct err *e)
 {
     if (!entry && !present)
