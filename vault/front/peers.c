@@ -2,12 +2,11 @@
 
 #include "base/err.h"
 #include "base/rng.h"
+#include "vault/front/address.h"
 
-#include <netinet/in.h>
 #include <stdlib.h>
-#include <string.h>
 
-enum { PEERS_BUCKETS = 4096, KEY_BYTES = 16 };
+enum { PEERS_BUCKETS = 4096 };
 
 struct peer {
     struct peer *next;
@@ -15,7 +14,7 @@ struct peer {
     struct bucket fresh, undone; /* undone may be overdrawn */
     int64_t barred_until_ms, struck_ms;
     uint32_t conns, strikes, streams, unfinished;
-    uint8_t key[KEY_BYTES];
+    struct address_key key;
 };
 struct peers {
     struct peer *buckets[PEERS_BUCKETS];
@@ -49,28 +48,9 @@ void peers_free(struct peers *ps)
     free(ps);
 }
 
-static void key_of(const struct sockaddr_storage *addr, uint8_t key[KEY_BYTES])
+static size_t slot_of(const struct peers *ps, const struct address_key *key)
 {
-    memset(key, 0, KEY_BYTES);
-    if (addr->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)addr;
-        key[10] = key[11] = 0xff;
-        memcpy(key + 12, &in->sin_addr, 4);
-        return;
-    }
-    if (addr->ss_family != AF_INET6)
-        return;
-    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)addr;
-    memcpy(key, &in6->sin6_addr, IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr) ? KEY_BYTES : 8);
-}
-
-/* Salted, so that nobody can choose addresses that share a chain. */
-static size_t slot_of(const struct peers *ps, const uint8_t key[KEY_BYTES])
-{
-    uint64_t h = ps->salt;
-    for (unsigned i = 0; i < KEY_BYTES; i++)
-        h = (h ^ key[i]) * 0x9e3779b97f4a7c15u, h ^= h >> 29;
-    return h % PEERS_BUCKETS;
+    return address_key_hash(key, ps->salt) % PEERS_BUCKETS;
 }
 
 static bool forgettable(const struct peer *p, int64_t now_ms)
@@ -96,11 +76,11 @@ static void sweep(struct peers *ps, size_t slot, int64_t now_ms)
     }
 }
 
-static struct peer *find_or_add(struct peers *ps, const uint8_t key[KEY_BYTES], int64_t now_ms)
+static struct peer *find_or_add(struct peers *ps, const struct address_key *key, int64_t now_ms)
 {
     size_t slot = slot_of(ps, key);
     for (struct peer *p = ps->buckets[slot]; p != NULL; p = p->next)
-        if (memcmp(p->key, key, KEY_BYTES) == 0)
+        if (address_key_equal(&p->key, key))
             return p;
     sweep(ps, slot, now_ms);
     for (size_t i = 0; ps->n >= PEERS_MAX && i < PEERS_BUCKETS; i++)
@@ -110,7 +90,7 @@ static struct peer *find_or_add(struct peers *ps, const uint8_t key[KEY_BYTES], 
         return NULL;
     bucket_init(&p->fresh, &fresh_limit, now_ms);
     bucket_init(&p->undone, &undone_limit, now_ms);
-    memcpy(p->key, key, KEY_BYTES);
+    p->key = *key;
     p->all = ps;
     p->next = ps->buckets[slot];
     ps->buckets[slot] = p;
@@ -126,9 +106,8 @@ static bool overdrawn(struct peer *p, int64_t now_ms)
 
 enum peers_verdict peers_join(struct peers *ps, const struct sockaddr_storage *addr, int64_t now_ms, struct peer **ret)
 {
-    uint8_t key[KEY_BYTES];
-    key_of(addr, key);
-    struct peer *p = find_or_add(ps, key, now_ms);
+    const struct address_key key = address_key_of(addr, 4, 8);
+    struct peer *p = find_or_add(ps, &key, now_ms);
     int64_t wait_ms;
     if (p == NULL)
         return PEERS_TABLE_FULL;
@@ -150,7 +129,7 @@ void peers_leave(struct peers *ps, struct peer *p, int64_t now_ms)
     INVARIANT(p->conns > 0 && (p->conns > 1 || (p->streams == 0 && p->unfinished == 0)));
     p->conns--;
     if (p->conns == 0)
-        sweep(ps, slot_of(ps, p->key), now_ms);
+        sweep(ps, slot_of(ps, &p->key), now_ms);
 }
 
 void peers_penalise(struct peer *p, int64_t now_ms)

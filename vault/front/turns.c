@@ -1,12 +1,11 @@
 #include "vault/front/turns.h"
 
 #include "base/rng.h"
+#include "vault/front/address.h"
 
-#include <netinet/in.h>
 #include <stdlib.h>
-#include <string.h>
 
-enum { TURNS_BUCKETS = 1024, KEY_BYTES = 7 };
+enum { TURNS_BUCKETS = 1024 };
 
 struct turns_list {
     struct turn *head, *tail;
@@ -16,7 +15,7 @@ struct turns_net {
     struct turns_net *ring, *ring_prev; /* of those with a line; NULL: no line */
     struct turns_list line;
     uint32_t members, in_line, shaking, strangers;
-    uint8_t key[KEY_BYTES]; /* family, prefix */
+    struct address_key key;
 };
 struct turns {
     struct turns_net *buckets[TURNS_BUCKETS];
@@ -79,42 +78,21 @@ static void ring_cut(struct turns *ts, struct turns_net *n)
 
 /* ---- nets --------------------------------------------------------------------------------------------------------- */
 
-static void key_of(const struct sockaddr_storage *addr, uint8_t key[KEY_BYTES])
+static struct turns_net **bucket_of(struct turns *ts, const struct address_key *key)
 {
-    memset(key, 0, KEY_BYTES);
-    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)addr;
-    if (addr->ss_family == AF_INET) {
-        key[0] = 4;
-        memcpy(key + 1, &((const struct sockaddr_in *)addr)->sin_addr, 3);
-    } else if (addr->ss_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
-        key[0] = 4;
-        memcpy(key + 1, in6->sin6_addr.s6_addr + 12, 3);
-    } else if (addr->ss_family == AF_INET6) {
-        key[0] = 6;
-        memcpy(key + 1, in6->sin6_addr.s6_addr, 6);
-    }
-}
-
-/* Salted, so that nobody can choose nets that share a chain. */
-static struct turns_net **bucket_of(struct turns *ts, const uint8_t key[KEY_BYTES])
-{
-    uint64_t h = ts->salt;
-    for (unsigned i = 0; i < KEY_BYTES; i++)
-        h = (h ^ key[i]) * 0x9e3779b97f4a7c15u, h ^= h >> 29;
-    return &ts->buckets[h % TURNS_BUCKETS];
+    return &ts->buckets[address_key_hash(key, ts->salt) % TURNS_BUCKETS];
 }
 
 static struct turns_net *net_of(struct turns *ts, const struct sockaddr_storage *addr)
 {
-    uint8_t key[KEY_BYTES];
-    key_of(addr, key);
-    struct turns_net **at = bucket_of(ts, key);
+    const struct address_key key = address_key_of(addr, 3, 6);
+    struct turns_net **at = bucket_of(ts, &key);
     for (struct turns_net *n = *at; n != NULL; n = n->next)
-        if (memcmp(n->key, key, KEY_BYTES) == 0)
+        if (address_key_equal(&n->key, &key))
             return n;
     struct turns_net *n = calloc(1, sizeof *n);
     INVARIANT(n != NULL);
-    memcpy(n->key, key, KEY_BYTES);
+    n->key = key;
     n->next = *at;
     *at = n;
     return n;
@@ -124,7 +102,7 @@ static void net_drop(struct turns *ts, struct turns_net *n)
 {
     if (n->members > 0)
         return;
-    struct turns_net **at = bucket_of(ts, n->key);
+    struct turns_net **at = bucket_of(ts, &n->key);
     while (*at != n)
         at = &(*at)->next;
     *at = n->next;
