@@ -5,14 +5,11 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-BUILD = pathlib.Path(os.environ.get("CLV_BUILD", HERE.parents[1] / "build/dev")).resolve()
-sys.path[:0] = [str(HERE.parent / "integration"), str(BUILD / "pygen")]
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # lost connections are what is tested
+sys.path.insert(0, str(HERE.parent / "integration"))
 
-import claviger_pb  # noqa: E402,F401
+from kit import BUILD, instance as kit_instance  # noqa: E402
 from kit.instance import Instance, until  # noqa: E402
 
 import page as control  # noqa: E402
@@ -24,9 +21,7 @@ SETTINGS = dict(journal_segment_bytes=SEGMENT, journal_reserve_bytes=RESERVE, lo
 
 def scratch():
     """Memory where there is room, so that a thousand restarts do not wait for a disk; syncs are counted all the same."""
-    shm = pathlib.Path("/dev/shm")
-    roomy = shm.is_dir() and os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > 512 << 20
-    return pathlib.Path(tempfile.mkdtemp(prefix="clv-", dir=shm if roomy else None))
+    return kit_instance.scratch("clv-", 512 << 20)
 
 
 def make_template(folder):

@@ -1,27 +1,15 @@
 """Daemons on a token that fails: the identities and folders of tests/integration, with the shim between hsm and SoftHSM2."""
-import importlib.util
-import os
 import pathlib
 import shutil
 import sys
-import tempfile
 
 import pytest
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "integration")]
 
-
-def _load(name, path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_suite = _load("integration_suite", HERE.parent / "integration" / "conftest.py")
-template, copies, fresh, World = _suite.template, _suite.copies, _suite.fresh, _suite.World
-sys.path.insert(0, str(HERE))
+from kit.instance import scratch  # noqa: E402
+from kit.suite import World, copies, fresh, template  # noqa: E402,F401
 
 from faults import Shim  # noqa: E402
 from service import Service, hsm_timeout  # noqa: E402
@@ -29,9 +17,7 @@ from service import Service, hsm_timeout  # noqa: E402
 
 @pytest.fixture(scope="session")
 def base():
-    """In memory where there is room: what other work on the same disk costs must not look like a slow token."""
-    shared = pathlib.Path("/dev/shm")
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="clv-w-", dir=shared if os.access(shared, os.W_OK) else None))
+    folder = scratch("clv-w-")
     yield folder
     shutil.rmtree(folder)
 

@@ -11,7 +11,7 @@ import pytest
 
 from claviger.system.v1 import system_pb2
 from faults import SHIM, Shim
-from integration_suite import World
+from kit.suite import World
 from kit.instance import BUILD, until
 from load import Load, every_key, open_all
 from service import BACK, SLOWER, Service, hsm_timeout

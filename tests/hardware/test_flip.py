@@ -8,7 +8,7 @@ from claviger.tenants.v1 import tenants_pb2 as ten
 from kit.instance import until
 from kit.wire import Code, Details, refused
 from service import Service
-from integration_suite import World
+from kit.suite import World
 
 SEEDS = 1000 if os.environ.get("LONG") else 40
 

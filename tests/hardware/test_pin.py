@@ -9,7 +9,7 @@ import pytest
 from faults import CODES
 from kit.instance import until
 from service import Service, hsm_timeout
-from integration_suite import World
+from kit.suite import World
 
 WRONG, LOCKED, OK = CODES["pin incorrect"], CODES["pin locked"], 0
 

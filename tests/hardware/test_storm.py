@@ -8,7 +8,7 @@ import time
 import pytest
 
 from faults import CODES, SERVING
-from integration_suite import World
+from kit.suite import World
 from kit.instance import SLOWER, until
 from kit.wire import Code
 from load import Load, every_key, open_all

@@ -1,26 +1,20 @@
 """The real daemon, one for all attacks of a module; an arena around it (arena.py)."""
-import os
 import pathlib
 import shutil
 import sys
-import tempfile
 
 import pytest
 
 HERE = pathlib.Path(__file__).resolve().parent
-BUILD = pathlib.Path(os.environ.get("CLV_BUILD", HERE.parents[1] / "build/dev")).resolve()
-sys.path[:0] = [str(HERE), str(HERE.parent / "integration"), str(BUILD / "pygen")]
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+sys.path[:0] = [str(HERE), str(HERE.parent / "integration")]
 
+from kit.instance import Instance, scratch  # noqa: E402  (first: the stubs)
 from arena import Arena  # noqa: E402
-from kit.instance import Instance  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def instance():
-    # In memory where there is room: other work on the same disk must not look like an attack's success.
-    shared = pathlib.Path("/dev/shm")
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="clv-h-", dir=shared if os.access(shared, os.W_OK) else None))
+    folder = scratch("clv-h-")
     made = Instance.create(folder / "i")
     made.configure(handshake_timeout="2s")  # the one thing that is not as shipped: else slow handshakes take the suite's time
     yield made

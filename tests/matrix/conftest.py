@@ -1,5 +1,4 @@
-"""The daemon, its identities and its folders are those of tests/integration: its conftest is loaded under a name of its own."""
-import importlib.util
+"""The daemon, its identities and its folders are those of tests/integration (its kit)."""
 import pathlib
 import shutil
 import sys
@@ -7,19 +6,9 @@ import sys
 import pytest
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "integration")]
 
-
-def _load(name, path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_suite = _load("integration_suite", HERE.parent / "integration" / "conftest.py")
-base, template, copies, fresh, World = _suite.base, _suite.template, _suite.copies, _suite.fresh, _suite.World
-sys.path.insert(0, str(HERE))
+from kit.suite import World, base, copies, fresh, template  # noqa: E402,F401
 
 from claviger.identity.v1 import identity_pb2 as idy  # noqa: E402
 from claviger.policy.v1 import policy_pb2 as pol  # noqa: E402

@@ -17,7 +17,6 @@ import shutil
 import signal
 import sqlite3
 import sys
-import tempfile
 import threading
 import time
 
@@ -29,7 +28,7 @@ import grpc
 import watch
 from grpc.health.v1 import health_pb2
 from kit.client import connect
-from kit.instance import BUILD, Instance, until
+from kit.instance import BUILD, Instance, scratch, until
 from load import Load
 
 ROLES = ("monitor", "front", "core", "hsm")
@@ -234,8 +233,7 @@ def main():
     a.add_argument("--trace", type=pathlib.Path, help="every sample, as CSV")
     a.add_argument("--leak", action="store_true", help="the control: must fail")
     o = a.parse_args()
-    shared = pathlib.Path("/dev/shm")  # other work on the same disk is not what is measured
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="clv-soak-", dir=shared if os.access(shared, os.W_OK) else None))
+    folder = scratch("clv-soak-")
     try:
         instance = Instance.create(folder / "i")
         if o.leak:

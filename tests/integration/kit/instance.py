@@ -5,10 +5,11 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
-BUILD = pathlib.Path(os.environ.get("CLV_BUILD", ROOT / "build/dev")).resolve()
+from kit import BUILD, ROOT
+
 BUGS = ("invariant failed", "AddressSanitizer", "LeakSanitizer", "ThreadSanitizer", "runtime error:", "signal=ABRT", "signal=SEGV", "signal=SYS",
         "assertion failed")  # in any log, whatever the test was about
 TRUST_DOMAIN = "dev.claviger"
@@ -26,6 +27,13 @@ def until(condition, timeout=10, what=""):
         if time.monotonic() > end:
             raise AssertionError(f"not within {timeout * SLOWER} s: {what or condition}")
         time.sleep(0.01)
+
+
+def scratch(prefix, room_bytes=0):
+    """A new folder, in memory where there is that much room: what other work on the same disk costs must not look like a fault."""
+    shared = pathlib.Path("/dev/shm")
+    roomy = os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > room_bytes
+    return pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=shared if roomy else None))
 
 
 class Instance:
