@@ -125,6 +125,7 @@ static RESULT put_new_version(struct keyring *k, struct tenant_ref *t, const str
 static void put_key(struct store_txn *txn, const struct tenant_ref *t, const struct name *n, const struct keyring_key *m,
                     uint64_t expected)
 {
+    due_move(txn, DUE_ROTATION, m->name, m->queued_rotation_ns, m->next_rotation_ns);
     CLEANUP(buf_release) struct buf body;
     buf_init(&body, STORE_BODY_MAX);
     model_key_put(m, &body);
@@ -151,6 +152,7 @@ RESULT keyring_key_create(struct keyring *k, const struct name *n, const struct 
     struct keyring_key m = *want;
     TRY(copy_name(n, a, &m.name, e));
     m.created_ns = clock_wall_ns(k->clock);
+    m.queued_rotation_ns = 0;
     m.primary = m.newest = first_version ? 1 : 0;
     m.revision = 1;
     if (m.nlabels > 0)
@@ -187,6 +189,18 @@ RESULT keyring_version_create(struct keyring *k, const struct name *key, struct 
     return put_new_version(k, t, key, m.newest, txn, a, ret, e);
 }
 
+RESULT keyring_key_rotate(struct keyring *k, const struct name *n, struct keyring_key *key, struct store_txn *txn, struct arena *a,
+                          struct keyring_version *ret, struct err *e)
+{
+    CLEANUP(tenant_ref_dropp) struct tenant_ref *t = NULL;
+    TRY(tenant_of_name(k, n, true, &t, e));
+    if (key->newest >= KEYRING_VERSIONS_MAX)
+        FAIL(e, ERR_EXHAUSTED, "TOO_MANY_VERSIONS", "the key has %u versions", key->newest);
+    key->primary = ++key->newest;
+    put_key(txn, t, n, key, key->revision);
+    return put_new_version(k, t, n, key->newest, txn, a, ret, e);
+}
+
 RESULT keyring_version_put(struct keyring *k, const struct name *n, const struct keyring_version *changed,
                            enum version_state from, struct store_txn *txn, struct err *e)
 {
@@ -198,6 +212,7 @@ RESULT keyring_version_put(struct keyring *k, const struct name *n, const struct
     struct keyring_version m = *changed;
     if (m.state == VERSION_DESTROYED)
         m.wrapped = BYTES(NULL, 0);
+    due_move(txn, DUE_DESTRUCTION, m.name, m.queued_destroy_ns, m.state == VERSION_DESTROY_SCHEDULED ? m.destroy_ns : 0);
     CLEANUP(buf_release) struct buf body;
     buf_init(&body, 1024);
     model_version_put(&m, &body);

@@ -8,6 +8,7 @@
 #define KMS_KEYRING_INTERNAL_H
 
 #include "kms/keyring/cache.h"
+#include "kms/keyring/due.h"
 #include "kms/keyring/model.h"
 
 #include <pthread.h>

@@ -55,6 +55,7 @@ struct keyring_key {
     uint32_t newest;              /* highest version number ever given */
     int64_t rotation_period_s;    /* 0: none */
     int64_t next_rotation_ns;     /* 0: none */
+    int64_t queued_rotation_ns;   /* as it was read: what the queue of what is due has */
     int64_t destroy_delay_s;
     bool import_only;
     struct label *labels;         /* sorted by key */
@@ -66,6 +67,7 @@ struct keyring_version {
     uint32_t n;
     enum version_state state;
     int64_t created_ns, generated_ns, destroy_ns /* scheduled */, destroyed_ns;
+    int64_t queued_destroy_ns;    /* as it was read; 0 when not scheduled */
     uint8_t kvid[FORMAT_KVID_BYTES];
     uint32_t master_version;
     struct bytes wrapped;         /* L2 under the tenant KEK; empty once destroyed */
@@ -133,6 +135,9 @@ RESULT keyring_key_put(struct keyring *k, const struct name *n, const struct key
                        struct store_txn *txn, struct err *e);
 RESULT keyring_version_create(struct keyring *k, const struct name *key, struct store_txn *txn, struct arena *a,
                               struct keyring_version *ret, struct err *e);
+/* key as it was read, and its next rotation as it is to be: a new version, which is primary. */
+RESULT keyring_key_rotate(struct keyring *k, const struct name *n, struct keyring_key *key, struct store_txn *txn, struct arena *a,
+                          struct keyring_version *ret, struct err *e);
 /* State moves are checked against version_state_can: ERR_STATE. Destroying erases the wrapped key. */
 RESULT keyring_version_put(struct keyring *k, const struct name *n, const struct keyring_version *changed,
                            enum version_state from, struct store_txn *txn, struct err *e);
@@ -179,6 +184,9 @@ struct keyring_check {
     uint64_t tenants, keys, versions; /* out */
 };
 RESULT keyring_check(struct keyring *k, struct keyring_check *c, struct err *e);
+
+/* The queue of what is due holds all that it should: at once where it does, else each key and version is looked at. Blocks. */
+RESULT keyring_requeue(struct keyring *k, struct err *e);
 
 /* `kmsd init`: adds the system's audit key to txn. keyring_new fails ERR_STATE "NOT_INITIALISED" without it. */
 RESULT keyring_init_records(struct store_txn *txn, struct err *e);

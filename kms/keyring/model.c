@@ -113,7 +113,7 @@ RESULT model_key_get(const struct record *r, struct arena *a, struct keyring_key
     m.primary = reader_u32(&in);
     m.newest = reader_u32(&in);
     m.rotation_period_s = get_i64(&in);
-    m.next_rotation_ns = get_i64(&in);
+    m.next_rotation_ns = m.queued_rotation_ns = get_i64(&in);
     m.destroy_delay_s = get_i64(&in);
     uint8_t import_only = reader_u8(&in);
     m.import_only = import_only != 0;
@@ -160,6 +160,7 @@ RESULT model_version_get(const struct record *r, struct keyring_version *ret, st
     reader_copy(&in, m.kvid, sizeof m.kvid);
     m.master_version = reader_u32(&in);
     m.wrapped = reader_v16(&in);
+    m.queued_destroy_ns = m.state == VERSION_DESTROY_SCHEDULED ? m.destroy_ns : 0;
     /* The plain column finds rows; the sealed body decides. They are written together, so a difference is not ours. */
     if (!reader_done(&in) || m.state < VERSION_ENABLED || m.state > VERSION_DESTROY_SCHEDULED || r->state != m.state)
         return malformed(r, e);

@@ -41,6 +41,7 @@ enum rec_kind {
     REC_IDEMPOTENCY = 9, /* id = sha256(tenant, principal, method, request id) */
     REC_BUDGET = 11,     /* id = tenant id[16]: volume used this day and month */
     REC_TENANT_ID = 10,  /* id = tenant id[16]: body = tenant name */
+    REC_DUE = 12,        /* what falls due by itself, in order of time: kms/keyring/due.h */
 };
 
 struct record {

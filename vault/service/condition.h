@@ -35,6 +35,9 @@
     X(ANCHOR_BEHIND, true, "the anchor cannot be written",                                                                         \
       "nothing: all works",                                                                                                        \
       "mend the token or the folder of anchor_file; it is tried every 2 s. Until then an older copy of the store may pass unnoticed") \
+    X(DUE_FAILING, true, "what fell due by itself could not be done",                                                                \
+      "nothing: keys go on working as they are",                                                                                   \
+      "the log says why; it is tried each minute")                                                                                 \
     X(TRUST_OLD, true, "client_ca_file or client_crl_file could not be loaded again",                                              \
       "the CAs and revocation lists of before stay in force",                                                                      \
       "correct the files and send SIGHUP")                                                                                         \

@@ -154,7 +154,7 @@ static struct result create(struct call *c, const ProtobufCMessage *req, Protobu
         view_version(c, &v1, r->primary);
     }
     TRY(view_key(c, n, &m, r, e));
-    c->ev.after = view_key_json(c, &m);
+    c->ev.after = view_key_json(&c->arena, &m);
     TRY(call_commit(c, txn, &r->base, e));
     *resp = &r->base;
     return ok();
@@ -269,7 +269,7 @@ static RESULT put_key(struct call *c, struct keyring_key *m, struct store_txn *t
     const struct name *n = &c->resources[0].name;
     TRY(keyring_key_put(c->svc->keyring, n, m, txn, e));
     TRY(view_key(c, n, m, r, e));
-    c->ev.after = view_key_json(c, m);
+    c->ev.after = view_key_json(&c->arena, m);
     TRY(call_commit(c, txn, &r->base, e));
     keyring_changed(c->svc->keyring, n);
     return ok();
@@ -280,7 +280,7 @@ static struct result update(struct call *c, const ProtobufCMessage *req, Protobu
     CryptoKey *r = call_response(c);
     struct keyring_key m;
     TRY(keyring_key_get(c->svc->keyring, &c->resources[0].name, &c->arena, &m, e));
-    c->ev.before = view_key_json(c, &m);
+    c->ev.before = view_key_json(&c->arena, &m);
     TRY(apply_mask(c, (const UpdateRequest *)req, &m, e));
     CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(c->svc->store);
     TRY(put_key(c, &m, txn, r, e));
@@ -309,7 +309,7 @@ static struct result set_primary(struct call *c, const ProtobufCMessage *req, Pr
     TRY(keyring_version_get(c->svc->keyring, &n, &c->arena, &v, e));
     if (v.state != VERSION_ENABLED)
         FAIL(e, ERR_STATE, "KEY_VERSION_NOT_ENABLED", "version %u is %s", v.n, version_state_name(v.state));
-    c->ev.before = view_key_json(c, &m);
+    c->ev.before = view_key_json(&c->arena, &m);
     m.primary = v.n;
     CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(c->svc->store);
     TRY(keyring_version_check(c->svc->keyring, &n, v.revision, txn, e));

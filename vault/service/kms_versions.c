@@ -32,7 +32,7 @@ static struct result create(struct call *c, const ProtobufCMessage *req, Protobu
         return err_field(e, "crypto_key_version.state", "a new version is ENABLED");
     view_version(c, &m, r);
     c->ev.key_version = m.name;
-    c->ev.after = view_version_json(c, &m);
+    c->ev.after = view_version_json(&c->arena, &m);
     TRY(call_commit(c, txn, &r->base, e));
     keyring_changed(c->svc->keyring, key);
     *resp = &r->base;
@@ -121,13 +121,13 @@ static RESULT change_state(struct call *c, struct keyring_version *m, enum versi
     enum version_state from = m->state;
     CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(c->svc->store);
     c->ev.key_version = m->name;
-    c->ev.before = view_version_json(c, m);
+    c->ev.before = view_version_json(&c->arena, m);
     m->state = to;
     TRY(keyring_version_put(c->svc->keyring, n, m, from, txn, e));
     if (to != VERSION_ENABLED)
         store_txn_urgent(txn); /* must not come back with an older copy of the store */
     view_version(c, m, r);
-    c->ev.after = view_version_json(c, m);
+    c->ev.after = view_version_json(&c->arena, m);
     TRY(call_commit(c, txn, &r->base, e));
     keyring_changed(c->svc->keyring, n);
     *resp = &r->base;

@@ -79,19 +79,19 @@ RESULT view_total(struct call *c, const struct listing *l, enum name_kind child,
     return ok();
 }
 
-struct bytes view_version_json(struct call *c, const struct keyring_version *m)
+struct bytes view_version_json(struct arena *a, const struct keyring_version *m)
 {
-    char *s = arena_printf(&c->arena, "{\"state\":\"%s\"}", version_state_name(m->state));
+    char *s = arena_printf(a, "{\"state\":\"%s\"}", version_state_name(m->state));
     return bytes_str(s);
 }
 
 /* Labels are the tenant's own words: their number is enough here. */
-struct bytes view_key_json(struct call *c, const struct keyring_key *m)
+struct bytes view_key_json(struct arena *a, const struct keyring_key *m)
 {
     char next[TEXT_RFC3339_BYTES] = "";
     if (m->next_rotation_ns != 0)
         text_format_rfc3339(m->next_rotation_ns, next);
-    char *s = arena_printf(&c->arena,
+    char *s = arena_printf(a,
                            "{\"primary\":%u,\"rotation_period_s\":%lld,\"next_rotation_time\":\"%s\",\"destroy_delay_s\":%lld,\"labels\":%zu}",
                            m->primary, (long long)m->rotation_period_s, next, (long long)m->destroy_delay_s, m->nlabels);
     return bytes_str(s);

@@ -29,7 +29,7 @@ struct bytes view_last_segment(struct bytes name); /* the child's id in a full n
 /* total_size: the children of the listed parent; left 0 when a filter is in force, as Cloud KMS does. */
 RESULT view_total(struct call *c, const struct listing *l, enum name_kind child, int32_t *ret, struct err *e);
 /* One line of JSON for the audit event's before and after. */
-struct bytes view_version_json(struct call *c, const struct keyring_version *m);
-struct bytes view_key_json(struct call *c, const struct keyring_key *m);
+struct bytes view_version_json(struct arena *a, const struct keyring_version *m);
+struct bytes view_key_json(struct arena *a, const struct keyring_key *m);
 
 #endif

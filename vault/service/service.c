@@ -4,9 +4,11 @@
 #include "base/text.h"
 #include "vault/service/admin.h"
 #include "vault/service/instance.h"
+#include "vault/service/keeper.h"
 #include "vault/service/lanes.h"
 #include "vault/service/pipeline.h"
 #include "vault/service/review.h"
+#include "vault/service/rotation.h"
 #include "vault/service/sweep.h"
 
 #include <stdio.h>
@@ -115,6 +117,26 @@ static void await_recovery(struct service *s)
     }
 }
 
+static RESULT requeue(void *user, struct err *e)
+{
+    return keyring_requeue(((struct service *)user)->keyring, e);
+}
+
+static void start_keeper(struct service *s)
+{
+    static const struct keeper_task tasks[] = {{DUE_ROTATION, rotation_due}};
+    const struct keeper_options o = {.store = s->store,
+                                     .clock = s->clock,
+                                     .pace = s->config->due_per_second,
+                                     .settle_ms = s->config->clock_settle,
+                                     .prepare = requeue,
+                                     .tasks = tasks,
+                                     .ntasks = sizeof tasks / sizeof tasks[0],
+                                     .user = s};
+    s->keeper = keeper_new(&o);
+    keeper_start(s->keeper);
+}
+
 static RESULT start_all(struct service *s, const struct service_options *o, struct err *e)
 {
     TRY(table_check(e));
@@ -132,6 +154,7 @@ static RESULT start_all(struct service *s, const struct service_options *o, stru
     TRY(relay_start(s->journal, s->store, &hooks, &s->relay, e));
     await_recovery(s);
     s->sweep = sweep_start(s);
+    start_keeper(s);
     return ok();
 }
 
@@ -158,6 +181,7 @@ void service_stop(struct service *s)
 {
     if (s == NULL)
         return;
+    keeper_free(s->keeper);
     sweep_stop(s->sweep);
     lanes_free(s->lanes);
     relay_stop(s->relay);
@@ -222,11 +246,20 @@ static void review_health(struct service *s, struct health *h)
     health_add(h, CONDITION_RECOVERY_UNREVIEWED, text);
 }
 
+static void keeper_health(struct service *s, struct health *h)
+{
+    struct keeper_status k;
+    keeper_status(s->keeper, &k);
+    if (k.failing)
+        health_add(h, CONDITION_DUE_FAILING, k.why);
+}
+
 void service_health(struct service *s, struct health *ret)
 {
     *ret = (struct health){.serving = true};
     hsm_health(s, ret);
     storage_health(s, ret);
+    keeper_health(s, ret);
     if (!admin_current(s->admin))
         health_add(ret, CONDITION_POLICY_STALE, "");
     if (atomic_load(&s->trust_old))

@@ -21,6 +21,7 @@
 #include "vault/service/instance.h"
 
 struct reviews;
+struct keeper;
 struct lanes; /* the slow lane: bounded queue and its threads (lanes.h) */
 
 struct service {
@@ -46,6 +47,7 @@ struct service {
     uint64_t outbox_at_start;        /* a recovery administrator acts only when the journal has come this far: its own event */
     int64_t started_unix_ns;
     struct waiters *waiters; /* server streams with nothing to send */
+    struct keeper *keeper; /* background: what falls due */
     struct sweep *sweep; /* background: refusal counts, expired idempotency records, health */
     _Atomic uint64_t calls_in_flight;
     _Atomic bool draining;        /* open streams end at their next step */

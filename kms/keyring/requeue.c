@@ -1,0 +1,89 @@
+/* The queue of what is due, made good: for a store from before there was one, and after accept-rollback, which changes rows and draws a
+ * new incarnation. REC_META "due-queue": the incarnation in which the queue was complete. */
+#include "kms/keyring/internal.h"
+
+#include <string.h>
+
+enum { REQUEUE_PAGE = 256, REQUEUE_ARENA_BYTES = 64 << 20 };
+static const uint8_t no_tenant[STORE_TENANT_BYTES];
+
+static RESULT requeue_key(struct store_txn *txn, const struct record *r, struct arena *a, struct err *e)
+{
+    struct keyring_key m;
+    TRY(model_key_get(r, a, &m, e));
+    due_move(txn, DUE_ROTATION, m.name, 0, m.next_rotation_ns);
+    store_txn_check(txn, r->kind, r->tenant, r->id, r->revision);
+    return ok();
+}
+
+static RESULT requeue_version(struct store_txn *txn, const struct record *r, struct arena *a, struct err *e)
+{
+    struct keyring_version m;
+    (void)a;
+    TRY(model_version_get(r, &m, e));
+    due_move(txn, DUE_DESTRUCTION, m.name, 0, m.queued_destroy_ns);
+    store_txn_check(txn, r->kind, r->tenant, r->id, r->revision);
+    return ok();
+}
+
+typedef RESULT requeue_fn(struct store_txn *txn, const struct record *r, struct arena *a, struct err *e);
+
+/* Rows that changed meanwhile put themselves into the queue: the page is read again. */
+static RESULT page(struct keyring *k, struct store_scan *q, requeue_fn *each, uint8_t after[STORE_ID_MAX], size_t *ret_n, struct err *e)
+{
+    CLEANUP(arena_release) struct arena a;
+    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(k->store);
+    struct record *rows;
+    uint64_t seq;
+    arena_init(&a, REQUEUE_ARENA_BYTES);
+    TRY(store_scan(k->store, q, &a, &rows, ret_n, e));
+    for (size_t i = 0; i < *ret_n; i++)
+        TRY(each(txn, &rows[i], &a, e));
+    if (*ret_n == 0)
+        return ok();
+    struct err why = {0};
+    if (store_txn_commit(txn, &seq, &why).failed && why.code != ERR_CONFLICT && why.code != ERR_NOT_FOUND) {
+        *e = why;
+        return (struct result){1};
+    }
+    if (why.code != ERR_NONE)
+        return ok();
+    memcpy(after, rows[*ret_n - 1].id.p, rows[*ret_n - 1].id.n);
+    q->after = BYTES(after, rows[*ret_n - 1].id.n);
+    memcpy(q->after_tenant, rows[*ret_n - 1].tenant, sizeof q->after_tenant);
+    return ok();
+}
+
+static RESULT all_of(struct keyring *k, enum rec_kind kind, requeue_fn *each, struct err *e)
+{
+    struct store_scan q = {.kind = kind, .limit = REQUEUE_PAGE, .all_tenants = true};
+    uint8_t after[STORE_ID_MAX];
+    size_t n = REQUEUE_PAGE;
+    while (n == REQUEUE_PAGE)
+        TRY(page(k, &q, each, after, &n, e));
+    return ok();
+}
+
+RESULT keyring_requeue(struct keyring *k, struct err *e)
+{
+    CLEANUP(arena_release) struct arena a;
+    struct record r;
+    struct err why = {0};
+    uint8_t incarnation[16];
+    arena_init(&a, STORE_BODY_MAX + 4096);
+    store_incarnation(k->store, incarnation);
+    if (!store_get(k->store, REC_META, no_tenant, BYTES_LIT("due-queue"), &a, &r, &why).failed &&
+        bytes_equal(r.body, BYTES(incarnation, sizeof incarnation)))
+        return ok();
+    if (why.code != ERR_NONE && why.code != ERR_NOT_FOUND) {
+        *e = why;
+        return (struct result){1};
+    }
+    TRY(all_of(k, REC_CRYPTOKEY, requeue_key, e));
+    TRY(all_of(k, REC_VERSION, requeue_version, e));
+    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(k->store);
+    uint64_t seq;
+    const struct record mark = {.kind = REC_META, .id = BYTES_LIT("due-queue"), .body = BYTES(incarnation, sizeof incarnation)};
+    store_txn_put(txn, &mark, STORE_ANY);
+    return store_txn_commit(txn, &seq, e);
+}

@@ -1,0 +1,241 @@
+#include "vault/service/keeper.h"
+
+#include "base/log.h"
+#include "vault/service/clockstep.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { NS_PER_MS = 1000000, MS_PER_S = 1000, PAGE_ARENA_BYTES = 4 << 20 };
+#define RETRY_NS ((int64_t)KEEPER_RETRY_S * 1000000000)
+
+struct keeper {
+    struct keeper_options o;
+    struct clockstep steps; /* the stepping thread's, as the next four */
+    int64_t started_boot_ms, looked_boot_ms;
+    double tokens;
+    int64_t failed_boot_ms;
+    bool prepared;
+    pthread_t thread;
+    bool running;
+    pthread_mutex_t lock; /* stop, status */
+    pthread_cond_t cond;
+    bool stop;
+    struct keeper_status status;
+};
+
+/* ---- what went wrong ---- */
+static void note(struct keeper *k, const struct due *d, const struct err *failed)
+{
+    char why[KEEPER_WHY_MAX] = "";
+    pthread_mutex_lock(&k->lock);
+    if (failed == NULL) {
+        k->status.done++;
+    } else {
+        k->status.failed++;
+        k->status.failing = true;
+        (void)snprintf(k->status.why, sizeof k->status.why, "%.*s: %.120s", (int)(d->name.n < 120 ? d->name.n : 120), (const char *)d->name.p,
+                       err_operator(failed, why, sizeof why));
+    }
+    pthread_mutex_unlock(&k->lock);
+}
+
+/* Twice the wait without another failure: what had failed has been done, or is gone. */
+static void forgive(struct keeper *k, int64_t boot_ms)
+{
+    if (boot_ms - k->failed_boot_ms < (int64_t)2 * KEEPER_RETRY_S * 1000)
+        return;
+    pthread_mutex_lock(&k->lock);
+    k->status.failing = false;
+    pthread_mutex_unlock(&k->lock);
+}
+
+void keeper_status(struct keeper *k, struct keeper_status *ret)
+{
+    pthread_mutex_lock(&k->lock);
+    *ret = k->status;
+    pthread_mutex_unlock(&k->lock);
+}
+
+/* ---- one thing ---- */
+static const struct keeper_task *task_of(const struct keeper *k, enum due_what what)
+{
+    for (size_t i = 0; i < k->o.ntasks; i++)
+        if (k->o.tasks[i].what == what)
+            return &k->o.tasks[i];
+    return NULL;
+}
+
+/* A clock that has just jumped, or a machine that has just started with a wrong one, must not end a key before its time,
+ * nor set its next rotation years ahead. */
+static bool settled(const struct keeper *k)
+{
+    const int64_t ms = (int64_t)k->o.settle_ms;
+    return clock_boot_ms(k->o.clock) - k->started_boot_ms >= ms && clockstep_settled(&k->steps, k->o.clock, ms);
+}
+
+/* It lies behind what is due now, so that it cannot hold up the rest. The record keeps its own time. */
+static RESULT put_off(struct keeper *k, const struct due *d, struct err *e)
+{
+    CLEANUP(store_txn_freep) struct store_txn *t = store_txn_new(k->o.store);
+    uint64_t seq;
+    due_move(t, d->what, d->name, d->at_ns, clock_wall_ns(k->o.clock) + RETRY_NS);
+    return store_txn_commit(t, &seq, e);
+}
+
+/* False: the store itself fails, and there is no sense in going on. */
+static bool do_one(struct keeper *k, const struct keeper_task *task, const struct due *d)
+{
+    struct err e = {0};
+    if (!task->run(k->o.user, d, &e).failed) {
+        note(k, d, NULL);
+        return true;
+    }
+    if (e.code == ERR_CONFLICT) /* somebody changed it meanwhile: the next look sees what it is now */
+        return true;
+    log_event(LOG_ERROR, "what fell due could not be done", LF_TXT("name", d->name), LF_ERR(&e));
+    note(k, d, &e);
+    k->failed_boot_ms = clock_boot_ms(k->o.clock);
+    struct err why = {0};
+    return !put_off(k, d, &why).failed;
+}
+
+/* ---- the pace ---- */
+static void earn(struct keeper *k, int64_t boot_ms)
+{
+    k->tokens += (double)(boot_ms - k->looked_boot_ms) * (double)k->o.pace / MS_PER_S;
+    if (k->tokens > (double)k->o.pace)
+        k->tokens = (double)k->o.pace;
+    k->looked_boot_ms = boot_ms;
+}
+
+static bool stopping(struct keeper *k)
+{
+    pthread_mutex_lock(&k->lock);
+    const bool stop = k->stop;
+    pthread_mutex_unlock(&k->lock);
+    return stop;
+}
+
+struct look {
+    uint8_t after[DUE_ID_BYTES];
+    size_t after_n;
+    bool more;
+};
+
+static RESULT page(struct keeper *k, struct look *l, struct err *e)
+{
+    CLEANUP(arena_release) struct arena a;
+    struct due *all;
+    size_t n;
+    arena_init(&a, PAGE_ARENA_BYTES);
+    TRY(due_read(k->o.store, BYTES(l->after, l->after_n), clock_wall_ns(k->o.clock), KEEPER_PAGE, &a, &all, &n, e));
+    l->more = n == KEEPER_PAGE;
+    for (size_t i = 0; i < n; i++) {
+        const struct keeper_task *task = task_of(k, all[i].what);
+        due_id(&all[i], l->after);
+        l->after_n = DUE_ID_BYTES;
+        if (task == NULL) /* of a later version: it is left alone */
+            continue;
+        if (k->tokens < 1 || stopping(k)) {
+            l->more = false;
+            return ok();
+        }
+        k->tokens--;
+        if (!do_one(k, task, &all[i]))
+            FAIL(e, ERR_UNAVAILABLE, "STORE_IO", "the queue of what is due cannot be written");
+    }
+    return ok();
+}
+
+static RESULT look(struct keeper *k, struct err *e)
+{
+    struct look l = {.more = true};
+    if (!k->prepared && k->o.prepare != NULL)
+        TRY(k->o.prepare(k->o.user, e));
+    k->prepared = true;
+    while (l.more && settled(k))
+        TRY(page(k, &l, e));
+    return ok();
+}
+
+void keeper_step(struct keeper *k)
+{
+    int64_t expected, boot_ms = clock_boot_ms(k->o.clock);
+    struct err e = {0};
+    (void)clockstep_look(&k->steps, k->o.clock, &expected);
+    earn(k, boot_ms);
+    forgive(k, boot_ms);
+    if (!look(k, &e).failed)
+        return;
+    note(k, &(struct due){.name = BYTES_LIT("the queue of what is due")}, &e);
+    k->failed_boot_ms = boot_ms;
+}
+
+/* ---- the thread ---- */
+struct keeper *keeper_new(const struct keeper_options *o)
+{
+    struct keeper *k = calloc(1, sizeof *k);
+    INVARIANT(k != NULL && o->pace > 0);
+    k->o = *o;
+    k->started_boot_ms = k->looked_boot_ms = clock_boot_ms(o->clock);
+    k->failed_boot_ms = k->started_boot_ms - (int64_t)2 * KEEPER_RETRY_S * 1000;
+    k->tokens = (double)o->pace;
+    clockstep_init(&k->steps, o->clock);
+    pthread_mutex_init(&k->lock, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&k->cond, &attr);
+    pthread_condattr_destroy(&attr);
+    return k;
+}
+
+static bool pause_until_next(struct keeper *k)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += (long)KEEPER_LOOK_MS * NS_PER_MS;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&k->lock);
+    while (!k->stop && pthread_cond_timedwait(&k->cond, &k->lock, &until) != ETIMEDOUT)
+        continue;
+    const bool go = !k->stop;
+    pthread_mutex_unlock(&k->lock);
+    return go;
+}
+
+static void *keeper_thread(void *arg)
+{
+    struct keeper *k = arg;
+    do
+        keeper_step(k);
+    while (pause_until_next(k));
+    return NULL;
+}
+
+void keeper_start(struct keeper *k)
+{
+    INVARIANT(pthread_create(&k->thread, NULL, keeper_thread, k) == 0);
+    k->running = true;
+}
+
+void keeper_free(struct keeper *k)
+{
+    if (k == NULL)
+        return;
+    pthread_mutex_lock(&k->lock);
+    k->stop = true;
+    pthread_cond_signal(&k->cond);
+    pthread_mutex_unlock(&k->lock);
+    if (k->running)
+        (void)pthread_join(k->thread, NULL);
+    pthread_cond_destroy(&k->cond);
+    pthread_mutex_destroy(&k->lock);
+    free(k);
+}

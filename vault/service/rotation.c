@@ -1,0 +1,63 @@
+#include "vault/service/rotation.h"
+
+#include "vault/service/act.h"
+#include "vault/service/kms_view.h"
+#include "vault/service/service.h"
+
+enum { CALL_BYTES = 1 << 20 };
+
+int64_t rotation_next(int64_t due_ns, int64_t period_s, int64_t now_ns)
+{
+    int64_t missed;
+    if (period_s == 0)
+        return 0;
+    missed = now_ns > due_ns ? (now_ns / NS_PER_SECOND - due_ns / NS_PER_SECOND) / period_s : 0;
+    return due_ns + (missed + 1) * period_s * NS_PER_SECOND;
+}
+
+/* The key is gone, or has another time by now: the row that led here goes, and nothing else happens. */
+static RESULT drop(struct service *s, const struct due *d, struct err *e)
+{
+    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(s->store);
+    uint64_t seq;
+    due_move(txn, d->what, d->name, d->at_ns, 0);
+    return store_txn_commit(txn, &seq, e);
+}
+
+static RESULT rotate(struct service *s, const struct due *d, const struct name *n, struct keyring_key *m, struct arena *a, struct err *e)
+{
+    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(s->store);
+    CLEANUP(tenant_ref_dropp) struct tenant_ref *t = NULL;
+    struct act act = {.principal = "system:rotation", .action = "kms.cryptoKeys.rotate", .resource = d->name};
+    struct keyring_version v;
+    TRY(keyring_tenant_hold(s->keyring, n->tenant, true, &t, e));
+    act.before = view_key_json(a, m);
+    m->next_rotation_ns = rotation_next(m->next_rotation_ns, m->rotation_period_s, clock_wall_ns(s->clock));
+    due_move(txn, d->what, d->name, d->at_ns, 0); /* where it was put off, that is not the key's own time */
+    TRY(keyring_key_rotate(s->keyring, n, m, txn, a, &v, e));
+    act.after = view_key_json(a, m);
+    act.key_version = v.name;
+    TRY(act_commit(txn, s->clock, t, &act, e));
+    keyring_changed(s->keyring, n);
+    return ok();
+}
+
+RESULT rotation_due(void *user, const struct due *d, struct err *e)
+{
+    struct service *s = user;
+    CLEANUP(arena_release) struct arena a;
+    struct keyring_key m;
+    struct name n;
+    struct err why = {0};
+    arena_init(&a, CALL_BYTES);
+    TRY(name_parse(d->name, NAME_CRYPTOKEY, "name", &n, e));
+    if (keyring_key_get(s->keyring, &n, &a, &m, &why).failed) {
+        if (why.code == ERR_NOT_FOUND)
+            return drop(s, d, e);
+        *e = why;
+        return (struct result){1};
+    }
+    if (m.next_rotation_ns == 0 || m.next_rotation_ns > clock_wall_ns(s->clock))
+        return drop(s, d, e);
+    return rotate(s, d, &n, &m, &a, e);
+}
