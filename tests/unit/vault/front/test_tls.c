@@ -1,102 +1,25 @@
-#include "tests/unit/vault/front/testing.h"
-#include "vault/front/openssl.h"
-#include "vault/front/tls.h"
+#include "tests/unit/vault/front/pair.h"
 
-#include <openssl/x509v3.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-/* A server by tls.c and a client by OpenSSL, over a socketpair, in one thread: as the front's loop sees it. */
-
-struct files {
-    int cert, key;
-};
-struct pair {
-    int fds[2];
-    struct tls server;
-    SSL *client;
-};
-
-static int file_of(BIO *b)
-{
-    char *p;
-    long n = BIO_get_mem_data(b, &p);
-    char name[] = "/tmp/clv-tls-XXXXXX";
-    int fd = mkstemp(name);
-    assert_true(fd >= 0);
-    assert_int_equal(unlink(name), 0);
-    assert_int_equal(write(fd, p, (size_t)n), n);
-    BIO_free(b);
-    return fd;
-}
-
-static struct files make_files(EVP_PKEY **ret_key, X509 **ret_cert)
-{
-    EVP_PKEY *key = EVP_EC_gen("P-256");
-    X509 *x = X509_new();
-    assert_non_null(key);
-    ASN1_INTEGER_set(X509_get_serialNumber(x), 7);
-    X509_gmtime_adj(X509_getm_notBefore(x), -60);
-    X509_gmtime_adj(X509_getm_notAfter(x), 3600);
-    X509_set_pubkey(x, key);
-    X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_ASC, (const unsigned char *)"t", -1, -1, 0);
-    X509_set_issuer_name(x, X509_get_subject_name(x));
-    assert_true(X509_sign(x, key, EVP_sha256()) > 0);
-    BIO *c = BIO_new(BIO_s_mem()), *k = BIO_new(BIO_s_mem());
-    assert_true(PEM_write_bio_X509(c, x) && PEM_write_bio_PrivateKey(k, key, NULL, NULL, 0, NULL, NULL));
-    *ret_key = key;
-    *ret_cert = x;
-    return (struct files){file_of(c), file_of(k)};
-}
-
-struct world {
-    EVP_PKEY *key;
-    X509 *cert;
-    struct files files;
-    struct tls_ctx *ctx;
-    SSL_CTX *client;
-};
+/* Both ends in one thread: as the front's loop sees it. */
 
 static int setup(void **state)
 {
-    struct world *w = calloc(1, sizeof *w);
-    struct err e;
-    w->files = make_files(&w->key, &w->cert);
-    assert_false(tls_ctx_new(w->files.cert, w->files.key, &w->ctx, &e).failed);
-    w->client = SSL_CTX_new(TLS_client_method());
-    SSL_CTX_use_certificate(w->client, w->cert);
-    SSL_CTX_use_PrivateKey(w->client, w->key);
-    SSL_CTX_set_alpn_protos(w->client, (const unsigned char *)"\2h2", 3);
+    struct ends *w = calloc(1, sizeof *w);
+    ends_init(w);
     *state = w;
     return 0;
 }
 
 static int teardown(void **state)
 {
-    struct world *w = *state;
-    tls_ctx_free(w->ctx);
-    SSL_CTX_free(w->client);
-    X509_free(w->cert);
-    EVP_PKEY_free(w->key);
-    close(w->files.cert);
-    close(w->files.key);
-    free(w);
+    ends_release(*state);
+    free(*state);
     return 0;
-}
-
-static void open_pair(struct world *w, struct pair *p)
-{
-    struct err e;
-    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, p->fds), 0);
-    assert_false(tls_open(&p->server, w->ctx, p->fds[0], &e).failed);
-    p->client = SSL_new(w->client);
-    SSL_set_fd(p->client, p->fds[1]);
-    SSL_set_connect_state(p->client);
 }
 
 static enum tls_io shake(struct pair *p)
@@ -109,14 +32,6 @@ static enum tls_io shake(struct pair *p)
         io = tls_handshake(&p->server);
     }
     return io;
-}
-
-static void close_pair(struct pair *p)
-{
-    tls_close(&p->server);
-    SSL_free(p->client);
-    close(p->fds[0]);
-    close(p->fds[1]);
 }
 
 static void test_data_passes(void **state)
@@ -190,7 +105,7 @@ static void test_close_notify_is_the_end(void **state)
     close_pair(&p);
 }
 
-static void expect_refused(struct world *w, SSL_CTX *client, const char *why)
+static void expect_refused(struct ends *w, SSL_CTX *client, const char *why)
 {
     struct pair p;
     SSL_CTX *usual = w->client;
@@ -205,7 +120,7 @@ static void expect_refused(struct world *w, SSL_CTX *client, const char *why)
 
 static void test_who_is_refused(void **state)
 {
-    struct world *w = *state;
+    struct ends *w = *state;
     SSL_CTX *c = SSL_CTX_new(TLS_client_method());
     SSL_CTX_set_alpn_protos(c, (const unsigned char *)"\2h2", 3);
     expect_refused(w, c, "peer did not return a certificate");
@@ -244,7 +159,7 @@ static void test_key_update_floods_end(void **state)
 
 static void test_the_chain_is_handed_on(void **state)
 {
-    struct world *w = *state;
+    struct ends *w = *state;
     struct pair p;
     struct err e;
     CLEANUP(buf_release) struct buf out, small;
@@ -267,7 +182,7 @@ static void test_the_chain_is_handed_on(void **state)
 
 static void test_files_must_fit(void **state)
 {
-    struct world *w = *state;
+    struct ends *w = *state;
     struct tls_ctx *c;
     struct err e;
     EVP_PKEY *key;
@@ -294,7 +209,7 @@ static void test_files_must_fit(void **state)
 /* A running connection outlives the certificate it began with. */
 static void test_replacing_the_certificate(void **state)
 {
-    struct world *w = *state;
+    struct ends *w = *state;
     struct pair p;
     struct err e;
     char buf[8];
@@ -331,7 +246,7 @@ static void test_a_key_needs_locked_memory(void **state)
 /* And in the secure heap it lies: the private scalar, and what a handshake computes from it. */
 static void test_the_key_lies_in_locked_memory(void **state)
 {
-    struct world *w = *state;
+    struct ends *w = *state;
     struct pair p = {0};
     struct err e;
     assert_false(CRYPTO_secure_malloc_initialized());
