@@ -4,6 +4,7 @@
 WRAP_kms/crypto/test_cipher := mmap
 WRAP_kms/crypto/test_nonce  := open read
 WRAP_base/test_clock         := open read
+WRAP_base/test_dir           := fsync
 WRAP_kms/audit/test_edges   := open fsync rename access fallocate
 
 # conformance: docs/FORMATS.md against the code, by a decryptor that shares none of it (tests/conformance/README.md)

@@ -1,5 +1,7 @@
 #include "kms/audit/internal.h"
 
+#include "base/dir.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -61,15 +63,7 @@ RESULT disk_sync(struct journal *j, int fd, struct err *e)
 
 RESULT disk_sync_dir(struct journal *j, struct err *e)
 {
-    int fd = open(j->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        FAIL_ERRNO(e, ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE", "open %s", j->dir);
-    int rc = fsync(fd), errnum = errno;
-    close(fd);
-    errno = errnum;
-    if (rc != 0)
-        FAIL_ERRNO(e, ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE", "fsync %s", j->dir);
-    return ok();
+    return dir_sync(j->dir, "AUDIT_UNAVAILABLE", e);
 }
 
 static RESULT fill_part(struct journal *j, int fd, struct err *e)

@@ -1,3 +1,4 @@
+#include "base/dir.h"
 #include "kms/crypto/nonce.h"
 #include "kms/store/internal.h"
 
@@ -85,18 +86,6 @@ static RESULT fill_new(const char *path, const struct store_options *o, struct e
     return schema_migrate(&d, o->clock, fill, &f, e);
 }
 
-static RESULT sync_dir(const char *dir, struct err *e)
-{
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        FAIL_ERRNO(e, ERR_UNAVAILABLE, "STORE_IO", "open %s", dir);
-    int rc = fsync(fd);
-    close(fd);
-    if (rc != 0)
-        FAIL_ERRNO(e, ERR_UNAVAILABLE, "STORE_IO", "sync %s", dir);
-    return ok();
-}
-
 RESULT store_create(const struct store_options *o, struct err *e)
 {
     char path[4096 + 16], part[4096 + 16];
@@ -123,7 +112,7 @@ RESULT store_create(const struct store_options *o, struct err *e)
         FAIL_ERRNO(e, errnum == EEXIST ? ERR_EXISTS : ERR_UNAVAILABLE, errnum == EEXIST ? NULL : "STORE_IO", "name %s", path);
     }
     unlink(part);
-    return sync_dir(o->dir, e);
+    return dir_sync(o->dir, "STORE_IO", e);
 }
 
 static RESULT check_file(const char *path, struct err *e)

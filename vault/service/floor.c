@@ -1,5 +1,6 @@
 #include "vault/service/floor.h"
 
+#include "base/dir.h"
 #include "hsm/storage.h"
 
 #include <errno.h>
@@ -69,15 +70,7 @@ static struct result file_put(void *user, struct bytes value, struct err *e)
     TRY(write_durably(part, value, e));
     if (rename(part, path) != 0)
         FAIL_ERRNO(e, ERR_UNAVAILABLE, "ANCHOR_FILE", "rename %s", part);
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool done = fd >= 0 && fsync(fd) == 0;
-    int errnum = errno;
-    if (fd >= 0)
-        close(fd);
-    errno = errnum;
-    if (!done)
-        FAIL_ERRNO(e, ERR_UNAVAILABLE, "ANCHOR_FILE", "sync %s", folder);
-    return ok();
+    return dir_sync(folder, "ANCHOR_FILE", e);
 }
 
 void floor_init(struct floor *f, const struct config *c, struct hsm *h)

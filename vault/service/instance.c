@@ -1,5 +1,6 @@
 #include "vault/service/instance.h"
 
+#include "base/dir.h"
 #include "base/rng.h"
 
 #include <errno.h>
@@ -68,19 +69,6 @@ static RESULT write_durably(int fd, const char *text, size_t n, const char *path
     return ok();
 }
 
-/* A new file's name is durable only once its folder is. */
-static RESULT sync_folder(const char *path, struct err *e)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        FAIL_ERRNO(e, ERR_STATE, "STORE_IO", "%s", path);
-    int rc = fsync(fd);
-    close(fd);
-    if (rc != 0)
-        FAIL_ERRNO(e, ERR_UNAVAILABLE, "STORE_IO", "%s", path);
-    return ok();
-}
-
 RESULT instance_create(const struct config *c, struct hsm *h, struct instance *ret, struct err *e)
 {
     memset(ret, 0, sizeof *ret);
@@ -99,7 +87,7 @@ RESULT instance_create(const struct config *c, struct hsm *h, struct instance *r
     struct result done = write_durably(fd, text, ID_TEXT + 1, path, e);
     close(fd);
     TRY(done);
-    return sync_folder(c->state_dir, e);
+    return dir_sync(c->state_dir, "STORE_IO", e);
 }
 
 static RESULT store_key(void *user, uint32_t epoch, struct secret **ret, struct err *e)
