@@ -1,8 +1,8 @@
 #include "hsm/copy.h"
 
+#include "base/dir.h"
 #include "hsm/openssl.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,31 +23,14 @@ void copy_list_release(struct copy_list *l)
 
 /* ---- names ------------------------------------------------------------------------------------------------------- */
 
-struct listing {
-    struct dirent **entries;
-    int n;
-};
-
-static void listing_release(struct listing *l)
-{
-    for (int i = 0; i < l->n; i++)
-        free(l->entries[i]);
-    free(l->entries);
-}
-
 static int not_dots(const struct dirent *d)
 {
     return strcmp(d->d_name, ".") != 0 && strcmp(d->d_name, "..") != 0;
 }
 
-static int by_name(const struct dirent **a, const struct dirent **b)
+static RESULT list(int dir, struct dir_names *ret, struct err *e)
 {
-    return strcmp((*a)->d_name, (*b)->d_name); /* bytewise: the same in every locale */
-}
-
-static RESULT list(int dir, struct listing *ret, struct err *e)
-{
-    ret->n = scandirat(dir, ".", &ret->entries, not_dots, by_name);
+    ret->n = scandirat(dir, ".", &ret->entries, not_dots, dir_by_name);
     if (ret->n < 0) {
         ret->n = 0;
         FAIL_ERRNO(e, ERR_UNAVAILABLE, "HSM_BACKUP", "listing a folder of token files");
@@ -111,7 +94,7 @@ static RESULT copy_one(int from, int to, const char *name, struct copy_file *ret
 
 RESULT copy_folder(int from, int to, struct copy_list *ret, struct err *e)
 {
-    CLEANUP(listing_release) struct listing l = {0};
+    CLEANUP(dir_names_release) struct dir_names l = {0};
     CLEANUP(copy_list_release) struct copy_list out = {0};
     TRY(list(from, &l, e));
     out.files = calloc((size_t)l.n + 1, sizeof *out.files);
@@ -156,7 +139,7 @@ RESULT copy_make_folder(int at, const char *name, int *ret_fd, struct err *e)
 
 static RESULT empty_folder(int dir, bool deeper, struct err *e)
 {
-    CLEANUP(listing_release) struct listing l = {0};
+    CLEANUP(dir_names_release) struct dir_names l = {0};
     TRY(list(dir, &l, e));
     for (int i = 0; i < l.n; i++) {
         const char *name = l.entries[i]->d_name;

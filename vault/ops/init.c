@@ -1,14 +1,13 @@
 #include "vault/ops/init.h"
 
 #include "base/chan.h"
+#include "base/dir.h"
 #include "base/text.h"
 #include "vault/ops/files.h"
 
-#include <dirent.h>
 #include <fnmatch.h>
 #include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -18,26 +17,9 @@ static void close_fd(int *fd)
         (void)close(*fd);
 }
 
-struct listing {
-    struct dirent **entries;
-    int n;
-};
-
-static void listing_release(struct listing *l)
-{
-    for (int i = 0; i < l->n; i++)
-        free(l->entries[i]);
-    free(l->entries);
-}
-
 static int is_document(const struct dirent *d)
 {
     return d->d_name[0] != '.' && fnmatch("*.yaml", d->d_name, 0) == 0;
-}
-
-static int by_name(const struct dirent **a, const struct dirent **b)
-{
-    return strcmp((*a)->d_name, (*b)->d_name); /* bytewise: the same in every locale */
 }
 
 static RESULT put_document(const char *dir, const char *name, struct buf *out, struct err *e)
@@ -73,14 +55,14 @@ static RESULT check_name(const char *what, const char *value, struct err *e)
 
 RESULT init_message(const struct init_request *r, struct buf *out, struct err *e)
 {
-    CLEANUP(listing_release) struct listing l = {0};
+    CLEANUP(dir_names_release) struct dir_names l = {0};
 
     TRY(check_name("--admin", r->admin, e));
     TRY(check_name("--admin-san", r->admin_san, e));
     const char *how = r->token_backup;
     if (how != NULL && strcmp(how, INIT_VENDOR_CLONE) != 0)
         FAIL(e, ERR_INVALID, "INIT_ARGUMENT", "--token-backup can only be " INIT_VENDOR_CLONE);
-    l.n = scandir(r->policy_dir, &l.entries, is_document, by_name);
+    l.n = scandir(r->policy_dir, &l.entries, is_document, dir_by_name);
     if (l.n < 0)
         FAIL_ERRNO(e, ERR_NOT_FOUND, "POLICY_DIR", "cannot read policy folder %s (--policy-dir names it)", r->policy_dir);
     if (l.n == 0 || l.n > INIT_DOCUMENTS_MAX)
