@@ -1,82 +1,9 @@
-/* The transport against a fake service: every kind of call, every way it can end early, caps, drain, who is calling. */
-#include "tests/unit/vault/rpc/fake_service.h"
+/* The transport against a fake service: unary calls, every way one can end early, caps, drain, who is calling. */
+#include "tests/unit/vault/rpc/fixture.h"
 
-#include "tests/unit/slow.h"
-#include "tests/unit/vault/rpc/client.h"
-#include "vault/rpc/rpc.h"
-#include "vault/rpc/status.h"
-
-#include <google/rpc/error_details.pb-c.h>
-#include <google/rpc/status.pb-c.h>
 #include <grpc/grpc_posix.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-enum { MAX_CALLS = 8, MAX_STREAMS = 3 };
-
-struct fixture {
-    char dir[32], path[64];
-    struct config config;
-    struct service svc;
-    struct rpc_server *server;
-    struct client cl;
-};
-
-static int setup(void **state)
-{
-    struct fixture *f = calloc(1, sizeof(*f));
-    struct rpc_options o = {.fast_workers = 2, .max_calls_in_flight = MAX_CALLS, .max_streams = MAX_STREAMS};
-    struct err e;
-
-    snprintf(f->dir, sizeof(f->dir), "/tmp/clv-rpc-XXXXXX");
-    assert_non_null(mkdtemp(f->dir));
-    snprintf(f->path, sizeof(f->path), "%s/core.sock", f->dir);
-    f->config.cluster_name = (char *)(uintptr_t)"test";
-    f->config.node_name = (char *)(uintptr_t)"n1";
-    f->svc = (struct service){.config = &f->config, .clock = &clock_system};
-    o.service = &f->svc;
-    o.socket_path = f->path;
-    atomic_store(&fake.cancelled, 0);
-    atomic_store(&fake.half_closed, 0);
-    atomic_store(&fake.arrived, 0);
-    fake_start();
-    assert_false(rpc_server_start(&o, &f->server, &e).failed);
-    client_open(&f->cl, f->path);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    int64_t begun;
-
-    client_close(&f->cl);
-    begun = clock_boot_ms(&clock_system);
-    assert_true(rpc_server_stop(f->server, 2000));
-    assert_true(clock_boot_ms(&clock_system) - begun < slower(7000)); /* gRPC's own shutdown may take ten seconds */
-    fake_stop();
-    assert_int_equal(atomic_load(&fake.live_calls), 0);
-    assert_int_equal(atomic_load(&fake.conns_held), 0);
-    unlink(f->path);
-    assert_int_equal(rmdir(f->dir), 0);
-    free(f);
-    return 0;
-}
-
-static grpc_status_code unary(struct fixture *f, const char *method, const char *text, struct client_call *c, char reply[64])
-{
-    client_call_begin(&f->cl, c, method, 5000);
-    client_unary_start(c, bytes_str(text), NULL, 0);
-    client_wait(&f->cl);
-    client_text(c->received, reply, 64);
-    return c->status;
-}
 
 static void unary_calls_answer(void **state)
 {
@@ -95,27 +22,6 @@ static void unary_calls_answer(void **state)
         assert_int_equal(client_trailer(&c, "grpc-status-details-bin").n, 0);
         client_call_end(&c);
     }
-}
-
-static void check_details(const struct client_call *c, grpc_status_code code, bool retry)
-{
-    struct bytes raw = client_trailer(c, "grpc-status-details-bin");
-    Google__Rpc__Status *s = google__rpc__status__unpack(NULL, raw.n, raw.p);
-    Google__Rpc__ErrorInfo *info;
-    Google__Rpc__BadRequest *bad;
-
-    assert_non_null(s);
-    assert_int_equal(s->code, code);
-    assert_int_equal(s->n_details, retry ? 3 : 2);
-    info = google__rpc__error_info__unpack(NULL, s->details[0]->value.len, s->details[0]->value.data);
-    assert_memory_equal(info->reason.data, "A_REASON", 8);
-    assert_memory_equal(info->domain.data, "claviger.dev", 12);
-    bad = google__rpc__bad_request__unpack(NULL, s->details[1]->value.len, s->details[1]->value.data);
-    assert_memory_equal(bad->field_violations[0]->field.data, "some.field", 10);
-    assert_memory_equal(bad->field_violations[0]->description.data, "is wrong", 8);
-    google__rpc__error_info__free_unpacked(info, NULL);
-    google__rpc__bad_request__free_unpacked(bad, NULL);
-    google__rpc__status__free_unpacked(s, NULL);
 }
 
 static void errors_carry_their_details_and_nothing_private(void **state)
@@ -212,13 +118,6 @@ static void large_requests_come_out_whole_and_too_large_ones_do_not(void **state
     free(back);
 }
 
-static void wait_for(atomic_int *what, int value)
-{
-    for (int i = 0; i < 2000 && atomic_load(what) != value; i++)
-        usleep(1000);
-    assert_int_equal(atomic_load(what), value);
-}
-
 static void a_cancelled_call_is_told_and_freed(void **state)
 {
     struct fixture *f = *state;
@@ -291,209 +190,6 @@ static void over_the_cap_is_an_answer_not_a_silence(void **state)
     client_call_end(&c);
 }
 
-/* ---- streams ---- */
-static void stream_open(struct fixture *f, struct client_call *c, const char *method)
-{
-    grpc_op ops[2], status;
-    size_t n;
-
-    client_call_begin(&f->cl, c, method, 8000);
-    n = client_ops_open(c, ops, NULL, 0);
-    client_batch(c, ops, 1, STEP_OPENED);
-    client_until(c, STEP_OPENED);
-    client_batch(c, ops + 1, n - 1, STEP_HEADERS);
-    status = client_op_status(c);
-    client_batch(c, &status, 1, STEP_STATUS);
-}
-
-static void stream_say(struct client_call *c, const char *text)
-{
-    grpc_op op = {.op = GRPC_OP_SEND_MESSAGE};
-    grpc_byte_buffer *bb = client_buffer(bytes_str(text));
-
-    op.data.send_message.send_message = bb;
-    client_batch(c, &op, 1, STEP_SAID);
-    grpc_byte_buffer_destroy(bb);
-}
-
-static void stream_hear_start(struct client_call *c)
-{
-    grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
-
-    op.data.recv_message.recv_message = &c->received;
-    client_batch(c, &op, 1, STEP_HEARD);
-}
-
-static void stream_close_start(struct client_call *c)
-{
-    grpc_op op = {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT};
-
-    client_batch(c, &op, 1, STEP_CLOSED);
-}
-
-static void hear(struct client_call *c, char text[64])
-{
-    stream_hear_start(c);
-    client_until(c, STEP_HEARD);
-    client_text(c->received, text, 64);
-    grpc_byte_buffer_destroy(c->received);
-    c->received = NULL;
-}
-
-static void a_chat_echoes_until_it_is_closed(void **state)
-{
-    struct fixture *f = *state;
-    struct client_call c;
-    char said[24], heard[64];
-
-    stream_open(f, &c, "/test.Echo/Chat");
-    for (int i = 0; i < 100; i++) {
-        snprintf(said, sizeof(said), "line %d", i);
-        stream_say(&c, said);
-        hear(&c, heard);
-        assert_string_equal(heard, said);
-        client_until(&c, STEP_SAID);
-    }
-    stream_close_start(&c);
-    client_until(&c, STEP_STATUS);
-    assert_int_equal(c.status, GRPC_STATUS_OK);
-    client_until(&c, STEP_CLOSED);
-    client_call_end(&c);
-    assert_int_equal(atomic_load(&fake.half_closed), 1);
-    assert_int_equal(atomic_load(&fake.cancelled), 0);
-}
-
-/* The client talks ahead: order and lockstep must hold. */
-static void a_chat_that_talks_ahead_keeps_its_order(void **state)
-{
-    struct fixture *f = *state;
-    struct client_call c;
-    char said[24], heard[64];
-
-    stream_open(f, &c, "/test.Echo/Chat");
-    for (int i = 0; i < 20; i++) {
-        snprintf(said, sizeof(said), "%d", i);
-        stream_say(&c, said);
-        client_until(&c, STEP_SAID);
-    }
-    stream_close_start(&c);
-    client_until(&c, STEP_CLOSED);
-    for (int i = 0; i < 20; i++) {
-        snprintf(said, sizeof(said), "%d", i);
-        hear(&c, heard);
-        assert_string_equal(heard, said);
-    }
-    hear(&c, heard);
-    assert_string_equal(heard, "");
-    client_until(&c, STEP_STATUS);
-    assert_int_equal(c.status, GRPC_STATUS_OK);
-    client_call_end(&c);
-}
-
-static void a_chat_can_fail_in_the_middle(void **state)
-{
-    struct fixture *f = *state;
-    struct client_call c;
-
-    stream_open(f, &c, "/test.Echo/Chat");
-    stream_say(&c, "!04");
-    client_until(&c, STEP_STATUS);
-    assert_int_equal(c.status, GRPC_STATUS_PERMISSION_DENIED);
-    check_details(&c, GRPC_STATUS_PERMISSION_DENIED, true);
-    client_until(&c, STEP_SAID);
-    client_call_end(&c);
-}
-
-static void a_chat_that_is_cancelled_leaves_nothing(void **state)
-{
-    struct fixture *f = *state;
-    struct client_call c;
-    char heard[64];
-
-    for (int said = 0; said < 2; said++) { /* before and after its first message */
-        stream_open(f, &c, "/test.Echo/Chat");
-        if (said) {
-            stream_say(&c, "x");
-            hear(&c, heard);
-            client_until(&c, STEP_SAID);
-        }
-        grpc_call_cancel(c.call, NULL);
-        client_until(&c, STEP_STATUS);
-        client_until(&c, STEP_HEADERS);
-        assert_int_equal(c.status, GRPC_STATUS_CANCELLED);
-        client_call_end(&c);
-        wait_for(&fake.live_calls, 0);
-    }
-}
-
-static void an_empty_chat_ends_well(void **state)
-{
-    struct fixture *f = *state;
-    struct client_call c;
-
-    stream_open(f, &c, "/test.Echo/Chat");
-    stream_close_start(&c);
-    client_until(&c, STEP_STATUS);
-    client_until(&c, STEP_CLOSED);
-    client_until(&c, STEP_HEADERS);
-    assert_int_equal(c.status, GRPC_STATUS_OK);
-    client_call_end(&c);
-}
-
-static void a_server_stream_counts_down(void **state)
-{
-    struct fixture *f = *state;
-    struct client_call c;
-    char heard[64], want[16];
-
-    stream_open(f, &c, "/test.Echo/Count");
-    stream_say(&c, "5");
-    stream_close_start(&c);
-    for (int i = 5; i > 0; i--) {
-        hear(&c, heard);
-        snprintf(want, sizeof(want), "%d", i);
-        assert_string_equal(heard, want);
-    }
-    hear(&c, heard);
-    client_until(&c, STEP_STATUS);
-    assert_int_equal(c.status, GRPC_STATUS_OK);
-    client_until(&c, STEP_SAID);
-    client_until(&c, STEP_CLOSED);
-    client_call_end(&c);
-}
-
-static void a_server_stream_without_a_request_is_refused(void **state)
-{
-    struct fixture *f = *state;
-    struct client_call c;
-
-    stream_open(f, &c, "/test.Echo/Count");
-    stream_close_start(&c);
-    client_until(&c, STEP_STATUS);
-    client_until(&c, STEP_CLOSED);
-    client_until(&c, STEP_HEADERS);
-    assert_int_equal(c.status, GRPC_STATUS_INVALID_ARGUMENT);
-    client_call_end(&c);
-    assert_int_equal(atomic_load(&fake.live_calls), 0);
-}
-
-static void a_cancelled_server_stream_ends(void **state)
-{
-    struct fixture *f = *state;
-    struct client_call c;
-    char heard[64];
-
-    stream_open(f, &c, "/test.Echo/Count");
-    stream_say(&c, "1000000000"); /* flow control holds it */
-    hear(&c, heard);
-    assert_string_equal(heard, "1000000000");
-    grpc_call_cancel(c.call, NULL);
-    client_until(&c, STEP_STATUS);
-    client_until(&c, STEP_SAID);
-    client_call_end(&c);
-    wait_for(&fake.live_calls, 0);
-}
-
 /* Half the places are the most that one certificate gets: the next call is refused for it, and served for another one. */
 static void one_certificate_does_not_get_all_places(void **state)
 {
@@ -524,30 +220,6 @@ static void one_certificate_does_not_get_all_places(void **state)
     assert_int_equal(unary(f, "/test.Echo/Hot", "x", &c, reply), GRPC_STATUS_OK);
     client_call_end(&c);
     atomic_store(&fake.certificate, 0);
-}
-
-static void streams_have_their_own_cap(void **state)
-{
-    struct fixture *f = *state;
-    struct client_call c[MAX_STREAMS], more;
-    char heard[64], reply[64];
-
-    for (int i = 0; i < MAX_STREAMS; i++) {
-        stream_open(f, &c[i], "/test.Echo/Chat");
-        stream_say(&c[i], "x");
-        hear(&c[i], heard);
-        client_until(&c[i], STEP_SAID);
-    }
-    assert_int_equal(unary(f, "/test.Echo/Chat", "x", &more, reply), GRPC_STATUS_RESOURCE_EXHAUSTED);
-    client_call_end(&more);
-    assert_int_equal(unary(f, "/test.Echo/Slow", "x", &more, reply), GRPC_STATUS_OK);
-    client_call_end(&more);
-    for (int i = 0; i < MAX_STREAMS; i++) {
-        stream_close_start(&c[i]);
-        client_until(&c[i], STEP_STATUS);
-        client_until(&c[i], STEP_CLOSED);
-        client_call_end(&c[i]);
-    }
 }
 
 /* ---- many at once, the end, and who is calling ---- */
@@ -727,7 +399,6 @@ static void a_socket_that_cannot_be_is_an_error(void **state)
     assert_null(server);
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -739,15 +410,6 @@ int main(void)
         T(a_cancelled_call_is_told_and_freed),
         T(a_deadline_ends_a_call_on_both_sides),
         T(over_the_cap_is_an_answer_not_a_silence),
-        T(a_chat_echoes_until_it_is_closed),
-        T(a_chat_that_talks_ahead_keeps_its_order),
-        T(a_chat_can_fail_in_the_middle),
-        T(a_chat_that_is_cancelled_leaves_nothing),
-        T(an_empty_chat_ends_well),
-        T(a_server_stream_counts_down),
-        T(a_server_stream_without_a_request_is_refused),
-        T(a_cancelled_server_stream_ends),
-        T(streams_have_their_own_cap),
         T(one_certificate_does_not_get_all_places),
         T(many_calls_at_once),
         T(stopping_waits_then_cancels),
