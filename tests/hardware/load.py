@@ -6,35 +6,25 @@ import grpc
 
 from claviger.tenants.v1 import tenants_pb2 as ten
 from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg
-from kit.client import connect
+from kit.client import Background, connect
 from kit.wire import Code, Details
 
 REASONS = ("HSM_UNAVAILABLE", "KEY_CHECK_FAILED")
 
 
-class Load:
+class Load(Background):
     """with Load(world, keys): work(seed) runs in threads; afterwards .sealed has what was encrypted under which key and .wrong all
     that must not be: other codes than UNAVAILABLE, answers that are not the plaintext."""
 
     def __init__(self, world, keys, seed, allowed=(), mutate=True):
+        super().__init__()
         self.world, self.allowed = world, set(allowed) | {(Code.UNAVAILABLE, "HSM_UNAVAILABLE")}
         self.keys = keys  # [(key, identity)]
-        self.stop, self.sealed, self.wrong, self.refused, self.done = threading.Event(), [], [], 0, 0
+        self.sealed, self.wrong, self.refused, self.done = [], [], 0, 0
         self.lock = threading.Lock()
         jobs = [("data", k) for k in keys for _ in range(2)] + ([("admin", None)] if mutate else [])
         self.threads = [threading.Thread(target=self._run, args=(what, which, random.Random(seed * 100 + i)))
                         for i, (what, which) in enumerate(jobs)]
-
-    def __enter__(self):
-        for t in self.threads:
-            t.start()
-        return self
-
-    def __exit__(self, *failed):
-        self.stop.set()
-        for t in self.threads:
-            t.join(30)
-        assert not any(t.is_alive() for t in self.threads)
 
     def _note(self, work):
         try:

@@ -17,28 +17,19 @@ from claviger.tenants.v1 import tenants_pb2 as ten
 from conftest import ENCRYPT_DECRYPT, World, msg
 from grpc.health.v1 import health_pb2
 from kit import certs
-from kit.client import AuditLog, connect
+from kit.client import AuditLog, Background, connect
 from kit.instance import SLOWER, until
 from kit.wire import Code, refused
 
 
-class Traffic:
+class Traffic(Background):
     """Light traffic on clients of its own; what was answered is remembered, what failed too."""
 
     def __init__(self, instance, ring, key, mutations=True):
+        super().__init__()
         self.instance, self.ring, self.key, self.mutations = instance, ring, key, mutations
-        self.stop, self.answered, self.sealed, self.failed, self.n = threading.Event(), [], [], {}, 0
+        self.answered, self.sealed, self.failed, self.n = [], [], {}, 0
         self.threads = [threading.Thread(target=self._use)] + ([threading.Thread(target=self._change)] if mutations else [])
-
-    def __enter__(self):
-        for t in self.threads:
-            t.start()
-        return self
-
-    def __exit__(self, *failed):
-        self.stop.set()
-        for t in self.threads:
-            t.join(20)
 
     def _loop(self, identity, work):
         client = connect(self.instance, identity)

@@ -7,6 +7,7 @@ import claviger_pb  # noqa: F401
 from claviger.audit.v1 import audit_pb2, audit_pb2_grpc, event_pb2
 from claviger.envelope.v1 import envelope_pb2_grpc
 from claviger.identity.v1 import identity_pb2_grpc
+from claviger.lifecycle.v1 import lifecycle_pb2_grpc
 from claviger.policy.v1 import policy_pb2_grpc
 from claviger.system.v1 import system_pb2_grpc
 from claviger.tenants.v1 import tenants_pb2_grpc
@@ -41,6 +42,7 @@ class Client:
         self.env = envelope_pb2_grpc.EnvelopeStub(calls)
         self.tenants = tenants_pb2_grpc.TenantsStub(calls)
         self.identity = identity_pb2_grpc.IdentityStub(calls)
+        self.life = lifecycle_pb2_grpc.LifecycleStub(calls)
         self.policy = policy_pb2_grpc.PolicyStub(calls)
         self.audit = audit_pb2_grpc.AuditStub(calls)
         self.system = system_pb2_grpc.SystemStub(calls)
@@ -115,3 +117,21 @@ def in_threads(n, work):
     for t in threads:
         t.join(60)
     return results
+
+
+class Background:
+    """with: .threads, which whoever derives makes, work until its end sets .stop."""
+
+    def __init__(self):
+        self.stop, self.threads = threading.Event(), []
+
+    def __enter__(self):
+        for t in self.threads:
+            t.start()
+        return self
+
+    def __exit__(self, *failed):
+        self.stop.set()
+        for t in self.threads:
+            t.join(30 * SLOWER)
+        assert not any(t.is_alive() for t in self.threads)
