@@ -16,6 +16,7 @@ import pytest
 
 from claviger.envelope.v1 import envelope_pb2 as env
 from claviger.identity.v1 import identity_pb2 as idy
+from claviger.lifecycle.v1 import lifecycle_pb2 as life
 from claviger.policy.v1 import policy_pb2 as pol
 from claviger.system.v1 import system_pb2
 from claviger.tenants.v1 import tenants_pb2 as ten
@@ -207,6 +208,9 @@ def failing_changes(world, key, tenant="projects/acme"):
         "UpdateCryptoKeyPrimaryVersion": [
             lambda: km.UpdateCryptoKeyPrimaryVersion(msg.UpdateCryptoKeyPrimaryVersionRequest(name=key, crypto_key_version_id="99")),
             lambda: km.UpdateCryptoKeyPrimaryVersion(msg.UpdateCryptoKeyPrimaryVersionRequest(name=key, crypto_key_version_id="01"))],
+        "RotateKey": [lambda: world.keyadmin.life.RotateKey(life.RotateKeyRequest(name=key + "x")),
+                      lambda: world.keyadmin.life.RotateKey(life.RotateKeyRequest(name=ring)),
+                      lambda: world.keyadmin.life.RotateKey(life.RotateKeyRequest(name=key), metadata=long_key)],
         "CreateCryptoKeyVersion": [lambda: km.CreateCryptoKeyVersion(msg.CreateCryptoKeyVersionRequest(parent=key + "x")),
                                    lambda: km.CreateCryptoKeyVersion(msg.CreateCryptoKeyVersionRequest(parent=key, crypto_key_version=dict(state=2)))],
         "UpdateCryptoKeyVersion": [lambda: km.UpdateCryptoKeyVersion(state(res.CryptoKeyVersion.DESTROYED, update_mask={"paths": ["state"]})),

@@ -6,6 +6,7 @@ import pytest
 from claviger.audit.v1 import audit_pb2
 from claviger.envelope.v1 import envelope_pb2 as env
 from claviger.identity.v1 import identity_pb2 as idy
+from claviger.lifecycle.v1 import lifecycle_pb2 as life
 from claviger.policy.v1 import policy_pb2 as pol
 from claviger.system.v1 import system_pb2
 from claviger.tenants.v1 import tenants_pb2 as ten
@@ -57,6 +58,7 @@ def key_changes(c, key):
         "kms.cryptoKeys.update": lambda: c.kms.UpdateCryptoKey(msg.UpdateCryptoKeyRequest(crypto_key=dict(name=key), update_mask=mask)),
         "kms.cryptoKeys.setPrimary": lambda: c.kms.UpdateCryptoKeyPrimaryVersion(
             msg.UpdateCryptoKeyPrimaryVersionRequest(name=key, crypto_key_version_id="1")),
+        "kms.cryptoKeys.rotate": lambda: c.life.RotateKey(life.RotateKeyRequest(name=key)),
         "kms.cryptoKeyVersions.create": lambda: c.kms.CreateCryptoKeyVersion(msg.CreateCryptoKeyVersionRequest(parent=key)),
         "kms.cryptoKeyVersions.update": lambda: c.kms.UpdateCryptoKeyVersion(msg.UpdateCryptoKeyVersionRequest(
             crypto_key_version=dict(name=version, state=res.CryptoKeyVersion.DISABLED), update_mask={"paths": ["state"]})),

@@ -52,6 +52,7 @@ enum { ARGS_MAX = 4, REPEAT_MAX = 64 };
     X(OPT_TENANT, "tenant", "NAME", "the tenant; none: a platform principal / everything you may see")                    \
     X(OPT_SAN, "san", "SAN", "spiffe://domain/path or dns:host, exactly as in the certificate")                           \
     X(OPT_DRY_RUN, "dry-run", NULL, "check only")                                                                         \
+    X(OPT_WITHIN, "within", "DURATION", "how far to look ahead, e.g. 7d (default 30d)")                                   \
     X(OPT_EXPECTED, "expected-version", "N", "apply only on top of this version (default: the present one)")              \
     X(OPT_DIR, "dir", "DIR", "documents in this folder in place of those in force")                                       \
     X(OPT_OUT_DIR, "out-dir", "DIR", "write the documents into this folder")                                              \
@@ -102,7 +103,7 @@ struct command_rows {
     const struct command *rows;
     size_t n;
 };
-extern const struct command_rows rows_system, rows_keys, rows_versions, rows_data, rows_csv, rows_policy, rows_audit;
+extern const struct command_rows rows_system, rows_keys, rows_life, rows_versions, rows_data, rows_csv, rows_policy, rows_audit;
 const struct command *command_find(const char *noun, const char *verb);
 bool command_has_verbs(const char *noun, bool *ret_known);
 void help_all(FILE *f);

@@ -26,6 +26,7 @@ static const struct policy_action ACTIONS[] = {
     {"kms.cryptoKeys.list", false},
     {"kms.cryptoKeys.update", false},
     {"kms.cryptoKeys.setPrimary", false},
+    {"kms.cryptoKeys.rotate", false},
     {"kms.cryptoKeyVersions.create", false},
     {"kms.cryptoKeyVersions.get", false},
     {"kms.cryptoKeyVersions.list", false},
