@@ -15,6 +15,7 @@ enum due_what {
     DUE_ROTATION = 1,    /* of a key */
     DUE_DESTRUCTION = 2, /* of a version */
     DUE_PURGE = 3,       /* of a tenant */
+    DUE_CERTIFICATE = 4, /* that one is signed: name of what was destroyed */
 };
 struct due {
     enum due_what what;

@@ -42,6 +42,7 @@ enum rec_kind {
     REC_BUDGET = 11,     /* id = tenant id[16]: volume used this day and month */
     REC_TENANT_ID = 10,  /* id = tenant id[16]: body = tenant name */
     REC_DUE = 12,        /* what falls due by itself, in order of time: kms/keyring/due.h */
+    REC_CERTIFICATE = 15, /* of destruction: vault/service/certificate.h */
 };
 
 struct record {
