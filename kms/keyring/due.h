@@ -16,6 +16,9 @@ enum due_what {
     DUE_DESTRUCTION = 2, /* of a version */
     DUE_PURGE = 3,       /* of a tenant */
     DUE_CERTIFICATE = 4, /* that one is signed: name of what was destroyed */
+    DUE_HSM_UNFINISHED = 20, /* an object on the token, of a version that may never be: kms/keyring/onboard.c */
+    DUE_HSM_REMOVAL = 21,    /* an object on the token that is to go */
+    DUE_EXHAUSTION = 22,     /* of a version on the token: half of its random nonces are used */
 };
 struct due {
     enum due_what what;

@@ -11,6 +11,7 @@ static const char *const kind_names[] = {
     [REC_VERSION] = "key version", [REC_SAN] = "SAN",            [REC_PRINCIPAL] = "principal", [REC_POLICY] = "policy",
     [REC_IDEMPOTENCY] = "repeat",  [REC_TENANT_ID] = "tenant id", [REC_BUDGET] = "budget",
     [REC_DUE] = "due",               [REC_CERTIFICATE] = "certificate",
+    [REC_GCM] = "nonces",
 };
 
 const char *store_kind_name(enum rec_kind kind)

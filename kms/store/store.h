@@ -43,6 +43,7 @@ enum rec_kind {
     REC_TENANT_ID = 10,  /* id = tenant id[16]: body = tenant name */
     REC_DUE = 12,        /* what falls due by itself, in order of time: kms/keyring/due.h */
     REC_CERTIFICATE = 15, /* of destruction: vault/service/certificate.h */
+    REC_GCM = 20,        /* tenant's; id = kvid: random nonces handed out to a version on the token (kms/keyring/gcm.c) */
 };
 
 struct record {
