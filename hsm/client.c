@@ -91,18 +91,18 @@ RESULT hsm_random(struct hsm *h, void *out, size_t n, struct err *e)
     return ok();
 }
 
-RESULT hsm_sign_checkpoint(struct hsm *h, uint32_t version, struct bytes message, uint8_t sig[HSM_SIG_MAX], size_t *ret_n,
-                           struct err *e)
+static RESULT call_sign(struct hsm *h, enum wire_op op, uint32_t version, struct bytes message, uint8_t sig[HSM_SIG_MAX], size_t *ret_n,
+                        struct err *e)
 {
     uint8_t reply[WIRE_MAX];
     CLEANUP(buf_release) struct buf b = {0};
     struct reader r;
     if (message.n > HSM_MESSAGE_MAX)
-        FAIL(e, ERR_DENIED, "HSM_REFUSED", "a checkpoint of %zu bytes is too long", message.n);
+        FAIL(e, ERR_DENIED, "HSM_REFUSED", "%zu bytes are too long to be signed", message.n);
     buf_init(&b, HSM_MESSAGE_MAX + 16);
     buf_put_u32(&b, version);
     buf_put_v16(&b, message);
-    TRY(call(h, WIRE_SIGN_CHECKPOINT, &b, reply, &r, e));
+    TRY(call(h, op, &b, reply, &r, e));
     struct bytes s = reader_v16(&r);
     TRY(finish(&r, e));
     if (s.n == 0 || s.n > HSM_SIG_MAX)
@@ -110,6 +110,17 @@ RESULT hsm_sign_checkpoint(struct hsm *h, uint32_t version, struct bytes message
     memcpy(sig, s.p, s.n);
     *ret_n = s.n;
     return ok();
+}
+
+RESULT hsm_sign_checkpoint(struct hsm *h, uint32_t version, struct bytes message, uint8_t sig[HSM_SIG_MAX], size_t *ret_n,
+                           struct err *e)
+{
+    return call_sign(h, WIRE_SIGN_CHECKPOINT, version, message, sig, ret_n, e);
+}
+
+RESULT hsm_sign_certificate(struct hsm *h, uint32_t version, struct bytes text, uint8_t sig[HSM_SIG_MAX], size_t *ret_n, struct err *e)
+{
+    return call_sign(h, WIRE_SIGN_CERTIFICATE, version, text, sig, ret_n, e);
 }
 
 RESULT hsm_audit_pubkey(struct hsm *h, uint32_t version, uint8_t out[HSM_PUBKEY_MAX], size_t *ret_n, bool *ret_ed25519,

@@ -9,7 +9,8 @@
  *          ERR_DATA_LOSS (a key, an anchor or a copy is not what it was), ERR_STATE (what a person has to mend on the token),
  *          ERR_INTERNAL. Where the module failed, detail carries the CK_RV by name.
  * Limits:  inputs up to KDFENC_MAX_BYTES, messages to sign up to HSM_MESSAGE_MAX.
- * Secrets: derived keys arrive straight in struct secret; masters never leave the token; the PIN never leaves hsm.
+ * Secrets: derived keys arrive straight in struct secret; masters and the keys of hsm_key_... never leave the token; the PIN never
+ *          leaves hsm. Plaintext passes through the channel; both sides wipe the packets.
  */
 #ifndef HSM_HSM_H
 #define HSM_HSM_H
@@ -22,7 +23,7 @@ enum { HSM_MESSAGE_MAX = 4096, HSM_SIG_MAX = 128, HSM_PUBKEY_MAX = 128, HSM_ANCH
 enum hsm_object {     /* version is 1.. ; labels on the token "claviger-master-1" ... */
     HSM_MASTER = 1,   /* L0: CKO_SECRET_KEY generic secret, 256 bit, SIGN only (HMAC-SHA-256) */
     HSM_SEAL,         /* the same kind; its version is the seal epoch */
-    HSM_AUDIT,        /* Ed25519 key pair (EC P-256 where the token has no EdDSA): signs checkpoints */
+    HSM_AUDIT,        /* Ed25519 key pair (EC P-256 where the token has no EdDSA): signs checkpoints and certificates */
 };
 
 struct hsm;
@@ -57,6 +58,8 @@ RESULT hsm_random(struct hsm *h, void *out, size_t n /* 1..HSM_RANDOM_MAX */, st
  * note body). Ed25519 (RFC 8032): 64 bytes. P-256: ECDSA with SHA-256, ASN.1 DER. */
 RESULT hsm_sign_checkpoint(struct hsm *h, uint32_t version, struct bytes message, uint8_t sig[HSM_SIG_MAX], size_t *ret_n,
                            struct err *e);
+/* The same over the text of a certificate of destruction (docs/FORMATS.md); a checkpoint is none, and a certificate no checkpoint. */
+RESULT hsm_sign_certificate(struct hsm *h, uint32_t version, struct bytes text, uint8_t sig[HSM_SIG_MAX], size_t *ret_n, struct err *e);
 /* Ed25519: 32 bytes. P-256: 65 bytes, uncompressed point. */
 RESULT hsm_audit_pubkey(struct hsm *h, uint32_t version, uint8_t out[HSM_PUBKEY_MAX], size_t *ret_n, bool *ret_ed25519,
                         struct err *e);
@@ -80,5 +83,33 @@ RESULT hsm_backup(struct hsm *h, struct hsm_backup *ret, struct err *e);
 /* One small data object on the token: the floor for epoch and journal id. get: ERR_NOT_FOUND when never written. */
 RESULT hsm_anchor_get(struct hsm *h, uint8_t out[HSM_ANCHOR_MAX], size_t *ret_n, struct err *e);
 RESULT hsm_anchor_put(struct hsm *h, struct bytes value, struct err *e);
+
+/* ---- keys of protection level HSM: made on the token and used on it, found by the kvid of their version (docs/FORMATS.md
+ * section 9). Two objects each: an AES-256 key for GCM, an HMAC secret for the commitment. hsm makes and reads the whole message:
+ * core gives only the kvid, the type, the SHA-256 of the canonical additional data, and the plaintext. ---- */
+enum { HSM_KVID_BYTES = 16, HSM_AAD_HASH_BYTES = 32, HSM_PLAIN_MAX = 8192, HSM_HEADER_BYTES = 40, HSM_COMMIT_BYTES = 32,
+       HSM_NONCE_BYTES = 12, HSM_TAG_BYTES = 16,
+       HSM_SEALED_OVERHEAD = HSM_HEADER_BYTES + HSM_COMMIT_BYTES + HSM_NONCE_BYTES + HSM_TAG_BYTES /* 100 */,
+       HSM_CHECK_BYTES = HSM_SEALED_OVERHEAD + HSM_KVID_BYTES /* 116 */, HSM_KEYS_MAX = 16384, HSM_KEY_PAGE = 256 };
+enum hsm_sealed { HSM_SEALED_DATA = 'e', HSM_SEALED_KEY = 'w', HSM_SEALED_CHECK = 'k' };
+
+/* Makes the key, audits it, confirms it in a fresh process. check: a message sealed by it at birth (type k, additional data as
+ * given), for hsm_key_check. ERR_EXISTS; ERR_STATE "HSM_MECHANISM": the token has no AES-GCM; ERR_EXHAUSTED "HSM_KEYS_MAX". */
+RESULT hsm_key_generate(struct hsm *h, const uint8_t kvid[HSM_KVID_BYTES], const uint8_t aad_hash[HSM_AAD_HASH_BYTES],
+                        uint8_t check[HSM_CHECK_BYTES], struct err *e);
+/* Does the key still open what it sealed at birth? Needed before any use: each hsm process asks for it once for each key, and once
+ * again when the token was away. ERR_NOT_FOUND: not on the token; ERR_DATA_LOSS "HSM_KNOWN_ANSWER"; ERR_STATE "HSM_OBJECT_WEAK". */
+RESULT hsm_key_check(struct hsm *h, const uint8_t kvid[HSM_KVID_BYTES], const uint8_t aad_hash[HSM_AAD_HASH_BYTES],
+                     const uint8_t check[HSM_CHECK_BYTES], struct err *e);
+/* type: data or key. out: plain.n + HSM_SEALED_OVERHEAD bytes. ERR_STATE "HSM_KEY_UNCHECKED": hsm_key_check first. */
+RESULT hsm_key_seal(struct hsm *h, const uint8_t kvid[HSM_KVID_BYTES], enum hsm_sealed type,
+                    const uint8_t aad_hash[HSM_AAD_HASH_BYTES], struct bytes plain, uint8_t *out, struct err *e);
+/* out: sealed.n - HSM_SEALED_OVERHEAD bytes, wiped on failure. ERR_CIPHERTEXT for whatever is wrong with the message. */
+RESULT hsm_key_open(struct hsm *h, const uint8_t kvid[HSM_KVID_BYTES], enum hsm_sealed type,
+                    const uint8_t aad_hash[HSM_AAD_HASH_BYTES], struct bytes untrusted_sealed, uint8_t *out, struct err *e);
+/* Gone for good, both objects; ERR_NOT_FOUND "HSM_OBJECT_ABSENT" when there is neither. No question is asked here. */
+RESULT hsm_key_destroy(struct hsm *h, const uint8_t kvid[HSM_KVID_BYTES], struct err *e);
+/* Those on the token after that kvid (NULL: from the start), in order; fewer than HSM_KEY_PAGE: the last. */
+RESULT hsm_key_list(struct hsm *h, const uint8_t *after, uint8_t out[HSM_KEY_PAGE][HSM_KVID_BYTES], size_t *ret_n, struct err *e);
 
 #endif

@@ -20,6 +20,8 @@ RESULT ops_hmac(struct token *t, CK_OBJECT_HANDLE key, struct bytes input, uint8
 /* sign.c */
 RESULT ops_sign_checkpoint(struct token *t, uint32_t version, struct bytes untrusted_message, uint8_t sig[HSM_SIG_MAX],
                            size_t *ret_n, struct err *e);
+RESULT ops_sign_certificate(struct token *t, uint32_t version, struct bytes untrusted_text, uint8_t sig[HSM_SIG_MAX], size_t *ret_n,
+                            struct err *e);
 RESULT ops_audit_pubkey(struct token *t, uint32_t version, uint8_t out[HSM_PUBKEY_MAX], size_t *ret_n, bool *ret_ed25519,
                         struct err *e);
 /* Signs "claviger key check" and a nonce, and checks it: the known answer of a key pair. */

@@ -59,7 +59,7 @@ static RESULT do_random(struct token *t, struct reader *in, struct buf *out, str
     return ok();
 }
 
-static RESULT do_sign(struct token *t, struct reader *in, struct buf *out, struct err *e)
+static RESULT do_sign(struct token *t, enum wire_op op, struct reader *in, struct buf *out, struct err *e)
 {
     uint8_t sig[HSM_SIG_MAX];
     size_t n;
@@ -67,7 +67,10 @@ static RESULT do_sign(struct token *t, struct reader *in, struct buf *out, struc
     struct bytes message = reader_v16(in);
     if (!reader_done(in))
         return bad_request(e);
-    TRY(ops_sign_checkpoint(t, version, message, sig, &n, e));
+    if (op == WIRE_SIGN_CERTIFICATE)
+        TRY(ops_sign_certificate(t, version, message, sig, &n, e));
+    else
+        TRY(ops_sign_checkpoint(t, version, message, sig, &n, e));
     buf_put_v16(out, BYTES(sig, n));
     return ok();
 }
@@ -140,7 +143,8 @@ static RESULT dispatch(struct service *s, struct token *t, uint16_t op, struct b
     case WIRE_RANDOM:
         return do_random(t, &in, out, e);
     case WIRE_SIGN_CHECKPOINT:
-        return do_sign(t, &in, out, e);
+    case WIRE_SIGN_CERTIFICATE:
+        return do_sign(t, (enum wire_op)op, &in, out, e);
     case WIRE_AUDIT_PUBKEY:
         return do_pubkey(t, &in, out, e);
     case WIRE_GENERATE:
@@ -173,7 +177,8 @@ static bool token_failed(const struct token *t)
 /* Core asks for versions that its records name: an object that is not in the table may have been missed when it was made. */
 static bool missed(uint16_t op, const struct err *e)
 {
-    return e->code == ERR_NOT_FOUND && (op == WIRE_DERIVE || op == WIRE_SIGN_CHECKPOINT || op == WIRE_AUDIT_PUBKEY);
+    return e->code == ERR_NOT_FOUND && (op == WIRE_DERIVE || op == WIRE_SIGN_CHECKPOINT || op == WIRE_SIGN_CERTIFICATE ||
+                                        op == WIRE_AUDIT_PUBKEY);
 }
 
 static RESULT again(struct service *s, struct token *t, uint16_t op, struct bytes body, struct buf *out, struct err *e)

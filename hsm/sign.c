@@ -134,6 +134,13 @@ RESULT ops_sign_checkpoint(struct token *t, uint32_t version, struct bytes untru
     return sign(t, version, untrusted_message, sig, ret_n, e);
 }
 
+RESULT ops_sign_certificate(struct token *t, uint32_t version, struct bytes untrusted_text, uint8_t sig[HSM_SIG_MAX], size_t *ret_n,
+                            struct err *e)
+{
+    TRY(note_check_certificate(untrusted_text, t->setup.origin, e));
+    return sign(t, version, untrusted_text, sig, ret_n, e);
+}
+
 RESULT ops_audit_selftest(struct token *t, uint32_t version, const uint8_t nonce[32], struct err *e)
 {
     char hex[65], message[128];

@@ -3,14 +3,15 @@
  *          Request: type = operation, body as listed. Reply: type | WIRE_REPLY, the same seq; body = u8 error code (0: ok),
  *          then the payload, or u8 reason (index of the closed table), v16 detail.
  * Owns: nothing. Threads: pure. Errors: ERR_UNAVAILABLE "HSM_UNAVAILABLE" on a reply that cannot be read.
- * Limits: WIRE_MAX bytes a packet. Secrets: the reply to WIRE_DERIVE carries a key: both sides wipe the packet.
+ * Limits: WIRE_MAX bytes a packet. Secrets: the reply to WIRE_DERIVE carries a key, WIRE_KEY_SEAL and the reply to WIRE_KEY_OPEN plaintext: both sides wipe
+ *          the packet.
  */
 #ifndef HSM_WIRE_H
 #define HSM_WIRE_H
 
 #include "base/bytes.h"
 
-enum { WIRE_MAX = 8192, WIRE_REPLY = 0x8000 };
+enum { WIRE_MAX = 9216, WIRE_REPLY = 0x8000 };
 
 enum wire_op {
     WIRE_PROBE = 1,       /* -                                 -> status, field by field */
@@ -23,6 +24,13 @@ enum wire_op {
     WIRE_ANCHOR_GET,      /* -                                 -> v16 value */
     WIRE_ANCHOR_PUT,      /* v16 value                         -> - */
     WIRE_BACKUP,          /* -                                 -> v16 path, v16 serial, v16 holds, u64 unix seconds */
+    WIRE_SIGN_CERTIFICATE, /* u32 version, v16 text            -> v16 signature */
+    WIRE_KEY_GENERATE,    /* kvid, aad hash                    -> check message */
+    WIRE_KEY_CHECK,       /* kvid, aad hash, check message     -> - */
+    WIRE_KEY_SEAL,        /* kvid, u8 type, aad hash, v16 plain -> sealed message */
+    WIRE_KEY_OPEN,        /* kvid, u8 type, aad hash, v16 sealed -> plaintext */
+    WIRE_KEY_DESTROY,     /* kvid                              -> - */
+    WIRE_KEY_LIST,        /* v16 after: kvid or empty          -> kvids */
     WIRE_OPS_END,
     WIRE_VERIFY = 0x100, /* hsm to its helper: hsm/verify.c */
 };

@@ -15,9 +15,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { REPLIES_MAX = 8, OPERATIONS = 9 };
+enum { REPLIES_MAX = 8, OPERATIONS = 10 };
 static const enum wire_op ops[OPERATIONS] = {WIRE_PROBE, WIRE_DERIVE, WIRE_RANDOM, WIRE_BACKUP, WIRE_GENERATE, WIRE_ANCHOR_PUT,
-                                             WIRE_ANCHOR_GET, WIRE_SIGN_CHECKPOINT, WIRE_AUDIT_PUBKEY};
+                                             WIRE_ANCHOR_GET, WIRE_SIGN_CHECKPOINT, WIRE_AUDIT_PUBKEY, WIRE_SIGN_CERTIFICATE};
 
 static bool text_ended(const char *s, size_t n)
 {
@@ -64,6 +64,10 @@ static struct result bytes_of(struct hsm *h, enum wire_op op, struct err *e)
         return ok();
     case WIRE_SIGN_CHECKPOINT:
         TRY(hsm_sign_checkpoint(h, 1, BYTES_LIT("message"), out, &n, e));
+        INVARIANT(n > 0 && n <= HSM_SIG_MAX);
+        return ok();
+    case WIRE_SIGN_CERTIFICATE:
+        TRY(hsm_sign_certificate(h, 1, BYTES_LIT("message"), out, &n, e));
         INVARIANT(n > 0 && n <= HSM_SIG_MAX);
         return ok();
     default:

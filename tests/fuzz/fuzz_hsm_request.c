@@ -1,10 +1,10 @@
 /* Target functions: service_answer and all behind it: what a core that was taken over can make the hsm process do. Under it lies a
  * token of our own that watches: the master and the seal secret sign nothing but our KDF encoding under the label meant for them,
- * the audit key signs nothing but a checkpoint of this log, and every packet that has a header has exactly one answer, which the
+ * the audit key signs nothing but a checkpoint of this log or a certificate of it, and every packet that has a header has exactly one answer, which the
  * client's own reader accepts. A channel is given up for a bad packet only.
  *
  * Input: packets, each u8 how, u8 length, bytes. how 0..9: that operation with the bytes as its body; 10: a derivation whose
- * input is built by kdfenc from the bytes; 11: a checkpoint built around them; else the bytes are the packet as it is. */
+ * input is built by kdfenc from the bytes; 11: a checkpoint built around them; 12: a certificate; else the bytes are the packet as it is. */
 #include "base/chan.h"
 #include "hsm/service.h"
 
@@ -48,6 +48,21 @@ static void check_kdf_input(struct bytes in)
     INVARIANT(label == KDF_CHALLENGE || label == (fake.signing == H_MASTER ? KDF_TENANT_KEK : KDF_STORE_KEY));
 }
 
+/* What follows the magic is read here as the page of formats says it, not as hsm reads it. */
+static bool is_certificate(struct bytes in)
+{
+    static const char magic[] = "claviger.certificate/v1\nfuzz/node\nkind: ";
+    unsigned lines = 0;
+    if (in.n < sizeof magic || memcmp(in.p, magic, sizeof magic - 1) != 0)
+        return false;
+    for (size_t i = 0; i < in.n; i++) {
+        lines += in.p[i] == '\n';
+        INVARIANT(in.p[i] != 0 && (in.p[i] != '\n' || i + 1 == in.n || in.p[i + 1] != '\n'));
+    }
+    INVARIANT(in.p[in.n - 1] == '\n' && lines == (in.p[sizeof magic - 1] == 'v' ? 16 : 19));
+    return true;
+}
+
 static void check_checkpoint(struct bytes in)
 {
     unsigned lines = 0;
@@ -62,7 +77,8 @@ static CK_RV sign(CK_SESSION_HANDLE s, CK_BYTE_PTR data, CK_ULONG n, CK_BYTE_PTR
     (void)s;
     INVARIANT(fake.signing != 0);
     if (fake.signing == H_PRIVATE) {
-        check_checkpoint(BYTES(data, n));
+        if (!is_certificate(BYTES(data, n)))
+            check_checkpoint(BYTES(data, n));
         INVARIANT(*ret_n >= 64 && crypto_sign_detached(out, NULL, data, n, fake.sk) == 0);
         *ret_n = 64;
     } else {
@@ -265,6 +281,21 @@ static void expect_answer(int fd, const struct chan_msg *asked)
     INVARIANT(poll(&more, 1, 0) == 0);
 }
 
+/* A whole one when the bytes are its first free text; else they end it, or stand in it. */
+static void certificate(struct bytes in, struct buf *out)
+{
+    struct buf text;
+    buf_init(&text, HSM_MESSAGE_MAX);
+    buf_putf(&text, "claviger.certificate/v1\n%s\nkind: version\nname: ", origin);
+    buf_put_bytes(&text, in);
+    buf_put_str(&text, "\ninstance: 000102030405060708090a0b0c0d0e0f\ntenant: 000102030405060708090a0b0c0d0e0f\n"
+                       "kvid: 000102030405060708090a0b0c0d0e0f\nprotection: SOFTWARE\ncreated: 2026-11-20T12:00:00Z\nrequested: -\n"
+                       "requested-by: -\ndue: -\ndestroyed: 2026-11-20T12:00:00Z\nseal-epoch: 1\ncovers: x\nremains: y\n");
+    buf_put_u32(out, 1);
+    buf_put_v16(out, buf_bytes(&text));
+    buf_release(&text);
+}
+
 static void ask(int fds[2], uint8_t how, struct bytes in)
 {
     CLEANUP(buf_release) struct buf body = {0};
@@ -279,7 +310,11 @@ static void ask(int fds[2], uint8_t how, struct bytes in)
         checkpoint(in, &body);
         m.type = WIRE_SIGN_CHECKPOINT;
         m.body = buf_bytes(&body);
-    } else if (how > 11) { /* as it is: mostly no packet of ours, and then the channel is given up */
+    } else if (how == 12) {
+        certificate(in, &body);
+        m.type = WIRE_SIGN_CERTIFICATE;
+        m.body = buf_bytes(&body);
+    } else if (how > 12) { /* as it is: mostly no packet of ours, and then the channel is given up */
         INVARIANT(send(fds[0], in.p, in.n, MSG_NOSIGNAL) == (ssize_t)in.n);
         if (service_answer(&service, &token, fds[1], &e).failed)
             INVARIANT(e.code == ERR_INVALID || (e.code == ERR_UNAVAILABLE && in.n == 0));

@@ -26,6 +26,13 @@
 #define TOKEN_URI "pkcs11:token=claviger-test"
 #define RIGHT_PIN "123456"
 #define ORIGIN "claviger/node1"
+#define CERTIFICATE_HEAD "claviger.certificate/v1\n" ORIGIN "\nkind: version\n"
+#define CERTIFICATE_FACTS                                                                                                       \
+    "name: projects/acme/locations/eu/keyRings/pii/cryptoKeys/email/cryptoKeyVersions/1\ninstance: 000102030405060708090a0b0c0d0e0f\n" \
+    "tenant: 101112131415161718191a1b1c1d1e1f\nkvid: 202122232425262728292a2b2c2d2e2f\nprotection: SOFTWARE\n"                      \
+    "created: 2026-11-20T12:00:00Z\nrequested: 2026-11-21T12:00:00.5Z\nrequested-by: acme-keyadmin\ndue: 2026-12-21T12:00:00.5Z\n"    \
+    "destroyed: 2026-12-21T12:00:01Z\nseal-epoch: 1\ncovers: much\nremains: little\n"
+#define CERTIFICATE CERTIFICATE_HEAD CERTIFICATE_FACTS
 
 extern char **environ;
 

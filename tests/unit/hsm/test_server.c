@@ -127,6 +127,9 @@ static void test_serves(void **state)
     assert_memory_not_equal(random[0], random[1], 64);
     OK(hsm_sign_checkpoint(w->hsm, 1, BYTES_LIT(ORIGIN "\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"), sig, &n, &e));
     assert_int_equal(n, 64);
+    OK(hsm_sign_certificate(w->hsm, 1, BYTES_LIT(CERTIFICATE), sig, &n, &e));
+    assert_int_equal(n, 64);
+    REFUSED(ERR_DENIED, "HSM_REFUSED", hsm_sign_certificate(w->hsm, 1, BYTES_LIT(CERTIFICATE "more\n"), sig, &n, &e));
     OK(hsm_audit_pubkey(w->hsm, 1, pub, &n, &ed, &e));
     assert_true(ed && n == 32);
     REFUSED(ERR_NOT_FOUND, "HSM_OBJECT_ABSENT", hsm_anchor_get(w->hsm, anchor, &n, &e));

@@ -237,8 +237,12 @@ static void test_sign_checkpoint(void **state)
     assert_int_equal(EVP_DigestVerify(c, sig, n, (const uint8_t *)body, sizeof body - 1), 1);
     sig[5] ^= 1;
     assert_int_not_equal(EVP_DigestVerify(c, sig, n, (const uint8_t *)body, sizeof body - 1), 1);
+    OK(ops_sign_certificate(&w->t, 1, BYTES_LIT(CERTIFICATE), sig, &n, &e));
+    assert_int_equal(EVP_DigestVerify(c, sig, n, (const uint8_t *)CERTIFICATE, sizeof CERTIFICATE - 1), 1);
     EVP_MD_CTX_free(c);
     EVP_PKEY_free(k);
+    REFUSED(ERR_DENIED, "HSM_REFUSED", ops_sign_certificate(&w->t, 1, BYTES(body, sizeof body - 1), sig, &n, &e));
+    REFUSED(ERR_DENIED, "HSM_REFUSED", ops_sign_checkpoint(&w->t, 1, BYTES_LIT(CERTIFICATE), sig, &n, &e));
     REFUSED(ERR_DENIED, "HSM_REFUSED", ops_sign_checkpoint(&w->t, 1, BYTES_LIT("other\n12\nAAAA\n"), sig, &n, &e));
     REFUSED(ERR_NOT_FOUND, "HSM_OBJECT_ABSENT", ops_audit_pubkey(&w->t, 2, pub, &pub_n, &ed, &e));
 }
@@ -258,6 +262,8 @@ static void test_sign_with_p256(void **state)
     assert_int_equal(pub_n, 65);
     OK(ops_sign_checkpoint(&w->t, 1, BYTES_LIT(ORIGIN "\n12\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"), sig, &n, &e));
     assert_int_equal(sig[0], 0x30); /* ASN.1 SEQUENCE; ops checked it under the public key */
+    OK(ops_sign_certificate(&w->t, 1, BYTES_LIT(CERTIFICATE), sig, &n, &e));
+    assert_int_equal(sig[0], 0x30);
 }
 
 static void test_anchor(void **state)

@@ -11,16 +11,18 @@
 #include "base/clock.h"
 #include "base/rng.h"
 #include "hsm/hsm.h"
+#include "hsm/note.h"
 #include "kms/crypto/kdf.h"
 #include "tests/unit/kms/testing.h"
 
+#include <sodium.h>
 #include <stdlib.h>
 
 enum { STAND_IN_KINDS = 4, STAND_IN_VERSIONS = 16 };
 struct hsm {
     bool there[STAND_IN_KINDS][STAND_IN_VERSIONS];
     bool away;            /* everything fails ERR_UNAVAILABLE */
-    unsigned derived, generated, destroyed;
+    unsigned derived, generated, destroyed, signed_count;
     uint8_t anchor[HSM_ANCHOR_MAX];
     size_t anchor_n;
 };
@@ -93,20 +95,44 @@ RESULT hsm_random(struct hsm *h, void *out, size_t n, struct err *e)
     return ok();
 }
 
+/* Ed25519 under a seed that everybody knows: what it signs verifies under hsm_audit_pubkey. */
+static inline void stand_in_audit_key(uint32_t version, uint8_t pk[crypto_sign_PUBLICKEYBYTES], uint8_t sk[crypto_sign_SECRETKEYBYTES])
+{
+    uint8_t seed[crypto_sign_SEEDBYTES] = "stand-in audit key";
+    put_be32(seed + sizeof seed - 4, version);
+    INVARIANT(crypto_sign_seed_keypair(pk, sk, seed) == 0);
+}
+
+static inline struct result stand_in_sign(struct hsm *h, uint32_t version, struct bytes message, uint8_t sig[HSM_SIG_MAX], size_t *ret_n, struct err *e)
+{
+    uint8_t pk[crypto_sign_PUBLICKEYBYTES], sk[crypto_sign_SECRETKEYBYTES];
+    TRY(stand_in_here(h, HSM_AUDIT, version, e));
+    stand_in_audit_key(version, pk, sk);
+    INVARIANT(crypto_sign_detached(sig, NULL, message.p, message.n, sk) == 0);
+    *ret_n = crypto_sign_BYTES;
+    h->signed_count++;
+    return ok();
+}
+
 RESULT hsm_sign_checkpoint(struct hsm *h, uint32_t version, struct bytes message, uint8_t sig[HSM_SIG_MAX], size_t *ret_n, struct err *e)
 {
-    (void)message;
-    TRY(stand_in_here(h, HSM_AUDIT, version, e));
-    memset(sig, 0x5a, 64);
-    *ret_n = 64;
-    return ok();
+    return stand_in_sign(h, version, message, sig, ret_n, e);
+}
+
+/* The shape is checked as the real one checks it: a text that hsm would refuse must not pass a test. */
+RESULT hsm_sign_certificate(struct hsm *h, uint32_t version, struct bytes text, uint8_t sig[HSM_SIG_MAX], size_t *ret_n, struct err *e)
+{
+    TRY(note_check_certificate(text, NULL, e));
+    return stand_in_sign(h, version, text, sig, ret_n, e);
 }
 
 RESULT hsm_audit_pubkey(struct hsm *h, uint32_t version, uint8_t out[HSM_PUBKEY_MAX], size_t *ret_n, bool *ret_ed25519, struct err *e)
 {
+    uint8_t pk[crypto_sign_PUBLICKEYBYTES], sk[crypto_sign_SECRETKEYBYTES];
     TRY(stand_in_here(h, HSM_AUDIT, version, e));
-    memset(out, 0x33, 32);
-    *ret_n = 32;
+    stand_in_audit_key(version, pk, sk);
+    memcpy(out, pk, sizeof pk);
+    *ret_n = sizeof pk;
     *ret_ed25519 = true;
     return ok();
 }
