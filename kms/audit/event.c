@@ -25,8 +25,8 @@ static const struct field {
     {F_CHANGE, AT(before)},   {F_CHANGE, AT(after)},      {F_SHORT, AT(cause)},
 #undef AT
 };
-enum { FIELDS = sizeof(fields) / sizeof(*fields), HASH_BYTES = 32, ID_BYTES = 16 };
-_Static_assert(FIELDS == 27, "event.proto has 27 fields");
+enum { FIELDS = sizeof(fields) / sizeof(*fields), USES_FIELD, HASH_BYTES = 32, ID_BYTES = 16 };
+_Static_assert(FIELDS == 27 && USES_FIELD == 28, "event.proto has 28 fields, the last of them repeated");
 /* 3 names, 14 short texts, 2 changes, 2 hashes, 6 numbers of at most 10 bytes, at most 5 bytes of tag and length each. */
 _Static_assert(3 * EVENT_TEXT_MAX + 14 * EVENT_SHORT_MAX + 2 * EVENT_CHANGE_MAX + 2 * HASH_BYTES + ID_BYTES + 60 + FIELDS * 5 <=
                    EVENT_MAX_BYTES,
@@ -163,10 +163,44 @@ static void put_field(const struct audit_event *ev, size_t i, struct buf *out)
     }
 }
 
+/* ---- key versions used: message KeyUse { bytes kvid = 1; int32 what = 2; uint64 items = 3 (0: one); uint32 primary = 4 } ---- */
+static uint8_t *varint_at(uint8_t *p, uint64_t v)
+{
+    for (; v >= 0x80; v >>= 7)
+        *p++ = (uint8_t)(v | 0x80);
+    *p++ = (uint8_t)v;
+    return p;
+}
+
+static void put_use(const struct event_use *u, struct buf *out)
+{
+    enum { TAG_BYTES = 2, BODY_MAX = 2 + EVENT_KVID_BYTES + 2 + 11 + 6 };
+    uint8_t b[TAG_BYTES + 1 + BODY_MAX], *p = varint_at(b, (unsigned)USES_FIELD << 3 | WIRE_BYTES) + 1;
+    *p++ = 1 << 3 | WIRE_BYTES;
+    *p++ = EVENT_KVID_BYTES;
+    memcpy(p, u->kvid, EVENT_KVID_BYTES);
+    p += EVENT_KVID_BYTES;
+    *p++ = 2 << 3 | WIRE_VARINT;
+    *p++ = (uint8_t)u->what;
+    if (u->items > 1) {
+        *p++ = 3 << 3 | WIRE_VARINT;
+        p = varint_at(p, u->items);
+    }
+    if (u->primary > 0) {
+        *p++ = 4 << 3 | WIRE_VARINT;
+        p = varint_at(p, u->primary);
+    }
+    b[TAG_BYTES] = (uint8_t)(p - b - TAG_BYTES - 1);
+    buf_put(out, b, (size_t)(p - b));
+}
+
 void event_encode(const struct audit_event *ev, struct buf *out)
 {
     for (size_t i = 0; i < FIELDS; i++)
         put_field(ev, i, out);
+    for (size_t i = 0; i < ev->nuse; i++)
+        put_use(&ev->use[i], out);
+    buf_put_bytes(out, ev->uses);
 }
 
 static uint64_t take_varint(struct reader *r)
@@ -235,14 +269,89 @@ static bool take_field(struct reader *r, uint64_t number, unsigned wire, struct 
     return f->form == F_ID || f->form == F_HASH || is_number || text_is_utf8(b);
 }
 
+static bool take_use_field(struct reader *r, uint64_t number, unsigned wire, struct event_use *u)
+{
+    const bool is_bytes = wire == WIRE_BYTES;
+    const uint64_t v = is_bytes || wire == WIRE_VARINT ? take_varint(r) : 0;
+    const struct bytes b = is_bytes ? reader_take(r, v > SIZE_MAX ? SIZE_MAX : (size_t)v) : (struct bytes){0};
+    if (r->bad || (!is_bytes && wire != WIRE_VARINT))
+        return false;
+    if (number > 4)
+        return true;
+    if (is_bytes != (number == 1) || (number == 1 && b.n != EVENT_KVID_BYTES))
+        return false;
+    switch (number) {
+    case 1:
+        memcpy(u->kvid, b.p, EVENT_KVID_BYTES);
+        return true;
+    case 2:
+        u->what = (enum event_use_what)v;
+        return v >= EVENT_USE_ENCRYPT && v <= EVENT_USE_UNWRAP;
+    case 3:
+        u->items = v;
+        return v > 1 && v <= EVENT_USES_MAX;
+    default:
+        u->primary = (uint32_t)v;
+        return v > 0 && v <= UINT32_MAX;
+    }
+}
+
+/* The whole of r: kvid and what are required, fields ascend, none twice. */
+static bool take_use(struct reader r, struct event_use *ret)
+{
+    struct event_use u = {.items = 1};
+    uint64_t last = 0;
+    while (r.n > 0 && !r.bad) {
+        const uint64_t tag = take_varint(&r), number = tag >> 3;
+        const bool in_order = last < 2 ? number == last + 1 : number > last;
+        if (r.bad || !in_order || !take_use_field(&r, number, (unsigned)(tag & 7), &u))
+            return false;
+        last = number;
+    }
+    *ret = u;
+    return !r.bad && last >= 2;
+}
+
+/* One more entry; they stand together, so all of them are one piece of the input. */
+static bool take_entry(struct reader *r, const uint8_t *from, unsigned wire, struct audit_event *ev)
+{
+    struct event_use u;
+    if (wire != WIRE_BYTES)
+        return false;
+    const uint64_t n = take_varint(r);
+    const struct bytes b = reader_take(r, n > SIZE_MAX ? SIZE_MAX : (size_t)n);
+    if (r->bad || !take_use(reader_of(b), &u))
+        return false;
+    if (ev->uses.n == 0)
+        ev->uses.p = from;
+    ev->uses.n = (size_t)(r->p - ev->uses.p);
+    return ev->uses.n <= EVENT_USES_BYTES;
+}
+
+bool event_next_use(struct bytes *uses, struct event_use *ret)
+{
+    struct reader r = reader_of(*uses);
+    (void)take_varint(&r);
+    const uint64_t n = take_varint(&r);
+    const struct bytes b = reader_take(&r, (size_t)n);
+    if (uses->n == 0 || r.bad || !take_use(reader_of(b), ret))
+        return false;
+    *uses = BYTES(r.p, r.n);
+    return true;
+}
+
 RESULT event_decode(struct bytes encoded, struct audit_event *ret, struct err *e)
 {
     struct audit_event ev = {0};
     struct reader r = reader_of(encoded);
     uint64_t last = 0;
     while (r.n > 0 && !r.bad) {
+        const uint8_t *from = r.p;
         uint64_t tag = take_varint(&r), number = tag >> 3;
-        if (r.bad || number <= last || !take_field(&r, number, (unsigned)(tag & 7), &ev))
+        const unsigned wire = (unsigned)(tag & 7);
+        const bool again = number == USES_FIELD && last == USES_FIELD;
+        if (r.bad || (number <= last && !again) ||
+            !(number == USES_FIELD ? take_entry(&r, from, wire, &ev) : take_field(&r, number, wire, &ev)))
             FAIL(e, ERR_DATA_LOSS, "EVENT_MALFORMED", "event of %zu bytes, after field %llu", encoded.n, (unsigned long long)last);
         last = number;
     }

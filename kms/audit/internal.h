@@ -16,6 +16,9 @@
 
 enum { GROUP_BYTES = 1 << 20, JOURNAL_PATH_MAX = 4096 + 64, JOURNAL_RETRY_MS = 200 };
 
+/* record_n of an entry without a record. */
+enum posted { POSTED_DURABLE, POSTED_FAILED, POSTED_VISIT };
+
 /* The file after the active one, made ahead of time by the space thread:
  *   IDLE (not needed yet) -> WANTED -> READY -> IDLE (taken);  WANTED -> FAILED -> READY, by itself, when there is space again. */
 enum next_state { NEXT_IDLE, NEXT_WANTED, NEXT_READY, NEXT_FAILED };

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-_Static_assert(FRAME_HEADER_BYTES + JOURNAL_LEAF_BYTES + AEAD_OVERHEAD + 32 + EVENT_MAX_BYTES + 8 <= JOURNAL_ENTRY_MAX,
+_Static_assert(FRAME_HEADER_BYTES + JOURNAL_LEAF_BYTES + AEAD_OVERHEAD + 32 + EVENT_LONGEST + 8 <= JOURNAL_ENTRY_MAX,
                "the longest event makes a record that fits");
 enum { SEGMENT_MIN_BYTES = 1 << 18 };
 
@@ -182,6 +182,7 @@ void journal_status(struct journal *j, struct journal_status *ret)
     bool stalled = atomic_load(&j->writing_since_ms) != 0;
     pthread_mutex_lock(&j->mu);
     *ret = (struct journal_status){.ok = admits,
+                                   .first_index = j->nfirsts > 0 ? j->firsts[0] : 0,
                                    .next_index = j->next_index,
                                    .outbox_seq = j->outbox_seq,
                                    .syncs = j->syncs,

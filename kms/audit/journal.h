@@ -67,16 +67,20 @@ struct journal_entry {
     uint64_t outbox_seq;
 };
 /* Builds leaf and sealed body on the calling thread (about 1 us), then queues. The event must carry its id and time.
- * event bytes up to EVENT_MAX_BYTES. On failure done is not called. */
+ * event bytes up to EVENT_LONGEST. On failure done is not called. */
 RESULT journal_submit(struct journal *j, struct journal_entry *en, const struct audit_tenant *t, const uint8_t event_id[16],
                       int64_t time_unix_ns, struct bytes event, struct err *e);
+/* Runs done on the audit thread between two groups, once: of every event before receipt.index done has been called, of none from
+ * there on. Nothing is written. It waits as long as the disk takes; not after journal_close has begun. */
+void journal_visit(struct journal *j, struct journal_entry *en);
 bool journal_admits(struct journal *j);  /* false: full, failing, or one write under way for
                                             JOURNAL_STALL_MS; new work is refused with AUDIT_UNAVAILABLE */
 bool journal_admits_reserve(struct journal *j); /* the same for events that may use the reserve */
 struct journal_status {
     bool ok;
     char reason[128];     /* why not, in words */
-    uint64_t next_index, outbox_seq, syncs, entries;
+    uint64_t first_index, next_index; /* first: of what is here */
+    uint64_t outbox_seq, syncs, entries;
     uint64_t free_bytes;
     uint64_t cut_bytes;   /* bytes of a torn, never acknowledged group that recovery removed */
     bool was_closed;      /* the last run ended in order */

@@ -12,12 +12,14 @@ enum { NONCE_BYTES = 32, LEAF_VERSION = 1 };
 static void build_record(struct journal_entry *en, const struct audit_tenant *t, const uint8_t event_id[16],
                          int64_t time_unix_ns, struct bytes event)
 {
-    uint8_t plain[NONCE_BYTES + EVENT_MAX_BYTES];
+    uint8_t usual[NONCE_BYTES + EVENT_MAX_BYTES], *plain = usual; /* the rare long one has a block of its own */
     const uint8_t leaf_prefix = 0;
     size_t plain_n = NONCE_BYTES + event.n, payload_n = JOURNAL_LEAF_BYTES + AEAD_OVERHEAD + plain_n;
     size_t size = frame_size(payload_n);
     uint8_t *frame = malloc(size);
-    INVARIANT(frame);
+    if (event.n > EVENT_MAX_BYTES)
+        plain = malloc(plain_n);
+    INVARIANT(frame && plain);
     memset(frame + size - 8, 0, 8); /* padding; only a few bytes of it may be */
     uint8_t *leaf = frame + FRAME_HEADER_BYTES;
     /* Two short draws: one of this length would make the source draw from the kernel before and after, as it does for what may
@@ -35,6 +37,8 @@ static void build_record(struct journal_entry *en, const struct audit_tenant *t,
     sha256(hashed, 2, en->receipt.leaf_hash);
     aead_seal(t->key, BYTES(NULL, 0), BYTES(leaf, JOURNAL_LEAF_BYTES), nonce_and_event, leaf + JOURNAL_LEAF_BYTES);
     wipe(plain, NONCE_BYTES); /* the nonce keeps a guessable event from being found by its hash */
+    if (plain != usual)
+        free(plain);
     put_be32(frame + FRAME_LENGTH_AT, (uint32_t)payload_n);
     put_be32(frame + FRAME_CRC_AT, crc32c(BYTES(leaf, payload_n)));
     en->record = frame;
@@ -110,7 +114,7 @@ RESULT journal_submit_outbox(struct journal *j, struct journal_entry *en, const 
                              const uint8_t event_id[16], int64_t time_unix_ns, struct bytes event, uint64_t outbox_seq,
                              struct err *e)
 {
-    if (event.n == 0 || event.n > EVENT_MAX_BYTES)
+    if (event.n == 0 || event.n > EVENT_LONGEST)
         FAIL(e, ERR_OUT_OF_RANGE, "AUDIT_EVENT", "event of %zu bytes", event.n);
     build_record(en, t, event_id, time_unix_ns, event);
     en->outbox_seq = outbox_seq;
@@ -135,14 +139,24 @@ RESULT journal_submit(struct journal *j, struct journal_entry *en, const struct 
     return journal_submit_outbox(j, en, t, event_id, time_unix_ns, event, 0, e);
 }
 
-void journal_post(struct journal *j, struct journal_entry *en, bool failed)
+static void post(struct journal *j, struct journal_entry *en, enum posted what)
 {
     en->record = NULL;
-    en->record_n = failed;
+    en->record_n = what;
     pthread_mutex_lock(&j->mu);
     INVARIANT(!j->stop);
     enqueue_locked(j, en);
     pthread_mutex_unlock(&j->mu);
+}
+
+void journal_post(struct journal *j, struct journal_entry *en, bool failed)
+{
+    post(j, en, failed ? POSTED_FAILED : POSTED_DURABLE);
+}
+
+void journal_visit(struct journal *j, struct journal_entry *en)
+{
+    post(j, en, POSTED_VISIT);
 }
 
 void journal_next_event_id(struct journal *j, uint8_t out[16])

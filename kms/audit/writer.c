@@ -29,13 +29,16 @@ static void finish_all(struct journal_entry *en, const struct err *failed)
     }
 }
 
-/* A result that was known before: nothing to write. */
-static void finish_posted(struct journal_entry *en)
+/* A result that was known before, or a visit: nothing to write. Between two groups every index below next_index has had its say. */
+static void finish_posted(struct journal *j, struct journal_entry *en)
 {
     struct err e = {0};
-    if (en->record_n)
+    const bool failed = en->record_n == POSTED_FAILED;
+    if (en->record_n == POSTED_VISIT)
+        en->receipt.index = j->next_index;
+    if (failed)
         err_set(&e, ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE", __FILE__, __LINE__, "the event is not durable in the journal yet");
-    en->done(en, en->record_n ? &e : NULL);
+    en->done(en, failed ? &e : NULL);
 }
 
 static struct journal_entry *pop(struct journal *j)
@@ -134,7 +137,7 @@ static RESULT gather(struct journal *j, struct group *g, struct err *e)
     while (j->taken) {
         struct journal_entry *en = j->taken;
         if (!en->record) {
-            finish_posted(pop(j));
+            finish_posted(j, pop(j));
             continue;
         }
         if (en->outbox_seq && en->outbox_seq != g->outbox_seq + 1) {
@@ -204,7 +207,7 @@ static void fail_taken(struct journal *j, const struct err *e)
     while (j->taken) {
         struct journal_entry *en = pop(j);
         if (!en->record) {
-            finish_posted(en);
+            finish_posted(j, en);
             continue;
         }
         uncount(j, 1, en->record_n);

@@ -152,11 +152,88 @@ static void test_any_bytes(void **state)
     }
 }
 
+/* Key versions used: as written, in order; one that is not ours is refused as a whole. */
+static void test_uses(void **state)
+{
+    static struct event_use in[EVENT_USES_MAX];
+    struct audit_event ev = full(), out;
+    struct event_use got;
+    struct err e = {0};
+    CLEANUP(buf_release) struct buf a, b;
+    (void)state;
+    buf_init(&a, EVENT_LONGEST);
+    buf_init(&b, EVENT_LONGEST);
+    for (size_t i = 0; i < EVENT_USES_MAX; i++) {
+        in[i] = (struct event_use){.what = (enum event_use_what)(1 + i % 4), .primary = i % 3 ? 65536 : 0, .items = 1};
+        put_be64(in[i].kvid, i);
+    }
+    in[7].items = 1000;
+    ev.use = in;
+    ev.nuse = 9;
+    event_encode(&ev, &a);
+    assert_false(event_decode(buf_bytes(&a), &out, &e).failed);
+    struct bytes rest = out.uses;
+    for (size_t i = 0; i < 9; i++) {
+        assert_true(event_next_use(&rest, &got));
+        assert_memory_equal(got.kvid, in[i].kvid, sizeof got.kvid);
+        assert_true(got.what == in[i].what && got.primary == in[i].primary && got.items == in[i].items);
+    }
+    assert_false(event_next_use(&rest, &got));
+    event_encode(&out, &b);
+    assert_true(bytes_equal(buf_bytes(&a), buf_bytes(&b)));
+
+    in[7].items = 1; /* the most there can be, behind the longest event */
+    static char big[20000];
+    memset(big, 'x', sizeof big);
+    for (size_t i = 0; i < EVENT_USES_MAX; i++)
+        in[i].primary = 65536;
+    ev.principal = ev.resource = ev.key_version = ev.before = ev.after = BYTES(big, sizeof big);
+    ev.nuse = EVENT_USES_MAX;
+    buf_reset(&a);
+    event_encode(&ev, &a);
+    assert_false(a.overflow);
+    assert_false(event_decode(buf_bytes(&a), &out, &e).failed);
+    assert_int_equal(out.uses.n, EVENT_USES_BYTES);
+}
+
+#define KVID "0123456789abcdef"
+static void test_uses_malformed(void **state)
+{
+    static const struct bytes good = BYTES_LIT("\xe2\x01\x14\x0a\x10" KVID "\x10\x01"), later = BYTES_LIT("\xe2\x01\x16\x0a\x10" KVID "\x10\x01\x28\x01"),
+                              bad[] = {
+                                  BYTES_LIT("\xe2\x01\x12\x0a\x10" KVID),                         /* no word on what for */
+                                  BYTES_LIT("\xe2\x01\x02\x10\x01"),                             /* nor on what */
+                                  BYTES_LIT("\xe2\x01\x14\x0a\x10" KVID "\x10\x05"),             /* what for? */
+                                  BYTES_LIT("\xe2\x01\x14\x0a\x10" KVID "\x10\x00"),
+                                  BYTES_LIT("\xe2\x01\x13\x0a\x0f" "123456789abcdef" "\x10\x01"), /* 15 bytes */
+                                  BYTES_LIT("\xe2\x01\x16\x0a\x10" KVID "\x10\x01\x18\x01"),     /* the default, written */
+                                  BYTES_LIT("\xe2\x01\x16\x0a\x10" KVID "\x10\x01\x20\x00"),
+                                  BYTES_LIT("\xe2\x01\x17\x0a\x10" KVID "\x10\x01\x18\xff\x7f"), /* more than a message has */
+                                  BYTES_LIT("\xe2\x01\x16\x0a\x10" KVID "\x10\x01\x10\x01"),     /* twice */
+                                  BYTES_LIT("\xe2\x01\x14\x10\x01\x0a\x10" KVID),                 /* not in order */
+                                  BYTES_LIT("\xe2\x01\x15\x0a\x10" KVID "\x10\x01"),              /* longer than there is */
+                                  BYTES_LIT("\xe0\x01\x01"),                                       /* a number */
+                                  BYTES_LIT("\xe2\x01\x00"),
+                              };
+    struct audit_event out;
+    struct event_use u;
+    struct err e = {0};
+    (void)state;
+    assert_false(event_decode(good, &out, &e).failed);
+    assert_true(event_next_use(&out.uses, &u) && u.items == 1 && u.what == EVENT_USE_ENCRYPT && u.primary == 0);
+    assert_false(event_decode(later, &out, &e).failed);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_true(event_decode(bad[i], &out, &e).failed);
+        assert_string_equal(e.reason, "EVENT_MALFORMED");
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_known_bytes), cmocka_unit_test(test_long_and_dirty),
-        cmocka_unit_test(test_malformed),  cmocka_unit_test(test_any_bytes),
+        cmocka_unit_test(test_malformed),  cmocka_unit_test(test_any_bytes),  cmocka_unit_test(test_uses),
+        cmocka_unit_test(test_uses_malformed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

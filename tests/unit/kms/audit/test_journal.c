@@ -37,14 +37,71 @@ static void test_refuses_bad_events(void **state)
 {
     struct jx *f = *state;
     struct jx_entry x;
-    static uint8_t big[EVENT_MAX_BYTES + 1];
+    static uint8_t big[EVENT_LONGEST + 1];
     jx_entry_init(&x);
     assert_fails(journal_submit(f->j, &x.en, &f->tenant, big, 0, BYTES(big, 0), &f->e), ERR_OUT_OF_RANGE, "AUDIT_EVENT");
     assert_fails(journal_submit(f->j, &x.en, &f->tenant, big, 0, BYTES(big, sizeof big), &f->e), ERR_OUT_OF_RANGE,
                     "AUDIT_EVENT");
-    assert_ok(journal_submit(f->j, &x.en, &f->tenant, big, 0, BYTES(big, EVENT_MAX_BYTES), &f->e));
+    assert_ok(journal_submit(f->j, &x.en, &f->tenant, big, 0, BYTES(big, EVENT_LONGEST), &f->e));
     jx_await(&x);
     assert_false(x.failed);
+    struct journal_record *rec;
+    size_t n;
+    static uint8_t plain[EVENT_LONGEST + 32];
+    assert_ok(journal_read(f->j, 0, 1, &f->a, &rec, &n, &f->e));
+    assert_ok(aead_open(f->key, 0, BYTES(rec[0].leaf, JOURNAL_LEAF_BYTES), rec[0].sealed_body, plain, &f->e));
+    assert_memory_equal(plain + 32, big, EVENT_LONGEST);
+}
+
+/* A visit comes between groups: every event before its index has been told, none from there on, and it takes no index. */
+struct visitor {
+    struct jx_entry x;
+    _Atomic uint64_t *told;
+    uint64_t told_then;
+};
+struct told {
+    struct journal_entry en;
+    _Atomic uint64_t *told;
+};
+static void on_visit(struct journal_entry *en, const struct err *failed)
+{
+    struct visitor *v = (struct visitor *)en;
+    v->told_then = atomic_load(v->told);
+    jx_done(en, failed);
+}
+static void on_told(struct journal_entry *en, const struct err *failed)
+{
+    struct told *t = (struct told *)en;
+    assert_null(failed);
+    assert_true(en->receipt.index == atomic_fetch_add(t->told, 1));
+}
+static void test_visits(void **state)
+{
+    struct jx *f = *state;
+    enum { ROUNDS = 200, EACH = 7 };
+    static struct told all[ROUNDS][EACH];
+    static struct visitor v[ROUNDS];
+    _Atomic uint64_t told = 0;
+    uint8_t id[16];
+    for (int i = 0; i < ROUNDS; i++) {
+        for (int k = 0; k < EACH; k++) {
+            all[i][k] = (struct told){.en.done = on_told, .told = &told};
+            journal_next_event_id(f->j, id);
+            assert_ok(journal_submit(f->j, &all[i][k].en, &f->tenant, id, 1, BYTES_LIT("x"), &f->e));
+        }
+        jx_entry_init(&v[i].x);
+        v[i].x.en.done = on_visit;
+        v[i].told = &told;
+        journal_visit(f->j, &v[i].x.en);
+    }
+    for (int i = 0; i < ROUNDS; i++) {
+        jx_await(&v[i].x);
+        assert_false(v[i].x.failed);
+        assert_true(v[i].x.en.receipt.index == v[i].told_then);
+    }
+    assert_false(jx_write(f, "last", false, NULL).failed);
+    assert_true(atomic_load(&told) == ROUNDS * EACH);
+    assert_int_equal(jx_next(f), ROUNDS * EACH + 1); /* visits took none */
 }
 
 static void test_reopen_goes_on(void **state)
@@ -409,7 +466,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_leaf_and_receipt), T(test_refuses_bad_events), T(test_reopen_goes_on),          T(test_files_change),
         T(test_damaged_middle),   T(test_damaged_last_record), T(test_torn_tail),              T(test_files_must_fit_together),
-        T(test_many_writers_one_tail), T(test_options),
+        T(test_many_writers_one_tail), T(test_options),        T(test_visits),
         T(test_killed_while_writing),
     };
     return cmocka_run_group_tests(tests, kms_slab, NULL);
