@@ -66,7 +66,7 @@ static bool add_actions(const struct policy_set *s, struct rule *r, const char *
 
 /* ---- rules and roles ---- */
 
-static bool is_id(const char *text)
+bool compiler_is_id(const char *text)
 {
     struct bytes id = bytes_str(text);
     return id.n <= POLICY_RULE_ID_MAX && name_valid_principal(id);
@@ -99,7 +99,7 @@ static RESULT compile_rule(struct compiler *c, const struct doc_rule *in, struct
     r->id = in->id;
     r->deny = in->effect == DOC_DENY;
     snprintf(at, sizeof at, "%s.id", path);
-    if (!is_id(in->id))
+    if (!compiler_is_id(in->id))
         return compiler_refuse(c, r->doc, at, "rule id \"%s\" must match [a-z0-9]([a-z0-9._-]*[a-z0-9])?, at most %d", in->id, POLICY_RULE_ID_MAX);
     if (strcmp(in->id, "default-deny") == 0)
         return compiler_refuse(c, r->doc, at, "rule id \"default-deny\" means that no rule matched");
@@ -116,7 +116,7 @@ static RESULT compile_role(struct compiler *c, unsigned doc, unsigned index)
     const struct doc_role *in = &c->set->docs[doc]->roles[index];
     char at[PATH_BYTES];
     snprintf(at, sizeof at, "roles[%u].name", index);
-    if (!is_id(in->name))
+    if (!compiler_is_id(in->name))
         return compiler_refuse(c, doc, at, "role name \"%s\" must match [a-z0-9]([a-z0-9._-]*[a-z0-9])?", in->name);
     struct role *role = &c->roles[c->nroles++];
     *role = (struct role){.name = in->name, .doc = doc, .index = index, .first_rule = (uint32_t)c->set->nrules, .rules = in->rules_count};
@@ -192,8 +192,8 @@ static RESULT load_documents(struct compiler *c, size_t n)
         const struct document *d = c->set->docs[i];
         if (d->version != 1)
             return compiler_refuse(c, (unsigned)i, "version", "version must be 1");
-        if (!d->roles_count && !d->bindings_count)
-            return compiler_refuse(c, (unsigned)i, "", "the document has neither roles nor bindings");
+        if (!d->roles_count && !d->bindings_count && !d->guards_count)
+            return compiler_refuse(c, (unsigned)i, "", "the document has neither roles nor bindings nor guards");
     }
     return ok();
 }
@@ -213,6 +213,9 @@ static RESULT compile_roles(struct compiler *c)
         for (unsigned i = 0; i < s->docs[d]->roles_count; i++)
             for (unsigned j = 0; j < s->docs[d]->roles[i].rules_count; j++)
                 patterns += s->docs[d]->roles[i].rules[j].resources_count;
+    for (size_t d = 0; d < s->ndocs; d++)
+        for (unsigned i = 0; i < s->docs[d]->guards_count; i++)
+            patterns += s->docs[d]->guards[i].resources_count;
     c->roles = calloc(roles + 1, sizeof *c->roles);
     s->rules = calloc(rules + 1, sizeof *s->rules);
     s->patterns = calloc(patterns + 1, sizeof *s->patterns);
@@ -260,6 +263,8 @@ RESULT policy_compile(const struct policy_doc *docs, size_t n, const struct poli
     if (!r.failed)
         r = compile_roles(&c);
     if (!r.failed)
+        r = compiler_guards(&c);
+    if (!r.failed)
         r = compiler_bind(&c);
     free(c.roles);
     TRY(r);
@@ -287,6 +292,7 @@ void policy_unref(struct policy_set *s)
     free(s->data_plane);
     free(s->action_slots);
     free(s->rules);
+    free(s->guards);
     free(s->patterns);
     free(s->subjects);
     free(s->subject_slots);

@@ -1,5 +1,6 @@
 /*
- * Purpose: what the two halves of the compiler share: roles and rules (compile.c), then bindings and the index (bind.c).
+ * Purpose: what the two halves of the compiler share: roles and rules (compile.c), guards (guard.c), then bindings and
+ *          the index (bind.c).
  * Owns:    nothing: the set being built belongs to policy_compile.
  * Threads: one compiler, one thread.
  * Errors:  ERR_INVALID by compiler_refuse: "file:line: what" for the caller and for the log.
@@ -29,6 +30,8 @@ struct compiler {
 };
 /* Refuses the document's node at `path`. */
 RESULT compiler_refuse(struct compiler *c, unsigned doc, const char *path, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+bool compiler_is_id(const char *text);
+RESULT compiler_guards(struct compiler *c); /* after the rules: an id is one or the other's */
 RESULT compiler_bind(struct compiler *c);
 
 #endif

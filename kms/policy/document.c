@@ -35,10 +35,19 @@ static const cyaml_schema_field_t BINDING_FIELDS[] = {
 };
 static const cyaml_schema_value_t BINDING = {CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct doc_binding, BINDING_FIELDS)};
 
+static const cyaml_schema_field_t GUARD_FIELDS[] = {
+    CYAML_FIELD_STRING_PTR("id", CYAML_FLAG_POINTER, struct doc_guard, id, 1, POLICY_RULE_ID_MAX),
+    CYAML_FIELD_SEQUENCE("resources", CYAML_FLAG_POINTER, struct doc_guard, resources, &RESOURCE, 1, DOC_LIST_MAX),
+    CYAML_FIELD_UINT("unused_days", CYAML_FLAG_DEFAULT, struct doc_guard, unused_days),
+    CYAML_FIELD_END,
+};
+static const cyaml_schema_value_t GUARD = {CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct doc_guard, GUARD_FIELDS)};
+
 static const cyaml_schema_field_t DOCUMENT_FIELDS[] = {
     CYAML_FIELD_UINT("version", CYAML_FLAG_DEFAULT, struct document, version),
     CYAML_FIELD_SEQUENCE("roles", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct document, roles, &ROLE, 1, DOC_ROLES_MAX),
     CYAML_FIELD_SEQUENCE("bindings", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct document, bindings, &BINDING, 1, DOC_BINDINGS_MAX),
+    CYAML_FIELD_SEQUENCE("guards", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct document, guards, &GUARD, 1, DOC_GUARDS_MAX),
     CYAML_FIELD_END,
 };
 static const cyaml_schema_value_t DOCUMENT = {CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct document, DOCUMENT_FIELDS)};
@@ -47,7 +56,7 @@ static const cyaml_schema_value_t DOCUMENT = {CYAML_VALUE_MAPPING(CYAML_FLAG_POI
 static const struct {
     const char *path;
     const cyaml_schema_field_t *fields;
-} SHAPES[] = {{"", DOCUMENT_FIELDS}, {"roles[]", ROLE_FIELDS}, {"roles[].rules[]", RULE_FIELDS}, {"bindings[]", BINDING_FIELDS}};
+} SHAPES[] = {{"", DOCUMENT_FIELDS}, {"roles[]", ROLE_FIELDS}, {"roles[].rules[]", RULE_FIELDS}, {"bindings[]", BINDING_FIELDS}, {"guards[]", GUARD_FIELDS}};
 
 static bool same_shape(const char *path, const char *shape)
 {

@@ -14,6 +14,7 @@
 enum {
     DOC_ROLES_MAX = 1024,
     DOC_BINDINGS_MAX = 4096,
+    DOC_GUARDS_MAX = 1024,
     DOC_LIST_MAX = 1024, /* principals of a binding, actions or resources of a rule */
     DOC_WORD_MAX = 128,
     DOC_RESOURCE_MAX = 400,
@@ -36,11 +37,17 @@ struct doc_binding {
     char **principals;
     unsigned principals_count;
 };
+struct doc_guard {
+    char *id;
+    char **resources;
+    unsigned resources_count, unused_days;
+};
 struct document {
     unsigned version;
     struct doc_role *roles;
     struct doc_binding *bindings;
-    unsigned roles_count, bindings_count;
+    struct doc_guard *guards;
+    unsigned roles_count, bindings_count, guards_count;
 };
 bool document_load(struct bytes untrusted, struct document **ret, struct yaml_fault *fault);
 void document_free(struct document *d); /* NULL accepted */

@@ -12,6 +12,7 @@
  *   roles:    [{ name, rules: [{ id, effect: allow|deny, actions: [ "kms.cryptoKeys.encrypt", "kms.*" ],
  *                                resources: [ "projects/{tenant}/locations/eu/keyRings/pii" ] }] }]
  *   bindings: [{ role, tenant: name | "*" | "platform", principals: [ names ] }]
+ *   guards:   [{ id, resources: [ patterns that reach versions ], unused_days: 90 }]
  * Action names are dotted words; "*" only as the last word. Resource patterns match segments: a star one segment, two stars
  * (last only) all that follow and nothing, "{tenant}" the caller's tenant. A rule that gives a platform binding a data-plane action is refused at compile time.
  */
@@ -21,7 +22,7 @@
 #include "base/bytes.h"
 #include "kms/name/name.h"
 
-enum { POLICY_DOC_MAX = 131072, POLICY_RULES_MAX = 4096, POLICY_RULE_ID_MAX = 64 };
+enum { POLICY_DOC_MAX = 131072, POLICY_RULES_MAX = 4096, POLICY_RULE_ID_MAX = 64, POLICY_GUARDS_MAX = 1024, POLICY_UNUSED_DAYS_MAX = 3650 };
 
 struct policy_set;
 struct policy_doc {
@@ -52,3 +53,11 @@ struct policy_decision {
 struct policy_decision policy_decide(const struct policy_set *s, const struct policy_question *q);
 
 #endif
+/* What holds back the destruction of a version, whoever asks for it: it must not have been used for so many days. Of the guards that
+ * match, the strictest, of those the first in document order. False: none does. */
+struct policy_guard {
+    const char *id; /* as policy_decision.rule */
+    unsigned unused_days;
+};
+bool policy_guard_of(const struct policy_set *s, const struct name *version, struct policy_guard *ret);
+

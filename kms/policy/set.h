@@ -29,6 +29,11 @@ struct rule {
     uint64_t actions[SET_ACTIONS_MAX / 64];
     unsigned doc, role_in_doc, rule_in_role; /* where it stands, for messages */
 };
+struct guard {
+    const char *id;
+    uint32_t first_pattern, patterns;
+    unsigned unused_days;
+};
 struct subject {
     struct bytes tenant, principal;
     uint64_t hash;
@@ -46,8 +51,9 @@ struct policy_set {
     size_t nactions, action_mask;
 
     struct rule *rules; /* in document order */
+    struct guard *guards; /* in document order */
     struct pattern *patterns;
-    size_t nrules, npatterns;
+    size_t nrules, nguards, npatterns;
 
     struct subject *subjects;
     uint32_t *subject_slots; /* open addressing, 1-based */

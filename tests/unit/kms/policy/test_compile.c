@@ -111,7 +111,7 @@ static void the_schema_is_strict(void **state)
 {
     (void)state;
     expect_refused("roles: []\n", "p.yaml:1: ");
-    expect_refused("version: 1\n", "p.yaml:1: the document has neither roles nor bindings");
+    expect_refused("version: 1\n", "p.yaml:1: the document has neither roles nor bindings nor guards");
     expect_refused("- 1\n", "p.yaml:1: ");
     expect_refused("word\n", "p.yaml:1: ");
     expect_refused("version: 2\n" BIND("r1", "acme", "a"), "p.yaml:1: version must be 1");
