@@ -32,10 +32,11 @@ enum { ENTRY_HASH_BYTES = 16, ENTRY_TAG_BYTES = 16, ENTRY_REVISION_AT = 16, ENTR
 struct db;
 struct overlay;
 
-/* Which kinds are covered: what no decision depends on but a repeat or a figure is not. New kinds are. */
+/* Which kinds are covered: what no decision depends on but a repeat or a figure is not, nor usage, which the journal can tell
+ * again. New kinds are. */
 static inline bool fresh_covers(enum rec_kind kind)
 {
-    return kind != REC_IDEMPOTENCY && kind != REC_BUDGET;
+    return kind != REC_IDEMPOTENCY && kind != REC_BUDGET && kind != REC_USAGE;
 }
 
 /* The sealed root record, opened. */

@@ -10,7 +10,8 @@ static const char *const kind_names[] = {
     [REC_META] = "instance fact", [REC_TENANT] = "tenant",       [REC_KEYRING] = "key ring",   [REC_CRYPTOKEY] = "key",
     [REC_VERSION] = "key version", [REC_SAN] = "SAN",            [REC_PRINCIPAL] = "principal", [REC_POLICY] = "policy",
     [REC_IDEMPOTENCY] = "repeat",  [REC_TENANT_ID] = "tenant id", [REC_BUDGET] = "budget",
-    [REC_DUE] = "due",               [REC_CERTIFICATE] = "certificate",
+    [REC_USAGE] = "usage",
+    [REC_DUE] = "due",               [REC_CERTIFICATE] = "certificate", [REC_TOMBSTONE] = "tombstone",
     [REC_GCM] = "nonces",
 };
 

@@ -42,6 +42,8 @@ enum rec_kind {
     REC_BUDGET = 11,     /* id = tenant id[16]: volume used this day and month */
     REC_TENANT_ID = 10,  /* id = tenant id[16]: body = tenant name */
     REC_DUE = 12,        /* what falls due by itself, in order of time: kms/keyring/due.h */
+    REC_USAGE = 14,      /* id = kvid: what a version was used for; "mark": how far that is counted (kms/keyring/usage.h) */
+    REC_TOMBSTONE = 16,  /* id = tag of a tenant that was purged: kms/keyring/purge.c */
     REC_CERTIFICATE = 15, /* of destruction: vault/service/certificate.h */
     REC_GCM = 20,        /* tenant's; id = kvid: random nonces handed out to a version on the token (kms/keyring/gcm.c) */
 };
