@@ -207,3 +207,97 @@ RESULT hsm_anchor_put(struct hsm *h, struct bytes value, struct err *e)
     TRY(call(h, WIRE_ANCHOR_PUT, &b, reply, &r, e));
     return finish(&r, e);
 }
+
+/* ---- keys of protection level HSM ---- */
+static void begin_key(struct buf *b, const uint8_t kvid[HSM_KVID_BYTES])
+{
+    buf_init(b, WIRE_MAX - 16);
+    buf_put(b, kvid, HSM_KVID_BYTES);
+}
+
+RESULT hsm_key_generate(struct hsm *h, const uint8_t kvid[HSM_KVID_BYTES], const uint8_t aad_hash[HSM_AAD_HASH_BYTES],
+                        uint8_t check[HSM_CHECK_BYTES], struct err *e)
+{
+    CLEANUP(buf_release) struct buf b = {0};
+    uint8_t reply[WIRE_MAX], got[HSM_CHECK_BYTES];
+    struct reader r;
+    begin_key(&b, kvid);
+    buf_put(&b, aad_hash, HSM_AAD_HASH_BYTES);
+    TRY(hsm_call(h, GENERATE_EXTRA_MS, WIRE_KEY_GENERATE, &b, NULL, reply, &r, e));
+    reader_copy(&r, got, sizeof got);
+    TRY(finish(&r, e));
+    memcpy(check, got, sizeof got);
+    return ok();
+}
+
+RESULT hsm_key_check(struct hsm *h, const uint8_t kvid[HSM_KVID_BYTES], const uint8_t aad_hash[HSM_AAD_HASH_BYTES],
+                     const uint8_t check[HSM_CHECK_BYTES], struct err *e)
+{
+    CLEANUP(buf_release) struct buf b = {0};
+    uint8_t reply[WIRE_MAX];
+    struct reader r;
+    begin_key(&b, kvid);
+    buf_put(&b, aad_hash, HSM_AAD_HASH_BYTES);
+    buf_put(&b, check, HSM_CHECK_BYTES);
+    TRY(call(h, WIRE_KEY_CHECK, &b, reply, &r, e));
+    return finish(&r, e);
+}
+
+static RESULT message(struct hsm *h, enum wire_op op, const uint8_t kvid[HSM_KVID_BYTES], enum hsm_sealed type,
+                      const uint8_t aad_hash[HSM_AAD_HASH_BYTES], struct bytes in, uint8_t *out, size_t out_n, struct err *e)
+{
+    CLEANUP(wipe_reply) uint8_t reply[WIRE_MAX];
+    CLEANUP(buf_release) struct buf b = {0};
+    struct reader r;
+    begin_key(&b, kvid);
+    buf_put_u8(&b, (uint8_t)type);
+    buf_put(&b, aad_hash, HSM_AAD_HASH_BYTES);
+    buf_put_v16(&b, in);
+    TRY(call(h, op, &b, reply, &r, e));
+    struct bytes got = reader_take(&r, out_n);
+    TRY(finish(&r, e));
+    if (out_n > 0)
+        memcpy(out, got.p, out_n);
+    return ok();
+}
+
+RESULT hsm_key_seal(struct hsm *h, const uint8_t kvid[HSM_KVID_BYTES], enum hsm_sealed type,
+                    const uint8_t aad_hash[HSM_AAD_HASH_BYTES], struct bytes plain, uint8_t *out, struct err *e)
+{
+    if (plain.n > HSM_PLAIN_MAX)
+        FAIL(e, ERR_INVALID, "HSM_BAD_REQUEST", "%zu bytes are more than the token seals at once", plain.n);
+    return message(h, WIRE_KEY_SEAL, kvid, type, aad_hash, plain, out, plain.n + HSM_SEALED_OVERHEAD, e);
+}
+
+RESULT hsm_key_open(struct hsm *h, const uint8_t kvid[HSM_KVID_BYTES], enum hsm_sealed type,
+                    const uint8_t aad_hash[HSM_AAD_HASH_BYTES], struct bytes untrusted_sealed, uint8_t *out, struct err *e)
+{
+    if (untrusted_sealed.n < HSM_SEALED_OVERHEAD || untrusted_sealed.n > HSM_SEALED_OVERHEAD + HSM_PLAIN_MAX)
+        FAIL(e, ERR_CIPHERTEXT, NULL, "not an intact message under this key");
+    return message(h, WIRE_KEY_OPEN, kvid, type, aad_hash, untrusted_sealed, out, untrusted_sealed.n - HSM_SEALED_OVERHEAD, e);
+}
+
+RESULT hsm_key_destroy(struct hsm *h, const uint8_t kvid[HSM_KVID_BYTES], struct err *e)
+{
+    CLEANUP(buf_release) struct buf b = {0};
+    uint8_t reply[WIRE_MAX];
+    struct reader r;
+    begin_key(&b, kvid);
+    TRY(call(h, WIRE_KEY_DESTROY, &b, reply, &r, e));
+    return finish(&r, e);
+}
+
+RESULT hsm_key_list(struct hsm *h, const uint8_t *after, uint8_t out[HSM_KEY_PAGE][HSM_KVID_BYTES], size_t *ret_n, struct err *e)
+{
+    CLEANUP(buf_release) struct buf b = {0};
+    uint8_t reply[WIRE_MAX];
+    struct reader r;
+    buf_init(&b, 32);
+    buf_put_v16(&b, BYTES(after, after != NULL ? HSM_KVID_BYTES : 0));
+    TRY(call(h, WIRE_KEY_LIST, &b, reply, &r, e));
+    if (r.n % HSM_KVID_BYTES != 0 || r.n > (size_t)HSM_KEY_PAGE * HSM_KVID_BYTES)
+        return hsm_unavailable("an answer of the hsm process cannot be read", e);
+    *ret_n = r.n / HSM_KVID_BYTES;
+    memcpy(out, r.p, r.n);
+    return ok();
+}

@@ -9,7 +9,7 @@
 enum { OPTIONAL = 3, REMOVE_MAX = 8 };
 
 /* A token that does not know one of the optional attributes refuses the whole template: drop them from the end. */
-static bool refuses_template(CK_RV rv)
+bool create_refuses_template(CK_RV rv)
 {
     return rv == CKR_ATTRIBUTE_TYPE_INVALID || rv == CKR_ATTRIBUTE_VALUE_INVALID || rv == CKR_ATTRIBUTE_READ_ONLY ||
            rv == CKR_TEMPLATE_INCONSISTENT || rv == CKR_TEMPLATE_INCOMPLETE;
@@ -45,7 +45,7 @@ static RESULT generate_secret(struct token *t, struct names *n, struct made *mad
                         {CKA_MODIFIABLE, &no, sizeof no},    {CKA_COPYABLE, &no, sizeof no},
                         {CKA_ALLOWED_MECHANISMS, &allowed, sizeof allowed}};
     CK_RV rv = CKR_TEMPLATE_INCONSISTENT;
-    for (CK_ULONG left = OPTIONAL + 1; left > 0 && refuses_template(rv); left--)
+    for (CK_ULONG left = OPTIONAL + 1; left > 0 && create_refuses_template(rv); left--)
         rv = CALL(&t->m, C_GenerateKey, t->session, &mechanism, a, sizeof a / sizeof a[0] - (OPTIONAL + 1 - left), &made->handle[0]);
     made->n = 1;
     return rv == CKR_OK ? ok() : ckr_fail(rv, "C_GenerateKey", e);
@@ -71,7 +71,7 @@ static CK_RV generate_pair(struct token *t, struct names *n, bool ed25519, struc
                            {CKA_MODIFIABLE, &no, sizeof no},    {CKA_COPYABLE, &no, sizeof no},
                            {CKA_ALLOWED_MECHANISMS, &allowed, sizeof allowed}};
     CK_RV rv = CKR_TEMPLATE_INCONSISTENT;
-    for (CK_ULONG dropped = 0; dropped <= OPTIONAL && refuses_template(rv); dropped++) {
+    for (CK_ULONG dropped = 0; dropped <= OPTIONAL && create_refuses_template(rv); dropped++) {
         CK_ULONG npub = sizeof pub / sizeof pub[0] - (dropped == OPTIONAL);
         rv = CALL(&t->m, C_GenerateKeyPair, t->session, &mechanism, pub, npub, priv, sizeof priv / sizeof priv[0] - dropped,
                   &made->handle[0], &made->handle[1]);

@@ -3,6 +3,7 @@
 #include "base/text.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const prefixes[OBJECT_KINDS + 1] = {
@@ -117,15 +118,19 @@ static RESULT add(struct objects *all, const struct object *o, struct err *e)
 }
 
 static RESULT load_one(struct module *m, CK_SESSION_HANDLE s, CK_OBJECT_CLASS class, CK_OBJECT_HANDLE h, struct objects *all,
-                       struct buf *weak, struct err *e)
+                       struct keys *keys, struct buf *weak, struct err *e)
 {
-    char label[OBJECT_LABEL_MAX];
+    char label[KEYS_LABEL_MAX];
+    uint8_t kvid[HSM_KVID_BYTES];
+    enum key_half half;
     size_t n = 0;
     bool known = false, ours = false;
     struct object o = {.class = class, .handle = h};
     TRY(object_read(m, s, h, CKA_LABEL, label, sizeof label, &n, &known, e));
     if (!known)
         return ok();
+    if (class == CKO_SECRET_KEY && keys_parse_label(BYTES(label, n), &half, kvid))
+        return keys_take(keys, m, s, h, half, kvid, e);
     TRY(parse_label(BYTES(label, n), &o.kind, &o.version, &ours, e));
     if (!ours)
         return ok();
@@ -137,18 +142,24 @@ static RESULT load_one(struct module *m, CK_SESSION_HANDLE s, CK_OBJECT_CLASS cl
     return add(all, &o, e);
 }
 
-static RESULT load_class(struct module *m, CK_SESSION_HANDLE s, CK_OBJECT_CLASS class, struct objects *all, struct buf *weak,
-                         struct err *e)
+static void free_handles(CK_OBJECT_HANDLE **p)
+{
+    free(*p);
+}
+
+static RESULT load_class(struct module *m, CK_SESSION_HANDLE s, CK_OBJECT_CLASS class, struct objects *all, struct keys *keys,
+                         struct buf *weak, struct err *e)
 {
     /* Others may share the token, so there may be many more objects than ours. */
-    enum { SEEN_MAX = 2048 };
-    CK_OBJECT_HANDLE seen[SEEN_MAX];
+    enum { SEEN_MAX = KEY_HALVES * HSM_KEYS_MAX + 2048 };
+    CLEANUP(free_handles) CK_OBJECT_HANDLE *seen = calloc(SEEN_MAX, sizeof *seen);
+    INVARIANT(seen != NULL);
     CK_BBOOL yes = CK_TRUE;
     CK_ATTRIBUTE match[] = {{CKA_CLASS, &class, sizeof class}, {CKA_TOKEN, &yes, sizeof yes}};
     size_t n = 0;
     TRY(object_find(m, s, match, 2, seen, SEEN_MAX, &n, e));
     for (size_t i = 0; i < n; i++)
-        TRY(load_one(m, s, class, seen[i], all, weak, e));
+        TRY(load_one(m, s, class, seen[i], all, keys, weak, e));
     return ok();
 }
 
@@ -170,26 +181,30 @@ static RESULT check_ids_unique(struct module *m, CK_SESSION_HANDLE s, const stru
     return ok();
 }
 
-static RESULT load_all(struct module *m, CK_SESSION_HANDLE s, struct objects *all, struct err *e)
+static RESULT load_all(struct module *m, CK_SESSION_HANDLE s, struct objects *all, struct keys *keys, struct err *e)
 {
     static const CK_OBJECT_CLASS classes[] = {CKO_SECRET_KEY, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY};
     CLEANUP(buf_release) struct buf weak = {0};
     buf_init(&weak, sizeof all->weaknesses - 1);
     for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++)
-        TRY(load_class(m, s, classes[i], all, &weak, e));
+        TRY(load_class(m, s, classes[i], all, keys, &weak, e));
     TRY(check_ids_unique(m, s, all, e));
+    keys_weaknesses(keys, &weak);
     (void)snprintf(all->weaknesses, sizeof all->weaknesses, "%s", buf_cstr(&weak));
     return ok();
 }
 
-RESULT objects_load(struct module *m, CK_SESSION_HANDLE s, struct objects *o, struct err *e)
+RESULT objects_load(struct module *m, CK_SESSION_HANDLE s, struct objects *o, struct keys *keys, struct err *e)
 {
     o->n = 0;
     o->weaknesses[0] = '\0';
-    struct result r = load_all(m, s, o, e);
+    keys_clear(keys);
+    struct result r = load_all(m, s, o, keys, e);
     /* Half a table would be a table of objects that nobody compared with each other. */
-    if (r.failed)
+    if (r.failed) {
         o->n = 0;
+        keys_clear(keys);
+    }
     return r;
 }
 

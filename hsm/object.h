@@ -15,6 +15,7 @@
 
 #include "base/bytes.h"
 #include "hsm/hsm.h"
+#include "hsm/keys.h"
 #include "hsm/module.h"
 
 enum { OBJECTS_MAX = 256, OBJECT_LABEL_MAX = 48, OBJECT_ID_BYTES = 5, OBJECT_KINDS = 3, ANSWER_NONCE_BYTES = 32, ANSWER_BYTES = 32 };
@@ -36,8 +37,8 @@ struct objects {
 
 void object_label(enum hsm_object kind, uint32_t version, char out[OBJECT_LABEL_MAX]);
 void object_id(enum hsm_object kind, uint32_t version, uint8_t out[OBJECT_ID_BYTES]);
-/* Finds every object of ours and audits each; empty after a failure. */
-RESULT objects_load(struct module *m, CK_SESSION_HANDLE s, struct objects *o, struct err *e);
+/* Finds every object of ours, those of keys.h too, and audits each; both empty after a failure. */
+RESULT objects_load(struct module *m, CK_SESSION_HANDLE s, struct objects *o, struct keys *keys, struct err *e);
 /* ERR_NOT_FOUND when absent. */
 RESULT objects_get(const struct objects *o, enum hsm_object kind, CK_OBJECT_CLASS class, uint32_t version,
                    const struct object **ret, struct err *e);

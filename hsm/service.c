@@ -3,6 +3,7 @@
 #include "base/chan.h"
 #include "base/log.h"
 #include "hsm/backup.h"
+#include "hsm/seal.h"
 
 #include <poll.h>
 #include <string.h>
@@ -132,6 +133,86 @@ static RESULT do_anchor_put(struct token *t, struct reader *in, struct err *e)
     return ops_anchor_put(t, value, e);
 }
 
+/* ---- keys of protection level HSM ---- */
+struct key_request {
+    uint8_t kvid[HSM_KVID_BYTES], aad_hash[HSM_AAD_HASH_BYTES];
+    enum hsm_sealed type;
+};
+static void take_key(struct reader *in, bool typed, struct key_request *q)
+{
+    reader_copy(in, q->kvid, sizeof q->kvid);
+    q->type = typed ? (enum hsm_sealed)reader_u8(in) : HSM_SEALED_CHECK;
+    reader_copy(in, q->aad_hash, sizeof q->aad_hash);
+}
+
+static RESULT do_key_generate(struct service *s, struct token *t, struct reader *in, struct buf *out, struct err *e)
+{
+    struct key_request q;
+    uint8_t check[HSM_CHECK_BYTES];
+    take_key(in, false, &q);
+    if (!reader_done(in))
+        return bad_request(e);
+    TRY(ops_key_generate(t, s->verifier, q.kvid, q.aad_hash, check, e));
+    buf_put(out, check, sizeof check);
+    return ok();
+}
+
+static RESULT do_key_check(struct token *t, struct reader *in, struct err *e)
+{
+    struct key_request q;
+    uint8_t check[HSM_CHECK_BYTES];
+    take_key(in, false, &q);
+    reader_copy(in, check, sizeof check);
+    return reader_done(in) ? ops_key_check(t, q.kvid, q.aad_hash, check, e) : bad_request(e);
+}
+
+static void wipe_message(uint8_t (*p)[HSM_SEALED_OVERHEAD + HSM_PLAIN_MAX])
+{
+    wipe(*p, sizeof *p);
+}
+
+static RESULT do_key_seal(struct token *t, struct reader *in, struct buf *out, struct err *e)
+{
+    uint8_t sealed[HSM_SEALED_OVERHEAD + HSM_PLAIN_MAX];
+    struct key_request q;
+    take_key(in, true, &q);
+    struct bytes plain = reader_v16(in);
+    if (!reader_done(in))
+        return bad_request(e);
+    TRY(ops_key_seal(t, q.kvid, q.type, q.aad_hash, plain, sealed, e));
+    buf_put(out, sealed, plain.n + HSM_SEALED_OVERHEAD);
+    return ok();
+}
+
+static RESULT do_key_open(struct token *t, struct reader *in, struct buf *out, struct err *e)
+{
+    CLEANUP(wipe_message) uint8_t plain[HSM_SEALED_OVERHEAD + HSM_PLAIN_MAX];
+    struct key_request q;
+    take_key(in, true, &q);
+    struct bytes sealed = reader_v16(in);
+    if (!reader_done(in))
+        return bad_request(e);
+    TRY(ops_key_open(t, q.kvid, q.type, q.aad_hash, sealed, plain, e));
+    buf_put(out, plain, sealed.n - HSM_SEALED_OVERHEAD);
+    return ok();
+}
+
+static RESULT do_key_destroy(struct token *t, struct reader *in, struct err *e)
+{
+    uint8_t kvid[HSM_KVID_BYTES];
+    reader_copy(in, kvid, sizeof kvid);
+    return reader_done(in) ? ops_key_destroy(t, kvid, e) : bad_request(e);
+}
+
+static RESULT do_key_list(struct token *t, struct reader *in, struct buf *out, struct err *e)
+{
+    struct bytes after = reader_v16(in);
+    if (!reader_done(in) || (after.n != 0 && after.n != HSM_KVID_BYTES))
+        return bad_request(e);
+    ops_key_list(t, after.n != 0 ? after.p : NULL, out);
+    return ok();
+}
+
 static RESULT dispatch(struct service *s, struct token *t, uint16_t op, struct bytes body, struct buf *out, struct err *e)
 {
     struct reader in = reader_of(body);
@@ -156,6 +237,18 @@ static RESULT dispatch(struct service *s, struct token *t, uint16_t op, struct b
         return do_anchor_put(t, &in, e);
     case WIRE_BACKUP:
         return do_backup(s, t, &in, out, e);
+    case WIRE_KEY_GENERATE:
+        return do_key_generate(s, t, &in, out, e);
+    case WIRE_KEY_CHECK:
+        return do_key_check(t, &in, e);
+    case WIRE_KEY_SEAL:
+        return do_key_seal(t, &in, out, e);
+    case WIRE_KEY_OPEN:
+        return do_key_open(t, &in, out, e);
+    case WIRE_KEY_DESTROY:
+        return do_key_destroy(t, &in, e);
+    case WIRE_KEY_LIST:
+        return do_key_list(t, &in, out, e);
     default:
         return bad_request(e);
     }
@@ -164,7 +257,8 @@ static RESULT dispatch(struct service *s, struct token *t, uint16_t op, struct b
 /* A second generate could meet the first one's object; a second anchor would be a second generation of it. */
 static bool may_repeat(uint16_t op)
 {
-    return op != WIRE_GENERATE && op != WIRE_DESTROY && op != WIRE_ANCHOR_PUT && op != WIRE_BACKUP;
+    return op != WIRE_GENERATE && op != WIRE_DESTROY && op != WIRE_ANCHOR_PUT && op != WIRE_BACKUP &&
+           op != WIRE_KEY_GENERATE && op != WIRE_KEY_DESTROY;
 }
 
 static bool token_failed(const struct token *t)
@@ -259,9 +353,14 @@ static RESULT answer(struct service *s, struct token *t, int fd, const struct ch
     return chan_send(fd, &out, e);
 }
 
+static void wipe_packet(uint8_t (*p)[WIRE_MAX])
+{
+    wipe(*p, sizeof *p); /* it may have brought somebody's plaintext */
+}
+
 RESULT service_answer(struct service *s, struct token *t, int core_fd, struct err *e)
 {
-    uint8_t buf[WIRE_MAX];
+    CLEANUP(wipe_packet) uint8_t buf[WIRE_MAX];
     struct chan_msg m;
     TRY(chan_recv(core_fd, 0, buf, sizeof buf, &m, e));
     for (size_t i = 0; i < m.nfds; i++)

@@ -29,6 +29,7 @@ void token_release(struct token *t)
     t->uri = NULL;
     pin_tries_close(&t->tries);
     storage_close(&t->storage);
+    keys_release(&t->keys);
 }
 
 static RESULT find_slot(struct token *t, struct err *e)
@@ -74,20 +75,23 @@ static RESULT has_mechanism(struct token *t, CK_MECHANISM_TYPE type, CK_FLAGS wa
 
 static RESULT probe_mechanisms(struct token *t, struct err *e)
 {
-    bool hmac, make, eddsa, eddsa_make, ecdsa, ecdsa_make;
+    bool hmac, make, eddsa, eddsa_make, ecdsa, ecdsa_make, gcm, aes_make;
     TRY(has_mechanism(t, CKM_SHA256_HMAC, CKF_SIGN, &hmac, e));
     TRY(has_mechanism(t, CKM_GENERIC_SECRET_KEY_GEN, CKF_GENERATE, &make, e));
     TRY(has_mechanism(t, CKM_EDDSA, CKF_SIGN, &eddsa, e));
     TRY(has_mechanism(t, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR, &eddsa_make, e));
     TRY(has_mechanism(t, CKM_ECDSA, CKF_SIGN, &ecdsa, e));
     TRY(has_mechanism(t, CKM_EC_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR, &ecdsa_make, e));
+    TRY(has_mechanism(t, CKM_AES_GCM, CKF_ENCRYPT | CKF_DECRYPT, &gcm, e));
+    TRY(has_mechanism(t, CKM_AES_KEY_GEN, CKF_GENERATE, &aes_make, e));
     t->generate = make;
+    t->gcm = gcm && aes_make && make; /* keys of protection level HSM: without it there are none, and all else serves */
     t->eddsa = eddsa && eddsa_make;
     t->ecdsa = ecdsa && ecdsa_make;
-    (void)snprintf(t->missing, sizeof t->missing, "%s%s%s%s%s%s", hmac ? "" : "CKM_SHA256_HMAC ",
+    (void)snprintf(t->missing, sizeof t->missing, "%s%s%s%s%s%s%s%s", hmac ? "" : "CKM_SHA256_HMAC ",
                    make ? "" : "CKM_GENERIC_SECRET_KEY_GEN ", eddsa ? "" : "CKM_EDDSA ",
                    eddsa_make ? "" : "CKM_EC_EDWARDS_KEY_PAIR_GEN ", ecdsa ? "" : "CKM_ECDSA ",
-                   ecdsa_make ? "" : "CKM_EC_KEY_PAIR_GEN ");
+                   ecdsa_make ? "" : "CKM_EC_KEY_PAIR_GEN ", gcm ? "" : "CKM_AES_GCM ", aes_make ? "" : "CKM_AES_KEY_GEN ");
     size_t n = strlen(t->missing);
     if (n > 0)
         t->missing[n - 1] = '\0';
@@ -188,9 +192,11 @@ static RESULT check_complete(const struct token *t, struct err *e)
 RESULT token_reload(struct token *t, struct err *e)
 {
     t->ready = false;
-    TRY(objects_load(&t->m, t->session, &t->objects, e));
-    TRY(check_complete(t, e));
-    TRY(answers_check(t, e));
+    if (!t->setup.narrow) {
+        TRY(objects_load(&t->m, t->session, &t->objects, &t->keys, e));
+        TRY(check_complete(t, e));
+        TRY(answers_check(t, e));
+    }
     t->ready = true;
     return ok();
 }
@@ -234,6 +240,7 @@ void token_close(struct token *t)
 {
     t->ready = false;
     t->objects.n = 0;
+    keys_clear(&t->keys);
     t->session = CK_INVALID_HANDLE;
     module_finalise(&t->m); /* closes sessions and logs out */
 }

@@ -11,6 +11,7 @@
 #ifndef HSM_TOKEN_H
 #define HSM_TOKEN_H
 
+#include "hsm/keys.h"
 #include "hsm/object.h"
 #include "hsm/pin.h"
 #include "hsm/storage.h"
@@ -22,6 +23,7 @@ struct token_setup { /* strings are borrowed and outlive the token */
     const char *module_path, *uri, *vendor_config, *state_dir;
     const char *origin; /* first line of every checkpoint that may be signed; "cluster/node" */
     bool complete;      /* a token without master, seal and audit key is not ready (all but kmsd init) */
+    bool narrow;        /* no object is looked up at open: keys_get finds the one that is wanted */
     struct watchdog *watchdog;
     const struct clock *clock;
     /* Opens the PIN file anew: *ret_fd is the caller's. */
@@ -38,8 +40,9 @@ struct token {
     bool ready;                /* logged in, objects audited */
     CK_TOKEN_INFO info;
     struct objects objects;
-    bool eddsa, ecdsa, generate;
-    char missing[128];
+    struct keys keys;
+    bool eddsa, ecdsa, generate, gcm;
+    char missing[192];
     struct storage storage;
     uint8_t last_random[TOKEN_RANDOM_BYTES]; /* the generator's last block, which never left unmixed */
     uint32_t reinitialised; /* times the module was finalised and initialised again */

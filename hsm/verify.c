@@ -4,7 +4,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "hsm/openssl.h"
-#include "hsm/ops.h"
+#include "hsm/seal.h"
 #include "hsm/wire.h"
 
 #include <signal.h>
@@ -13,13 +13,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { HELPER_FD = 3, REQUEST_MAX = 20000, TEXT_MAX = 4096, CHILD_SLOTS = 8 };
+enum { HELPER_FD = 3, REQUEST_MAX = 20000, TEXT_MAX = 4096, CHILD_SLOTS = 8,
+       KIND_KEY = 0x40 /* in place of an object's kind: a key of protection level HSM */ };
 
 struct request {
     enum hsm_object kind;
     uint32_t version, unanswered;
     uint64_t timeout_ms;
     uint8_t nonce[ANSWER_NONCE_BYTES], answer[ANSWER_BYTES];
+    bool is_key; /* then: */
+    uint8_t kvid[HSM_KVID_BYTES], aad_hash[HSM_AAD_HASH_BYTES], check[HSM_CHECK_BYTES];
     char module[TEXT_MAX], uri[TEXT_MAX], vendor_config[TEXT_MAX], state_dir[TEXT_MAX];
     int pin_fd;
 };
@@ -67,24 +70,32 @@ static RESULT verify_fresh(struct request *r, const struct confine *confine, str
                                       .uri = r->uri,
                                       .vendor_config = r->vendor_config,
                                       .state_dir = r->state_dir,
+                                      .narrow = r->is_key,
                                       .watchdog = &watchdog,
                                       .clock = &clock_system,
                                       .pin = give_pin,
                                       .pin_user = r};
     TRY(token_init(t, &setup, e));
     TRY(token_open(t, e));
-    return answer_again(t, r, e);
+    return r->is_key ? ops_key_check(t, r->kvid, r->aad_hash, r->check, e) : answer_again(t, r, e);
 }
 
 static bool request_parse(const struct chan_msg *m, struct request *r)
 {
     struct reader in = reader_of(m->body);
-    r->kind = (enum hsm_object)reader_u8(&in);
+    uint8_t kind = reader_u8(&in);
+    r->kind = (enum hsm_object)kind;
+    r->is_key = kind == KIND_KEY;
     r->version = reader_u32(&in);
     r->unanswered = reader_u32(&in);
     r->timeout_ms = reader_u64(&in);
     reader_copy(&in, r->nonce, sizeof r->nonce);
     reader_copy(&in, r->answer, sizeof r->answer);
+    if (r->is_key) {
+        reader_copy(&in, r->kvid, sizeof r->kvid);
+        reader_copy(&in, r->aad_hash, sizeof r->aad_hash);
+        reader_copy(&in, r->check, sizeof r->check);
+    }
     bool fits = text_copy(reader_v16(&in), r->module, TEXT_MAX) && text_copy(reader_v16(&in), r->uri, TEXT_MAX) &&
                 text_copy(reader_v16(&in), r->vendor_config, TEXT_MAX) && text_copy(reader_v16(&in), r->state_dir, TEXT_MAX);
     r->pin_fd = m->nfds == 1 ? m->fds[0] : -1;
@@ -200,30 +211,54 @@ RESULT verifier_answer(struct token *t, enum hsm_object kind, uint32_t version, 
     return ok();
 }
 
-RESULT verifier_check(struct verifier *v, struct token *t, const char *vendor_config, enum hsm_object kind, uint32_t version,
-                      const uint8_t nonce[ANSWER_NONCE_BYTES], const uint8_t answer[ANSWER_BYTES], struct err *e)
+/* What to look for has been put into b; this adds where, and asks. */
+static RESULT ask(struct verifier *v, struct token *t, const char *vendor_config, struct buf *b, struct err *e)
 {
-    CLEANUP(buf_release) struct buf b = {0};
     CLEANUP(close_fd) int pin = -1;
     uint8_t in[WIRE_MAX];
     struct chan_msg m = {.type = WIRE_VERIFY, .seq = 1, .nfds = 1}, answered;
     TRY(t->setup.pin(t->setup.pin_user, &pin, e));
-    buf_init(&b, REQUEST_MAX - 64);
-    buf_put_u8(&b, (uint8_t)kind);
-    buf_put_u32(&b, version);
-    buf_put_u32(&b, t->objects.unanswered);
-    buf_put_u64(&b, t->setup.watchdog != NULL ? t->setup.watchdog->timeout_ms : VERIFY_TIMEOUT_MS);
-    buf_put(&b, nonce, ANSWER_NONCE_BYTES);
-    buf_put(&b, answer, ANSWER_BYTES);
-    buf_put_v16(&b, bytes_str(t->setup.module_path));
-    buf_put_v16(&b, bytes_str(t->setup.uri));
-    buf_put_v16(&b, bytes_str(vendor_config != NULL ? vendor_config : t->setup.vendor_config));
-    buf_put_v16(&b, bytes_str(t->setup.state_dir));
-    INVARIANT(!b.overflow);
-    m.body = buf_bytes(&b);
+    buf_put_v16(b, bytes_str(t->setup.module_path));
+    buf_put_v16(b, bytes_str(t->setup.uri));
+    buf_put_v16(b, bytes_str(vendor_config != NULL ? vendor_config : t->setup.vendor_config));
+    buf_put_v16(b, bytes_str(t->setup.state_dir));
+    INVARIANT(!b->overflow);
+    m.body = buf_bytes(b);
     m.fds[0] = pin;
     TRY(chan_send(v->fd, &m, e));
     TRY(chan_recv(v->fd, VERIFY_TIMEOUT_MS, in, sizeof in, &answered, e));
     struct reader r = reader_of(answered.body);
     return wire_get_result(&r, e);
+}
+
+static void begin(const struct token *t, uint8_t kind, uint32_t version, const uint8_t nonce[ANSWER_NONCE_BYTES],
+                  const uint8_t answer[ANSWER_BYTES], struct buf *b)
+{
+    buf_init(b, REQUEST_MAX - 64);
+    buf_put_u8(b, kind);
+    buf_put_u32(b, version);
+    buf_put_u32(b, t->objects.unanswered);
+    buf_put_u64(b, t->setup.watchdog != NULL ? t->setup.watchdog->timeout_ms : VERIFY_TIMEOUT_MS);
+    buf_put(b, nonce, ANSWER_NONCE_BYTES);
+    buf_put(b, answer, ANSWER_BYTES);
+}
+
+RESULT verifier_check(struct verifier *v, struct token *t, const char *vendor_config, enum hsm_object kind, uint32_t version,
+                      const uint8_t nonce[ANSWER_NONCE_BYTES], const uint8_t answer[ANSWER_BYTES], struct err *e)
+{
+    CLEANUP(buf_release) struct buf b = {0};
+    begin(t, (uint8_t)kind, version, nonce, answer, &b);
+    return ask(v, t, vendor_config, &b, e);
+}
+
+RESULT verifier_check_key(struct verifier *v, struct token *t, const uint8_t kvid[HSM_KVID_BYTES],
+                          const uint8_t aad_hash[HSM_AAD_HASH_BYTES], const uint8_t check[HSM_CHECK_BYTES], struct err *e)
+{
+    static const uint8_t nothing[ANSWER_NONCE_BYTES];
+    CLEANUP(buf_release) struct buf b = {0};
+    begin(t, KIND_KEY, 0, nothing, nothing, &b);
+    buf_put(&b, kvid, HSM_KVID_BYTES);
+    buf_put(&b, aad_hash, HSM_AAD_HASH_BYTES);
+    buf_put(&b, check, HSM_CHECK_BYTES);
+    return ask(v, t, NULL, &b, e);
 }

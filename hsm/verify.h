@@ -35,4 +35,8 @@ RESULT verifier_answer(struct token *t, enum hsm_object kind, uint32_t version, 
 RESULT verifier_check(struct verifier *v, struct token *t, const char *vendor_config, enum hsm_object kind, uint32_t version,
                       const uint8_t nonce[ANSWER_NONCE_BYTES], const uint8_t answer[ANSWER_BYTES], struct err *e);
 
+/* The same for a key of protection level HSM: it must open its check message there. The fresh process looks for this key alone. */
+RESULT verifier_check_key(struct verifier *v, struct token *t, const uint8_t kvid[HSM_KVID_BYTES],
+                          const uint8_t aad_hash[HSM_AAD_HASH_BYTES], const uint8_t check[HSM_CHECK_BYTES], struct err *e);
+
 #endif

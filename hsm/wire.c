@@ -28,6 +28,8 @@ static const char *const reasons[] = {
     "HSM_PIN_TRIES",
     "HSM_PIN_FILE",
     "HSM_BACKUP",
+    "HSM_KEY_UNCHECKED",
+    "HSM_KEYS_MAX",
 };
 enum { REASONS = sizeof reasons / sizeof reasons[0] };
 

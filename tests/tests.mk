@@ -43,6 +43,7 @@ $(CHURN) $(CHURN_UNLOCKED):
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka
 $(BUILD)/unit/hsm/test_server: | $(HSM_SHIM) $(BUILD)/bin/kmsd-hsm
 $(BUILD)/unit/hsm/test_hostile: | $(HSM_SHIM)
+$(BUILD)/unit/hsm/test_keys: | $(HSM_SHIM)
 .PHONY: hardware hardware-programs
 hardware-programs: $(HARDWARE)
 hardware: all pygen hardware-programs
@@ -53,14 +54,16 @@ BENCH_LOADGEN := $(BUILD)/bench/loadgen
 BENCH_ECHO    := $(BUILD)/bench/echo_front
 BENCH_TLS     := $(BUILD)/bench/echo_tls
 $(BENCH_LOADGEN) $(BENCH_TLS): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(call lib_of,base) $(PROTO_LIB)
+BENCH_REWRAP  := $(BUILD)/bench/rewrap
+$(BENCH_REWRAP): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(call libs_for,vault/client)
 $(BENCH_ECHO): $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(WIPEFREE_$(FLAVOUR)) $(call libs_for,vault/rpc)
-$(BENCH_LOADGEN) $(BENCH_TLS) $(BENCH_ECHO):
+$(BENCH_LOADGEN) $(BENCH_TLS) $(BENCH_ECHO) $(BENCH_REWRAP):
 	@mkdir -p $(@D)
 	@$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
 .PHONY: bench bench-programs
-bench-programs: $(BENCH_LOADGEN) $(BENCH_TLS) $(BENCH_ECHO)
-bench: all bench-programs
+bench-programs: $(BENCH_LOADGEN) $(BENCH_TLS) $(BENCH_ECHO) $(BENCH_REWRAP)
+bench: all pygen bench-programs $(BUILD)/bench/fill_store
 	PYTHONDONTWRITEBYTECODE=1 $(PY) tests/bench/bench.py --build $(BUILD) $(BENCH_ARGS)
 
 # large: a store of a million rows: start, fsck, memory (tests/bench/README.md); takes minutes and 2 GB of disk
@@ -72,6 +75,10 @@ $(BENCH_FILL): $(BUILD)/obj/tests/bench/fill_store.o $(call libs_for,vault/servi
 .PHONY: large
 large: all pygen $(BENCH_FILL)
 	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) tests/bench/large_store.py $(LARGE_ARGS)
+# master: the master rotates over 100,000 key versions while a client works; MASTER_ARGS="--keys N --pace N"
+.PHONY: master
+master: all pygen $(BENCH_FILL)
+	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) tests/bench/rotate_master.py $(MASTER_ARGS)
 
 # matrix: every RPC x every identity x every place, and the clock's jumps (tests/matrix/README.md)
 .PHONY: matrix

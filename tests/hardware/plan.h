@@ -18,7 +18,8 @@
     X(C_Initialize) X(C_Finalize) X(C_GetSlotList) X(C_GetSlotInfo) X(C_GetTokenInfo) X(C_GetMechanismInfo)            \
     X(C_OpenSession) X(C_CloseAllSessions) X(C_GetSessionInfo) X(C_Login) X(C_FindObjectsInit) X(C_FindObjects)        \
     X(C_FindObjectsFinal) X(C_GetAttributeValue) X(C_SetAttributeValue) X(C_SignInit) X(C_Sign) X(C_GenerateRandom)    \
-    X(C_GenerateKey) X(C_GenerateKeyPair) X(C_CreateObject) X(C_DestroyObject)
+    X(C_GenerateKey) X(C_GenerateKeyPair) X(C_CreateObject) X(C_DestroyObject)                                         \
+    X(C_EncryptInit) X(C_Encrypt) X(C_DecryptInit) X(C_Decrypt)
 
 enum shim_call {
 #define X(name) SHIM_##name,

@@ -82,6 +82,9 @@ WRAP(C_SetAttributeValue, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_ATTRIBUTE
 WRAP(C_GetAttributeValue, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_ATTRIBUTE *a, CK_ULONG n), (s, o, a, n),
      ((struct answer){a->pValue, &a->ulValueLen, a->ulValueLen}))
 
+WRAP(C_EncryptInit, (CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE k), (s, m, k), NOTHING)
+WRAP(C_DecryptInit, (CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE k), (s, m, k), NOTHING)
+
 static CK_RV C_Initialize_(void *args)
 {
     struct fault f;
@@ -117,6 +120,22 @@ static CK_RV C_Sign_(CK_SESSION_HANDLE s, unsigned char *in, CK_ULONG n, unsigne
     CK_RV rv;
     const CK_ULONG room = *out_n;
     return before(SHIM_C_Sign, &f, &rv) ? rv : after(&f, real->C_Sign(s, in, n, out, out_n), (struct answer){out, out_n, room});
+}
+
+static CK_RV C_Encrypt_(CK_SESSION_HANDLE s, unsigned char *in, CK_ULONG n, unsigned char *out, CK_ULONG *out_n)
+{
+    struct fault f;
+    CK_RV rv;
+    const CK_ULONG room = *out_n;
+    return before(SHIM_C_Encrypt, &f, &rv) ? rv : after(&f, real->C_Encrypt(s, in, n, out, out_n), (struct answer){out, out_n, room});
+}
+
+static CK_RV C_Decrypt_(CK_SESSION_HANDLE s, unsigned char *in, CK_ULONG n, unsigned char *out, CK_ULONG *out_n)
+{
+    struct fault f;
+    CK_RV rv;
+    const CK_ULONG room = *out_n;
+    return before(SHIM_C_Decrypt, &f, &rv) ? rv : after(&f, real->C_Decrypt(s, in, n, out, out_n), (struct answer){out, out_n, room});
 }
 
 static CK_RV C_GetSlotList_(CK_BBOOL present, CK_SLOT_ID *slots, CK_ULONG *n)

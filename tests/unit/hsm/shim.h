@@ -4,6 +4,17 @@
 
 #include "tests/unit/hsm/fixture.h"
 
+/* The shim of the build tree that this test is in. */
+static inline void shim_path(char out[256])
+{
+    char exe[200];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    assert_true(n > 0);
+    exe[n] = '\0';
+    *strrchr(exe, '/') = '\0';
+    (void)snprintf(out, 256, "%s/../../hardware/shim.so", exe);
+}
+
 /* In state_dir, where the confined process may write; named in the vendor configuration, from which the shim learns it. */
 static inline void shim_attach(const struct fixture *f)
 {

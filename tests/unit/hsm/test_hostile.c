@@ -5,16 +5,6 @@
 
 #include "hsm/answer.h"
 
-static void shim_path(char out[256])
-{
-    char exe[200];
-    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    assert_true(n > 0);
-    exe[n] = '\0';
-    *strrchr(exe, '/') = '\0';
-    (void)snprintf(out, 256, "%s/../../hardware/shim.so", exe);
-}
-
 static int setup(void **state)
 {
     struct world *w = world_new();
@@ -114,7 +104,7 @@ static void test_a_search_that_never_ends(void **state)
     shim_plan(&w->f, "C_FindObjects endless always");
     REFUSED(ERR_STATE, "HSM_OBJECT_DOUBLE", token_reload(&w->t, &e));
     assert_false(w->t.ready);
-    assert_in_range(shim_count(&w->f, "C_FindObjects", "endless"), 1000, 10000);
+    assert_in_range(shim_count(&w->f, "C_FindObjects", "endless"), 1000, 40000);
     unharmed(w, want);
 }
 

@@ -1,0 +1,161 @@
+/* Making, checking and destroying keys of protection level HSM. The ritual is that of masters, but for what would make it grow with the
+ * number of keys: the fresh process looks for this one key only, and the table is not looked up anew. */
+#include "hsm/seal.h"
+
+#include "base/log.h"
+
+#include <string.h>
+
+enum { OPTIONAL = 3, REMOVE_MAX = 8, FOUND_MAX = 4 };
+
+static RESULT generate_half(struct token *t, enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], CK_OBJECT_HANDLE *ret, struct err *e)
+{
+    static const CK_MECHANISM_TYPE makers[KEY_HALVES] = {CKM_AES_KEY_GEN, CKM_GENERIC_SECRET_KEY_GEN};
+    static const CK_MECHANISM_TYPE uses[KEY_HALVES] = {CKM_AES_GCM, CKM_SHA256_HMAC};
+    static const CK_KEY_TYPE types[KEY_HALVES] = {CKK_AES, CKK_GENERIC_SECRET};
+    char label[KEYS_LABEL_MAX];
+    uint8_t id[KEYS_ID_BYTES];
+    CK_MECHANISM mechanism = {makers[half], NULL, 0};
+    CK_MECHANISM_TYPE allowed = uses[half];
+    CK_OBJECT_CLASS class = CKO_SECRET_KEY;
+    CK_KEY_TYPE type = types[half];
+    CK_ULONG bytes = SECRET_KEY_BYTES;
+    CK_BBOOL yes = CK_TRUE, no = CK_FALSE, aes = half == KEY_AES, mac = half == KEY_COMMIT;
+    keys_label(half, kvid, label);
+    keys_id(half, kvid, id);
+    CK_ATTRIBUTE a[] = {{CKA_CLASS, &class, sizeof class},     {CKA_KEY_TYPE, &type, sizeof type},
+                        {CKA_VALUE_LEN, &bytes, sizeof bytes}, {CKA_LABEL, label, strlen(label)},
+                        {CKA_ID, id, sizeof id},               {CKA_TOKEN, &yes, sizeof yes},
+                        {CKA_PRIVATE, &yes, sizeof yes},       {CKA_SENSITIVE, &yes, sizeof yes},
+                        {CKA_EXTRACTABLE, &no, sizeof no},     {CKA_ENCRYPT, &aes, sizeof aes},
+                        {CKA_DECRYPT, &aes, sizeof aes},       {CKA_SIGN, &mac, sizeof mac},
+                        {CKA_VERIFY, &no, sizeof no},          {CKA_WRAP, &no, sizeof no},
+                        {CKA_UNWRAP, &no, sizeof no},          {CKA_DERIVE, &no, sizeof no},
+                        {CKA_MODIFIABLE, &no, sizeof no},      {CKA_COPYABLE, &no, sizeof no},
+                        {CKA_ALLOWED_MECHANISMS, &allowed, sizeof allowed}};
+    CK_RV rv = CKR_TEMPLATE_INCONSISTENT;
+    for (CK_ULONG dropped = 0; dropped <= OPTIONAL && create_refuses_template(rv); dropped++)
+        rv = CALL(&t->m, C_GenerateKey, t->session, &mechanism, a, sizeof a / sizeof a[0] - dropped, ret);
+    if (rv == CKR_OK)
+        return ok();
+    *ret = CK_INVALID_HANDLE;
+    return ckr_fail(rv, "C_GenerateKey", e);
+}
+
+static RESULT find_half(struct token *t, enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], CK_OBJECT_HANDLE found[FOUND_MAX],
+                        size_t *ret_n, struct err *e)
+{
+    char label[KEYS_LABEL_MAX];
+    CK_BBOOL yes = CK_TRUE;
+    keys_label(half, kvid, label);
+    CK_ATTRIBUTE match[] = {{CKA_TOKEN, &yes, sizeof yes}, {CKA_LABEL, label, strlen(label)}};
+    return object_find(&t->m, t->session, match, 2, found, FOUND_MAX, ret_n, e);
+}
+
+/* Both halves on the token, audited, working, on the disk, and the same to a process that has never seen the module before. */
+static RESULT ritual(struct token *t, struct verifier *v, const uint8_t kvid[HSM_KVID_BYTES], const CK_OBJECT_HANDLE made[KEY_HALVES],
+                     const uint8_t aad_hash[HSM_AAD_HASH_BYTES], uint8_t check[HSM_CHECK_BYTES], struct err *e)
+{
+    struct key_pair *k;
+    TRY(keys_take(&t->keys, &t->m, t->session, made[KEY_AES], KEY_AES, kvid, e));
+    TRY(keys_take(&t->keys, &t->m, t->session, made[KEY_COMMIT], KEY_COMMIT, kvid, e));
+    TRY(keys_get(t, kvid, &k, e));
+    TRY(seal_message(t, k, HSM_SEALED_CHECK, aad_hash, BYTES(kvid, HSM_KVID_BYTES), check, e));
+    TRY(storage_sync(&t->storage, e));
+    TRY(verifier_check_key(v, t, kvid, aad_hash, check, e));
+    return seal_check(t, k, aad_hash, check, e);
+}
+
+static void undo(struct token *t, const uint8_t kvid[HSM_KVID_BYTES], const CK_OBJECT_HANDLE made[KEY_HALVES])
+{
+    struct err left = {0};
+    const CK_RV why = t->m.last_rv;
+    keys_forget(&t->keys, kvid);
+    if (made[KEY_AES] == CK_INVALID_HANDLE)
+        return;
+    for (enum key_half half = KEY_AES; half < KEY_HALVES; half++) {
+        const CK_RV rv = made[half] == CK_INVALID_HANDLE ? CKR_OK : CALL(&t->m, C_DestroyObject, t->session, made[half]);
+        if (rv != CKR_OK) /* core knows of it, and has it removed */
+            log_event(LOG_WARN, "an unfinished key may be left on the token", LF_STR("code", ckr_name(rv)));
+    }
+    if (storage_sync(&t->storage, &left).failed)
+        log_event(LOG_WARN, "the removal of an unfinished key may not be on the disk", LF_ERR(&left));
+    t->m.last_rv = why;
+}
+
+static RESULT may_make(struct token *t, const uint8_t kvid[HSM_KVID_BYTES], struct err *e)
+{
+    if (!t->gcm) {
+        struct result r = err_set(e, ERR_STATE, "HSM_MECHANISM", __FILE__, __LINE__, "the token lacks %s", t->missing);
+        e->hint = "the token cannot do AES-GCM: keys of protection level HSM need another token";
+        return r;
+    }
+    if (keys_entry(&t->keys, kvid) != NULL)
+        FAIL(e, ERR_EXISTS, "HSM_OBJECT_EXISTS", "a key of that kvid is on the token already");
+    if (t->keys.n == HSM_KEYS_MAX)
+        FAIL(e, ERR_EXHAUSTED, "HSM_KEYS_MAX", "the token holds %d keys", HSM_KEYS_MAX);
+    return ok();
+}
+
+RESULT ops_key_generate(struct token *t, struct verifier *v, const uint8_t kvid[HSM_KVID_BYTES],
+                        const uint8_t aad_hash[HSM_AAD_HASH_BYTES], uint8_t check[HSM_CHECK_BYTES], struct err *e)
+{
+    CK_OBJECT_HANDLE made[KEY_HALVES] = {CK_INVALID_HANDLE, CK_INVALID_HANDLE};
+    TRY(may_make(t, kvid, e));
+    struct result r = generate_half(t, KEY_AES, kvid, &made[KEY_AES], e);
+    if (!r.failed)
+        r = generate_half(t, KEY_COMMIT, kvid, &made[KEY_COMMIT], e);
+    if (!r.failed)
+        r = ritual(t, v, kvid, made, aad_hash, check, e);
+    if (r.failed)
+        undo(t, kvid, made);
+    return r;
+}
+
+RESULT ops_key_check(struct token *t, const uint8_t kvid[HSM_KVID_BYTES], const uint8_t aad_hash[HSM_AAD_HASH_BYTES],
+                     const uint8_t check[HSM_CHECK_BYTES], struct err *e)
+{
+    struct key_pair *k;
+    TRY(keys_get(t, kvid, &k, e));
+    return seal_check(t, k, aad_hash, check, e);
+}
+
+static RESULT remove_half(struct token *t, enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], size_t *removed, struct err *e)
+{
+    CK_OBJECT_HANDLE found[FOUND_MAX];
+    size_t n;
+    /* Each round removes one: a token that says yes and removes nothing must not keep the loop for ever. */
+    for (unsigned round = 0;; round++) {
+        TRY(find_half(t, half, kvid, found, &n, e));
+        if (n == 0)
+            return ok();
+        if (round == REMOVE_MAX)
+            FAIL(e, ERR_INTERNAL, "HSM_ERROR", "a key is still on the token after it was destroyed");
+        CK_RV rv = CALL(&t->m, C_DestroyObject, t->session, found[0]);
+        if (rv != CKR_OK)
+            return ckr_fail(rv, "C_DestroyObject", e);
+        (*removed)++;
+    }
+}
+
+RESULT ops_key_destroy(struct token *t, const uint8_t kvid[HSM_KVID_BYTES], struct err *e)
+{
+    size_t removed = 0;
+    keys_forget(&t->keys, kvid); /* from here on it is used no more, whatever happens */
+    TRY(remove_half(t, KEY_AES, kvid, &removed, e));
+    TRY(remove_half(t, KEY_COMMIT, kvid, &removed, e));
+    if (removed == 0)
+        FAIL(e, ERR_NOT_FOUND, "HSM_OBJECT_ABSENT", "no key of that kvid is on the token");
+    return storage_sync(&t->storage, e);
+}
+
+void ops_key_list(const struct token *t, const uint8_t *after, struct buf *out)
+{
+    size_t given = 0;
+    for (size_t i = 0; i < t->keys.n && given < HSM_KEY_PAGE; i++) {
+        if (after != NULL && memcmp(t->keys.all[i].kvid, after, HSM_KVID_BYTES) <= 0)
+            continue;
+        buf_put(out, t->keys.all[i].kvid, HSM_KVID_BYTES);
+        given++;
+    }
+}
