@@ -106,6 +106,7 @@ bool journal_wait(struct journal *j, uint64_t index, int timeout_ms);
  * tag, good until the next call; NULL with *e. What was being written when the power went is told as torn_bytes, not as a
  * finding: the next open cuts it. */
 #define JOURNAL_CHECK_NO_TENANT "of a tenant that is not in the store"
+#define JOURNAL_CHECK_ERASED "TENANT_PURGED" /* key's reason: the key was destroyed, and with it what the record says: no finding */
 struct audit_event;
 struct journal_checking {
     void (*report)(void *user, const char *text);
@@ -113,6 +114,7 @@ struct journal_checking {
     const struct aead_key *(*key)(void *user, const uint8_t tag[32], struct err *e);
     void *user;
     uint64_t files, records, next_index, outbox_seq, torn_bytes; /* out */
+    uint64_t erased; /* out: records of tenants that were purged: there, in their place, and unreadable for ever */
 };
 RESULT journal_check(const struct journal_options *o, struct journal_checking *c, struct err *e);
 

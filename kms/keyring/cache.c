@@ -166,6 +166,38 @@ void cache_remove(struct cache *c, struct bytes key)
     cache_unref(gone);
 }
 
+/* Unlinked entries hang on *gone by next. */
+static void unlink_matching(struct shard *s, bool (*match)(const struct cache_entry *e, void *user), void *user, struct cache_entry **gone)
+{
+    s->generation++;
+    for (size_t b = 0; b < s->nbuckets; b++)
+        for (struct cache_entry **p = &s->buckets[b]; *p != NULL;) {
+            if (!match(*p, user)) {
+                p = &(*p)->next;
+                continue;
+            }
+            struct cache_entry *e = unlink_slot(s, p);
+            e->next = *gone;
+            *gone = e;
+        }
+}
+
+void cache_remove_matching(struct cache *c, bool (*match)(const struct cache_entry *e, void *user), void *user)
+{
+    for (size_t i = 0; i < SHARDS; i++) {
+        struct cache_entry *gone = NULL;
+        pthread_mutex_lock(&c->shards[i].lock);
+        unlink_matching(&c->shards[i], match, user, &gone);
+        pthread_mutex_unlock(&c->shards[i].lock);
+        while (gone != NULL) {
+            struct cache_entry *e = gone;
+            gone = e->next;
+            e->next = NULL;
+            cache_unref(e);
+        }
+    }
+}
+
 size_t cache_count(struct cache *c)
 {
     size_t n = 0;

@@ -34,6 +34,8 @@ struct cache_entry *cache_get(struct cache *c, struct bytes key); /* counted; NU
 uint64_t cache_generation(struct cache *c, struct bytes key);
 void cache_put(struct cache *c, struct cache_entry *e, uint64_t generation); /* takes a reference of its own if it keeps it */
 void cache_remove(struct cache *c, struct bytes key);
+/* All that match; what is being loaded meanwhile is not kept either. Looks at every entry: for rare events. */
+void cache_remove_matching(struct cache *c, bool (*match)(const struct cache_entry *e, void *user), void *user);
 void cache_unref(struct cache_entry *e); /* NULL accepted */
 size_t cache_count(struct cache *c);
 

@@ -197,6 +197,22 @@ size_t budget_dirty(struct budgets *b, struct budget_count *out, size_t max)
     return n;
 }
 
+void budget_forget(struct budgets *b, const uint8_t key[BUDGET_KEY_BYTES])
+{
+    struct shard *s = &b->shards[hash_of(key) % SHARDS];
+    pthread_mutex_lock(&s->lock);
+    struct counter **at = s->nbuckets > 0 ? &s->buckets[(hash_of(key) / SHARDS) & (s->nbuckets - 1)] : NULL;
+    while (at != NULL && *at != NULL && memcmp((*at)->c.key, key, BUDGET_KEY_BYTES) != 0)
+        at = &(*at)->next;
+    struct counter *gone = at != NULL ? *at : NULL;
+    if (gone != NULL) {
+        *at = gone->next;
+        s->count--;
+    }
+    pthread_mutex_unlock(&s->lock);
+    free(gone);
+}
+
 void budget_load(struct budgets *b, const struct budget_count *from)
 {
     struct shard *s = &b->shards[hash_of(from->key) % SHARDS];

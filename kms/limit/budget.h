@@ -32,6 +32,7 @@ RESULT budget_take(struct budgets *b, const uint8_t key[BUDGET_KEY_BYTES], uint6
 void budget_refund(struct budgets *b, const uint8_t key[BUDGET_KEY_BYTES], uint64_t items);
 /* Counters that changed since they were last given out, at most max; returns how many. */
 size_t budget_dirty(struct budgets *b, struct budget_count *out, size_t max);
+void budget_forget(struct budgets *b, const uint8_t key[BUDGET_KEY_BYTES]); /* a tenant that is gone */
 void budget_load(struct budgets *b, const struct budget_count *c); /* at start; a running counter keeps the larger value */
 
 #endif

@@ -40,6 +40,14 @@ struct policy_set *policy_ref(struct policy_set *s);
 void policy_unref(struct policy_set *s); /* NULL accepted */
 void policy_digest(const struct policy_set *s, uint8_t out[32]); /* SHA-256 over the documents in order */
 
+/* The bindings that name this tenant, or every one ("*"), in document order; *cursor begins at 0. Views into the set. */
+struct policy_binding {
+    const char *role, *tenant;
+    const char *const *principals;
+    size_t nprincipals;
+};
+bool policy_binding_next(const struct policy_set *s, struct bytes tenant, size_t *cursor, struct policy_binding *ret);
+
 struct policy_question {
     struct bytes principal;        /* name */
     struct bytes principal_tenant; /* "" for platform */
@@ -52,7 +60,6 @@ struct policy_decision {
 };
 struct policy_decision policy_decide(const struct policy_set *s, const struct policy_question *q);
 
-#endif
 /* What holds back the destruction of a version, whoever asks for it: it must not have been used for so many days. Of the guards that
  * match, the strictest, of those the first in document order. False: none does. */
 struct policy_guard {
@@ -61,3 +68,4 @@ struct policy_guard {
 };
 bool policy_guard_of(const struct policy_set *s, const struct name *version, struct policy_guard *ret);
 
+#endif

@@ -151,11 +151,47 @@ static void threads(void **state)
     assert_int_equal(atomic_load(&alive), 0);
 }
 
+static bool begins(const struct cache_entry *e, void *prefix)
+{
+    return e->key_n >= strlen(prefix) && memcmp(e->key, prefix, strlen(prefix)) == 0;
+}
+
+/* All that match and nothing else, wherever they lie; what is held lives on, and what is being loaded does not come back stale. */
+static void all_that_match(void **state)
+{
+    (void)state;
+    struct cache *c = cache_new(4096, 1000000, &clock_system);
+    char name[32];
+    for (int i = 0; i < 500; i++) {
+        snprintf(name, sizeof name, "%s/%d", i % 2 ? "acme" : "globex", i);
+        put(c, name);
+    }
+    struct cache_entry *held = cache_get(c, bytes_str("acme/1"));
+    struct item *loading = item_new("acme/loading");
+    const uint64_t generation = cache_generation(c, bytes_str("acme/loading"));
+    cache_remove_matching(c, begins, (void *)(uintptr_t)"acme/");
+    cache_put(c, &loading->entry, generation);
+    assert_int_equal(cache_count(c), 250);
+    assert_null(cache_get(c, bytes_str("acme/1")));
+    assert_null(cache_get(c, bytes_str("acme/loading")));
+    for (int i = 0; i < 500; i += 2) {
+        snprintf(name, sizeof name, "globex/%d", i);
+        struct cache_entry *e = cache_get(c, bytes_str(name));
+        assert_non_null(e);
+        cache_unref(e);
+    }
+    cache_unref(held);
+    cache_unref(&loading->entry);
+    cache_free(c);
+    assert_int_equal(atomic_load(&alive), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(found_and_absent), cmocka_unit_test(too_old_is_absent), cmocka_unit_test(wall_clock_steps_do_not_age),
         cmocka_unit_test(a_stale_load_is_not_kept), cmocka_unit_test(bounded), cmocka_unit_test(threads),
+        cmocka_unit_test(all_that_match),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -158,6 +158,25 @@ static void kept_over_a_restart(void **state)
     budgets_free(b);
 }
 
+/* Only the one that is named, and nothing of it is given out to be kept again. */
+static void forgotten(void **state)
+{
+    (void)state;
+    struct fake_clock f;
+    struct budget_count out[4];
+    fake_clock_init(&f, day * 20000, 0);
+    struct budgets *b = budgets_new(&f.c, 10, 100);
+    budget_forget(b, one); /* of whom nothing is known */
+    taken(b, one, 10);
+    taken(b, two, 10);
+    budget_forget(b, one);
+    assert_int_equal(budget_dirty(b, out, 4), 1);
+    assert_memory_equal(out[0].key, two, sizeof two);
+    refused(b, two, 1, "BUDGET_DAY");
+    taken(b, one, 10);
+    budgets_free(b);
+}
+
 static void months_by_the_calendar(void **state)
 {
     (void)state;
@@ -208,7 +227,7 @@ int main(void)
         cmocka_unit_test(day_and_month),      cmocka_unit_test(refunds),
         cmocka_unit_test(none_is_unlimited),  cmocka_unit_test(a_step_back_gives_nothing), cmocka_unit_test(a_period_of_the_future_ends),
         cmocka_unit_test(going_there_again_gives_no_other),
-        cmocka_unit_test(kept_over_a_restart), cmocka_unit_test(months_by_the_calendar),
+        cmocka_unit_test(kept_over_a_restart), cmocka_unit_test(forgotten), cmocka_unit_test(months_by_the_calendar),
         cmocka_unit_test(never_more_than_the_budget),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

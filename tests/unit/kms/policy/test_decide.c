@@ -311,6 +311,39 @@ static void nobodys_tenant_matches_nothing(void **state)
     assert_false(pattern_match(&p, &bare, (struct bytes){0}));
 }
 
+/* Who is bound in a tenant, for people: its own bindings and those of every tenant, in order; none of another's or the platform's. */
+static void bindings_of_a_tenant(void **state)
+{
+    (void)state;
+    static const char yaml[] = "version: 1\n"
+                               "roles:\n"
+                               "  - {name: r, rules: [{id: i, effect: allow, actions: [kms.keyRings.get], resources: [\"projects/{tenant}/**\"]}]}\n"
+                               "  - {name: p, rules: [{id: j, effect: allow, actions: [system.status], resources: [instance]}]}\n"
+                               "bindings:\n"
+                               "  - {role: r, tenant: acme, principals: [a, b]}\n"
+                               "  - {role: r, tenant: globex, principals: [c]}\n"
+                               "  - {role: p, tenant: platform, principals: [d]}\n"
+                               "  - {role: r, tenant: \"*\", principals: [e]}\n"
+                               "  - {role: r, tenant: acme, principals: [f]}\n";
+    static const char *const want[] = {"acme a", "* e", "acme f"};
+    struct policy_set *s = compiled(bytes_str(yaml));
+    struct policy_binding b;
+    size_t cursor = 0, n = 0;
+    char got[64];
+    for (; policy_binding_next(s, BYTES_LIT("acme"), &cursor, &b); n++) {
+        assert_true(n < 3);
+        (void)snprintf(got, sizeof got, "%s %s", b.tenant, b.principals[0]);
+        assert_string_equal(got, want[n]);
+        assert_string_equal(b.role, "r");
+        assert_int_equal(b.nprincipals, n == 0 ? 2 : 1);
+    }
+    assert_int_equal(n, 3);
+    cursor = 0;
+    assert_true(policy_binding_next(s, BYTES_LIT("absent"), &cursor, &b) && strcmp(b.tenant, "*") == 0);
+    assert_false(policy_binding_next(s, BYTES_LIT("absent"), &cursor, &b));
+    policy_unref(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -321,6 +354,7 @@ int main(void)
         cmocka_unit_test(names_of_one_hash_are_two_names),
         cmocka_unit_test(an_unknown_action_is_denied_wherever_it_hashes),
         cmocka_unit_test(nobodys_tenant_matches_nothing),
+        cmocka_unit_test(bindings_of_a_tenant),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
