@@ -16,14 +16,24 @@ void format_header_put(const struct format_header *h, uint8_t out[FORMAT_HEADER_
     memcpy(out + 24, h->subject, FORMAT_SUBJECT_BYTES);
 }
 
+static bool on_token(uint8_t t)
+{
+    return t == FORMAT_TOKEN_ENCRYPTED || t == FORMAT_TOKEN_WRAPPED_KEY || t == FORMAT_TOKEN_CHECK;
+}
+
 static bool type_known(uint8_t t)
 {
-    return t == FORMAT_ENCRYPTED || t == FORMAT_WRAPPED_KEY || t == FORMAT_KEY_VERSION;
+    return t == FORMAT_ENCRYPTED || t == FORMAT_WRAPPED_KEY || t == FORMAT_KEY_VERSION || on_token(t);
+}
+
+size_t format_overhead(enum format_type t)
+{
+    return on_token((uint8_t)t) ? FORMAT_TOKEN_OVERHEAD : FORMAT_OVERHEAD;
 }
 
 RESULT format_header_parse(struct bytes untrusted_sealed, struct format_header *ret, struct err *e)
 {
-    if (untrusted_sealed.n < FORMAT_OVERHEAD)
+    if (untrusted_sealed.n < FORMAT_TOKEN_OVERHEAD)
         FAIL(e, ERR_CIPHERTEXT, NULL, "shorter than an empty message");
     struct reader r = reader_of(untrusted_sealed);
     struct bytes m = reader_take(&r, sizeof magic);
@@ -33,7 +43,7 @@ RESULT format_header_parse(struct bytes untrusted_sealed, struct format_header *
     reader_copy(&r, h.kvid, sizeof h.kvid);
     reader_copy(&r, h.subject, sizeof h.subject);
     bool known = bytes_equal(m, BYTES(magic, sizeof magic)) && type_known(type) && version == FORMAT_VERSION &&
-                 bytes_equal(reserved, BYTES("\0\0\0", RESERVED_BYTES));
+                 bytes_equal(reserved, BYTES("\0\0\0", RESERVED_BYTES)) && untrusted_sealed.n >= format_overhead((enum format_type)type);
     INVARIANT(!r.bad); /* the length was looked at */
     if (!known)
         FAIL(e, ERR_CIPHERTEXT, NULL, "the header is not of a known type and version");

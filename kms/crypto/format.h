@@ -4,7 +4,8 @@
  * Errors: ERR_CIPHERTEXT for anything not exactly well formed. Limits: FORMAT_HEADER_BYTES. Secrets: headers are public.
  *
  * Client header, 40 bytes: magic "CLV" | u8 type | u8 format version = 1 | u8[3] 0 | kvid[16] | subject handle[16]
- *   (zero when none).  type: E encrypted data, W wrapped data key, K a key version (L2) under its tenant KEK.
+ *   (zero when none).  type: E encrypted data, W wrapped data key, K a key version (L2) under its tenant KEK; e and w the same two
+ *   under a key on the token (level HSM), k the check message of such a key: shorter by 12 bytes, as their nonce is.
  */
 #ifndef KMS_CRYPTO_FORMAT_H
 #define KMS_CRYPTO_FORMAT_H
@@ -12,8 +13,10 @@
 #include "base/bytes.h"
 
 enum { FORMAT_VERSION = 1, FORMAT_HEADER_BYTES = 40, FORMAT_KVID_BYTES = 16, FORMAT_SUBJECT_BYTES = 16,
-       FORMAT_OVERHEAD = FORMAT_HEADER_BYTES + 72 };
-enum format_type { FORMAT_ENCRYPTED = 'E', FORMAT_WRAPPED_KEY = 'W', FORMAT_KEY_VERSION = 'K' /* L2 under L1 */ };
+       FORMAT_OVERHEAD = FORMAT_HEADER_BYTES + 72, FORMAT_TOKEN_OVERHEAD = FORMAT_HEADER_BYTES + 60 };
+enum format_type { FORMAT_ENCRYPTED = 'E', FORMAT_WRAPPED_KEY = 'W', FORMAT_KEY_VERSION = 'K' /* L2 under L1 */,
+                   FORMAT_TOKEN_ENCRYPTED = 'e', FORMAT_TOKEN_WRAPPED_KEY = 'w', FORMAT_TOKEN_CHECK = 'k' };
+size_t format_overhead(enum format_type t); /* bytes that a message of that type has beside its plaintext */
 
 struct format_header {
     enum format_type type;

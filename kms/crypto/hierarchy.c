@@ -46,6 +46,23 @@ static void l2_aad(const struct hierarchy_tenant *t, const struct hierarchy_ctx 
     INVARIANT(!out->overflow);
 }
 
+void hierarchy_token_aad(const struct hierarchy_tenant *t, const struct hierarchy_ctx *c, uint8_t out[32])
+{
+    CLEANUP(buf_release) struct buf aad = {0};
+    INVARIANT(bytes_equal(t->location, c->location));
+    buf_init(&aad, L2_AAD_MAX);
+    buf_put_str(&aad, "tkv1");
+    buf_put(&aad, t->instance, sizeof t->instance);
+    buf_put(&aad, c->tenant, sizeof c->tenant);
+    buf_put_v16(&aad, c->location);
+    buf_put_v16(&aad, c->key);
+    buf_put_u32(&aad, c->version);
+    buf_put_u32(&aad, HIERARCHY_ALG_TOKEN_AES_256_GCM);
+    INVARIANT(!aad.overflow);
+    const struct bytes all = buf_bytes(&aad);
+    sha256(&all, 1, out);
+}
+
 void hierarchy_l2_wrap(const struct aead_key *kek, const struct hierarchy_tenant *t, const struct hierarchy_ctx *c,
                        const struct secret *l2, uint8_t out[HIERARCHY_L2_WRAPPED_BYTES])
 {

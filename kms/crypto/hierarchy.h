@@ -17,7 +17,7 @@
 
 enum { HIERARCHY_ID_BYTES = 16, HIERARCHY_SALT_BYTES = 32, HIERARCHY_KCV_BYTES = 16, HIERARCHY_L2_BYTES = 32,
        HIERARCHY_L2_WRAPPED_BYTES = FORMAT_OVERHEAD + HIERARCHY_L2_BYTES /* 144 */,
-       HIERARCHY_ALG_XAES_256_GCM = 1 };
+       HIERARCHY_ALG_XAES_256_GCM = 1, HIERARCHY_ALG_TOKEN_AES_256_GCM = 2 };
 
 /* Where a tenant KEK comes from; the instance and tenant ids are random and immutable. */
 struct hierarchy_tenant {
@@ -46,6 +46,10 @@ void hierarchy_l2_wrap(const struct aead_key *kek, const struct hierarchy_tenant
                        const struct secret *l2, uint8_t out[HIERARCHY_L2_WRAPPED_BYTES]);
 RESULT hierarchy_l2_unwrap(const struct aead_key *kek, const struct hierarchy_tenant *t, const struct hierarchy_ctx *c,
                            struct bytes wrapped, struct secret **ret, struct err *e);
+
+/* A version of level HSM has no L2: it is two objects on the token. SHA-256 of all that names it, which its check message binds
+ * (FORMATS section 9). No master enters: it depends on none. */
+void hierarchy_token_aad(const struct hierarchy_tenant *t, const struct hierarchy_ctx *c, uint8_t out[32]);
 
 /* Distinct types: what one purpose sealed, no other opens. The format type of an envelope follows from it. */
 enum hierarchy_purpose { HIERARCHY_ENCRYPT, HIERARCHY_WRAP };

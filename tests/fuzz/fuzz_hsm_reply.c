@@ -15,9 +15,10 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { REPLIES_MAX = 8, OPERATIONS = 10 };
+enum { REPLIES_MAX = 8, OPERATIONS = 15 };
 static const enum wire_op ops[OPERATIONS] = {WIRE_PROBE, WIRE_DERIVE, WIRE_RANDOM, WIRE_BACKUP, WIRE_GENERATE, WIRE_ANCHOR_PUT,
-                                             WIRE_ANCHOR_GET, WIRE_SIGN_CHECKPOINT, WIRE_AUDIT_PUBKEY, WIRE_SIGN_CERTIFICATE};
+                                             WIRE_ANCHOR_GET, WIRE_SIGN_CHECKPOINT, WIRE_AUDIT_PUBKEY, WIRE_SIGN_CERTIFICATE,
+                                             WIRE_KEY_GENERATE, WIRE_KEY_CHECK, WIRE_KEY_SEAL, WIRE_KEY_OPEN, WIRE_KEY_LIST};
 
 static bool text_ended(const char *s, size_t n)
 {
@@ -77,6 +78,27 @@ static struct result bytes_of(struct hsm *h, enum wire_op op, struct err *e)
     }
 }
 
+static struct result key_operation(struct hsm *h, enum wire_op op, struct err *e)
+{
+    static const uint8_t kvid[HSM_KVID_BYTES], hash[HSM_AAD_HASH_BYTES], sealed[HSM_SEALED_OVERHEAD + 7];
+    uint8_t check[HSM_CHECK_BYTES] = {0}, out[HSM_SEALED_OVERHEAD + 7], page[HSM_KEY_PAGE][HSM_KVID_BYTES];
+    size_t n = SIZE_MAX;
+    switch (op) {
+    case WIRE_KEY_GENERATE:
+        return hsm_key_generate(h, kvid, hash, check, e);
+    case WIRE_KEY_CHECK:
+        return hsm_key_check(h, kvid, hash, check, e);
+    case WIRE_KEY_SEAL:
+        return hsm_key_seal(h, kvid, HSM_SEALED_DATA, hash, BYTES_LIT("7 bytes"), out, e);
+    case WIRE_KEY_OPEN:
+        return hsm_key_open(h, kvid, HSM_SEALED_DATA, hash, BYTES(sealed, sizeof sealed), out, e);
+    default:
+        TRY(hsm_key_list(h, NULL, page, &n, e));
+        INVARIANT(n <= HSM_KEY_PAGE);
+        return ok();
+    }
+}
+
 static struct result operation(struct hsm *h, enum wire_op op, struct err *e)
 {
     uint8_t random[64];
@@ -93,6 +115,12 @@ static struct result operation(struct hsm *h, enum wire_op op, struct err *e)
         return hsm_generate(h, HSM_SEAL, 2, e);
     case WIRE_ANCHOR_PUT:
         return hsm_anchor_put(h, BYTES_LIT("floor"), e);
+    case WIRE_KEY_GENERATE:
+    case WIRE_KEY_CHECK:
+    case WIRE_KEY_SEAL:
+    case WIRE_KEY_OPEN:
+    case WIRE_KEY_LIST:
+        return key_operation(h, op, e);
     default:
         return bytes_of(h, op, e);
     }

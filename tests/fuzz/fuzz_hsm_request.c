@@ -1,11 +1,13 @@
 /* Target functions: service_answer and all behind it: what a core that was taken over can make the hsm process do. Under it lies a
  * token of our own that watches: the master and the seal secret sign nothing but our KDF encoding under the label meant for them,
  * the audit key signs nothing but a checkpoint of this log or a certificate of it, and every packet that has a header has exactly one answer, which the
- * client's own reader accepts. A channel is given up for a bad packet only.
+ * client's own reader accepts. A key of level HSM computes over nothing but our own messages, and opens none that it did not seal. A channel is given up for a bad packet only.
  *
  * Input: packets, each u8 how, u8 length, bytes. how 0..9: that operation with the bytes as its body; 10: a derivation whose
- * input is built by kdfenc from the bytes; 11: a checkpoint built around them; 12: a certificate; else the bytes are the packet as it is. */
+ * input is built by kdfenc from the bytes; 11: a checkpoint built around them; 12: a certificate; 13: a request about a key of level HSM (key_request);
+ * else the bytes are the packet as it is. */
 #include "base/chan.h"
+#include "hsm/seal.h"
 #include "hsm/service.h"
 
 #include <poll.h>
@@ -19,7 +21,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char origin[] = "fuzz/node";
-enum handle { H_MASTER = 1, H_SEAL, H_PRIVATE, H_PUBLIC, H_ANCHOR_A, H_ANCHOR_B };
+enum handle { H_MASTER = 1, H_SEAL, H_PRIVATE, H_PUBLIC, H_ANCHOR_A, H_ANCHOR_B, H_AES, H_COMMIT };
+static const uint8_t kvid[HSM_KVID_BYTES] = "a key on a token", aad_hash[HSM_AAD_HASH_BYTES] = "of its check";
 enum { ANCHORS = 2, ANCHOR_RECORD_MAX = HSM_ANCHOR_MAX + 64, CHECK_HASH_BYTES = 44 };
 
 /* ---- the token ---- */
@@ -30,13 +33,16 @@ static struct fake {
         uint8_t value[ANCHOR_RECORD_MAX];
         size_t n;
     } anchor[ANCHORS];
+    CK_OBJECT_HANDLE ciphering;
+    uint8_t gcm_aad[108], gcm_iv[HSM_NONCE_BYTES];
     uint8_t pk[crypto_sign_PUBLICKEYBYTES], sk[crypto_sign_SECRETKEYBYTES];
 } fake;
 
 static CK_RV sign_init(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE key)
 {
     (void)s;
-    INVARIANT(key >= H_MASTER && key <= H_PRIVATE && m->mechanism == (key == H_PRIVATE ? CKM_EDDSA : CKM_SHA256_HMAC));
+    INVARIANT((key >= H_MASTER && key <= H_PRIVATE) || key == H_COMMIT);
+    INVARIANT(m->mechanism == (key == H_PRIVATE ? CKM_EDDSA : CKM_SHA256_HMAC));
     fake.signing = key;
     return CKR_OK;
 }
@@ -72,6 +78,67 @@ static void check_checkpoint(struct bytes in)
     INVARIANT(in.p[sizeof origin - 1] == '\n' && lines >= 3 && memchr(in.p, 0, in.n) == NULL && in.p[in.n - 1] == '\n');
 }
 
+/* Of the whole of its header only the type is core's to choose. */
+static void check_header(const uint8_t *p)
+{
+    static const uint8_t zeros[16];
+    INVARIANT(memcmp(p, "\0\0\0\x28" "CLV", 7) == 0 && (p[7] == 'e' || p[7] == 'w' || p[7] == 'k') && memcmp(p + 8, "\1\0\0\0", 4) == 0);
+    INVARIANT(memcmp(p + 12, kvid, sizeof kvid) == 0 && memcmp(p + 28, zeros, sizeof zeros) == 0);
+}
+
+/* ---- AES-GCM, as far as it matters here: what it was asked for, and a tag over all of it ---- */
+static CK_RV cipher_init(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE key)
+{
+    const CK_GCM_PARAMS *p = m->pParameter;
+    (void)s;
+    INVARIANT(key == H_AES && m->mechanism == CKM_AES_GCM && m->ulParameterLen == sizeof *p);
+    INVARIANT(p->iv_len == HSM_NONCE_BYTES && p->iv_bits == 96 && p->tag_bits == 128 && p->aad_len == sizeof fake.gcm_aad);
+    check_header(p->aad_ptr);
+    memcpy(fake.gcm_aad, p->aad_ptr, sizeof fake.gcm_aad);
+    memcpy(fake.gcm_iv, p->iv_ptr, sizeof fake.gcm_iv);
+    fake.ciphering = key;
+    return CKR_OK;
+}
+
+static void cipher_tag(const uint8_t *body, size_t n, uint8_t out[crypto_hash_sha256_BYTES])
+{
+    crypto_hash_sha256_state st;
+    crypto_hash_sha256_init(&st);
+    crypto_hash_sha256_update(&st, fake.gcm_aad, sizeof fake.gcm_aad);
+    crypto_hash_sha256_update(&st, fake.gcm_iv, sizeof fake.gcm_iv);
+    crypto_hash_sha256_update(&st, body, n);
+    crypto_hash_sha256_final(&st, out);
+}
+
+static CK_RV encrypt(CK_SESSION_HANDLE s, CK_BYTE_PTR in, CK_ULONG n, CK_BYTE_PTR out, CK_ULONG_PTR ret_n)
+{
+    uint8_t tag[crypto_hash_sha256_BYTES];
+    (void)s;
+    INVARIANT(fake.ciphering == H_AES && n <= HSM_PLAIN_MAX && *ret_n >= n + HSM_TAG_BYTES && in != NULL);
+    for (CK_ULONG i = 0; i < n; i++)
+        out[i] = in[i] ^ 0x5a;
+    cipher_tag(out, n, tag);
+    memcpy(out + n, tag, HSM_TAG_BYTES);
+    *ret_n = n + HSM_TAG_BYTES;
+    fake.ciphering = 0;
+    return CKR_OK;
+}
+
+static CK_RV decrypt(CK_SESSION_HANDLE s, CK_BYTE_PTR in, CK_ULONG n, CK_BYTE_PTR out, CK_ULONG_PTR ret_n)
+{
+    uint8_t tag[crypto_hash_sha256_BYTES];
+    (void)s;
+    INVARIANT(fake.ciphering == H_AES && n >= HSM_TAG_BYTES && n <= HSM_PLAIN_MAX + HSM_TAG_BYTES && *ret_n >= n);
+    fake.ciphering = 0;
+    cipher_tag(in, n - HSM_TAG_BYTES, tag);
+    if (memcmp(tag, in + n - HSM_TAG_BYTES, HSM_TAG_BYTES) != 0)
+        return CKR_ENCRYPTED_DATA_INVALID;
+    *ret_n = n - HSM_TAG_BYTES;
+    for (CK_ULONG i = 0; i < *ret_n; i++)
+        out[i] = in[i] ^ 0x5a;
+    return CKR_OK;
+}
+
 static CK_RV sign(CK_SESSION_HANDLE s, CK_BYTE_PTR data, CK_ULONG n, CK_BYTE_PTR out, CK_ULONG_PTR ret_n)
 {
     (void)s;
@@ -82,7 +149,12 @@ static CK_RV sign(CK_SESSION_HANDLE s, CK_BYTE_PTR data, CK_ULONG n, CK_BYTE_PTR
         INVARIANT(*ret_n >= 64 && crypto_sign_detached(out, NULL, data, n, fake.sk) == 0);
         *ret_n = 64;
     } else {
-        check_kdf_input(BYTES(data, n));
+        if (fake.signing == H_COMMIT) {
+            INVARIANT(n == 88);
+            check_header(data);
+        } else {
+            check_kdf_input(BYTES(data, n));
+        }
         INVARIANT(*ret_n >= 32);
         crypto_hash_sha256(out, data, n);
         *ret_n = 32;
@@ -202,7 +274,7 @@ static CK_FUNCTION_LIST functions = {
     .C_GetMechanismList = (CK_C_GetMechanismList)(void (*)(void))absent, .C_GenerateKeyPair = (CK_C_GenerateKeyPair)(void (*)(void))absent,
     .C_SignInit = sign_init, .C_Sign = sign, .C_GenerateRandom = random_bytes, .C_FindObjectsInit = find_init, .C_FindObjects = find,
     .C_FindObjectsFinal = find_final, .C_GetAttributeValue = attribute, .C_CreateObject = create, .C_DestroyObject = destroy,
-    .C_GenerateKey = generate,
+    .C_GenerateKey = generate, .C_EncryptInit = cipher_init, .C_Encrypt = encrypt, .C_DecryptInit = cipher_init, .C_Decrypt = decrypt,
 };
 
 /* ---- the hsm process ---- */
@@ -229,10 +301,56 @@ static void prepare(void)
     token.m.f = &functions;
     token.session = 1;
     token.ready = true;
-    token.generate = true;
+    token.generate = token.gcm = true;
     memcpy(token.objects.all, objects, sizeof objects);
     token.objects.n = sizeof objects / sizeof objects[0];
     (void)snprintf(token.objects.weaknesses, sizeof token.objects.weaknesses, "none");
+}
+
+/* One key, which has shown its check message. */
+static void prepare_key(void)
+{
+    static uint8_t check[HSM_CHECK_BYTES];
+    struct key_pair pair = {.handle = {[KEY_AES] = H_AES, [KEY_COMMIT] = H_COMMIT}};
+    struct err e = {0};
+    memcpy(pair.kvid, kvid, sizeof kvid);
+    keys_release(&token.keys);
+    token.keys.all = calloc(1, sizeof pair);
+    INVARIANT(token.keys.all != NULL);
+    token.keys.all[0] = pair;
+    token.keys.n = token.keys.cap = 1;
+    if (check[0] == 0)
+        INVARIANT(!seal_message(&token, &pair, HSM_SEALED_CHECK, aad_hash, BYTES(kvid, sizeof kvid), check, &e).failed);
+    INVARIANT(!seal_check(&token, &token.keys.all[0], aad_hash, check, &e).failed);
+}
+
+/* u8 operation, u8 type (0: a good one), the rest; of a message to open, when its first byte is even, one that is genuine. */
+static enum wire_op key_request(struct bytes in, struct buf *out)
+{
+    struct reader r = reader_of(in);
+    const enum wire_op op = WIRE_KEY_GENERATE + reader_u8(&r) % (WIRE_KEY_LIST - WIRE_KEY_GENERATE + 1);
+    const uint8_t type = reader_u8(&r);
+    uint8_t sealed[HSM_SEALED_OVERHEAD + 256];
+    struct err e = {0};
+    if (op == WIRE_KEY_LIST) {
+        buf_put_v16(out, BYTES(r.p, r.n));
+        return op;
+    }
+    buf_put(out, kvid, sizeof kvid);
+    if (op == WIRE_KEY_SEAL || op == WIRE_KEY_OPEN)
+        buf_put_u8(out, type == 0 ? 'e' : type);
+    if (op != WIRE_KEY_DESTROY)
+        buf_put(out, aad_hash, sizeof aad_hash);
+    if (op == WIRE_KEY_OPEN && r.n > 0 && r.p[0] % 2 == 0) {
+        INVARIANT(!ops_key_seal(&token, kvid, HSM_SEALED_DATA, aad_hash, BYTES(r.p, r.n), sealed, &e).failed);
+        sealed[r.p[0] % HSM_SEALED_OVERHEAD] ^= r.p[0] & 2;
+        buf_put_v16(out, BYTES(sealed, HSM_SEALED_OVERHEAD + r.n));
+    } else if (op == WIRE_KEY_SEAL || op == WIRE_KEY_OPEN) {
+        buf_put_v16(out, BYTES(r.p, r.n));
+    } else {
+        buf_put(out, r.p, r.n);
+    }
+    return op;
 }
 
 static void derivation(struct bytes in, struct buf *out)
@@ -314,7 +432,12 @@ static void ask(int fds[2], uint8_t how, struct bytes in)
         certificate(in, &body);
         m.type = WIRE_SIGN_CERTIFICATE;
         m.body = buf_bytes(&body);
-    } else if (how > 12) { /* as it is: mostly no packet of ours, and then the channel is given up */
+    } else if (how == 13) {
+        prepare();
+        prepare_key();
+        m.type = (uint16_t)key_request(in, &body);
+        m.body = buf_bytes(&body);
+    } else if (how > 13) { /* as it is: mostly no packet of ours, and then the channel is given up */
         INVARIANT(send(fds[0], in.p, in.n, MSG_NOSIGNAL) == (ssize_t)in.n);
         if (service_answer(&service, &token, fds[1], &e).failed)
             INVARIANT(e.code == ERR_INVALID || (e.code == ERR_UNAVAILABLE && in.n == 0));
@@ -338,7 +461,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         uint8_t how = reader_u8(&r), n = reader_u8(&r);
         struct bytes in = reader_take(&r, n < r.n ? n : r.n);
         ask(fds, how % 16, in);
-        if (how % 16 > 11)
+        if (how % 16 > 13)
             break;
     }
     (void)close(fds[0]);

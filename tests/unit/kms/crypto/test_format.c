@@ -34,10 +34,29 @@ static void anything_else_is_refused(void **state)
         for (unsigned v = 0; v < 256; v++) {
             memcpy(in, header_bytes, sizeof header_bytes);
             in[at] = (uint8_t)v;
-            bool known = v == header_bytes[at] || (at == 3 && (v == 'W' || v == 'K'));
+            bool known = v == header_bytes[at] || (at == 3 && memchr("WKewk", (int)v, 5) != NULL);
             assert_int_equal(code_of(format_header_parse(BYTES(in, sizeof in), &h, &e), &e),
                              known ? ERR_NONE : ERR_CIPHERTEXT);
         }
+}
+
+/* What was sealed on the token is shorter by the shorter nonce: each type has its own least length. */
+static void types_have_their_lengths(void **state)
+{
+    (void)state;
+    struct format_header h;
+    struct err e;
+    uint8_t in[FORMAT_OVERHEAD] = {0};
+    memcpy(in, header_bytes, sizeof header_bytes);
+    assert_int_equal(FORMAT_OVERHEAD - FORMAT_TOKEN_OVERHEAD, 12);
+    for (const char *t = "EWKewk"; *t != 0; t++) {
+        const size_t least = *t >= 'a' ? FORMAT_TOKEN_OVERHEAD : FORMAT_OVERHEAD;
+        in[3] = (uint8_t)*t;
+        assert_int_equal(format_overhead((enum format_type)*t), least);
+        assert_int_equal(code_of(format_header_parse(BYTES(in, least - 1), &h, &e), &e), ERR_CIPHERTEXT);
+        assert_int_equal(code_of(format_header_parse(BYTES(in, least), &h, &e), &e), ERR_NONE);
+        assert_int_equal(h.type, *t);
+    }
 }
 
 static void context_is_sorted_and_counted(void **state)
@@ -118,6 +137,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(header_is_these_bytes),
         cmocka_unit_test(anything_else_is_refused),
+        cmocka_unit_test(types_have_their_lengths),
         cmocka_unit_test(context_is_sorted_and_counted),
         cmocka_unit_test(context_limits),
         cmocka_unit_test(plain_aad_is_apart),
