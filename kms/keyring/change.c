@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const uint8_t no_tenant[STORE_TENANT_BYTES];
+
 bool version_state_can(enum version_state from, enum version_state to)
 {
     static const uint32_t next[] = {
@@ -85,35 +87,47 @@ static RESULT new_l2(struct keyring *k, struct secret **ret, struct err *e)
     return ok();
 }
 
-/* A fresh, enabled version `number` of `key`, wrapped and put. */
-static RESULT put_new_version(struct keyring *k, struct tenant_ref *t, const struct name *key, uint32_t number,
-                              struct store_txn *txn, struct arena *a, struct keyring_version *ret, struct err *e)
+/* L2, wrapped under the tenant's KEK. */
+static RESULT make_wrapped(struct keyring *k, struct tenant_ref *t, const struct name *key, struct keyring_version *m,
+                           struct store_txn *txn, struct arena *a, struct err *e)
 {
-    struct name n = *key;
-    n.kind = NAME_VERSION;
-    n.version = number;
-    struct keyring_version m = {.n = number, .state = VERSION_ENABLED, .master_version = t->t.master_version, .revision = 1};
-    struct bytes key_name;
-    TRY(copy_name(&n, a, &m.name, e));
-    TRY(copy_name(key, a, &key_name, e));
-    m.created_ns = m.generated_ns = clock_wall_ns(k->clock);
-    nonce_fill(m.kvid, sizeof m.kvid);
-
     const struct aead_key *kek;
+    struct bytes key_name;
     CLEANUP(secret_freep) struct secret *l2 = NULL;
-    TRY(tenant_kek(k, t, &kek, e));
+    m->master_version = t->t.master_version;
+    TRY(copy_name(key, a, &key_name, e));
+    TRY(tenant_kek(k, t, m->master_version, &kek, e));
     TRY(new_l2(k, &l2, e));
+    /* A version must not come to be under a master from which its tenant has just moved: nobody would look for it there. */
+    store_txn_check(txn, REC_TENANT, no_tenant, bytes_str(t->t.name), t->t.revision);
     struct hierarchy_tenant h;
-    hierarchy_of(k, t, m.master_version, &h);
-    struct hierarchy_ctx c = {.location = h.location, .key = key_name, .version = number};
+    hierarchy_of(k, t, m->master_version, &h);
+    struct hierarchy_ctx c = {.location = h.location, .key = key_name, .version = m->n};
     memcpy(c.tenant, t->t.id, sizeof c.tenant);
-    memcpy(c.kvid, m.kvid, sizeof c.kvid);
+    memcpy(c.kvid, m->kvid, sizeof c.kvid);
     uint8_t *wrapped = arena_alloc(a, HIERARCHY_L2_WRAPPED_BYTES);
     if (wrapped == NULL)
         FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "a key does not fit the call's memory");
     hierarchy_l2_wrap(kek, &h, &c, l2, wrapped);
-    m.wrapped = BYTES(wrapped, HIERARCHY_L2_WRAPPED_BYTES);
+    m->wrapped = BYTES(wrapped, HIERARCHY_L2_WRAPPED_BYTES);
+    return ok();
+}
 
+/* A fresh, enabled version `number` of `key`, put. */
+static RESULT put_new_version(struct keyring *k, struct tenant_ref *t, const struct name *key, uint32_t number,
+                              enum protection protection, struct store_txn *txn, struct arena *a, struct keyring_version *ret, struct err *e)
+{
+    struct name n = *key;
+    n.kind = NAME_VERSION;
+    n.version = number;
+    struct keyring_version m = {.n = number, .state = VERSION_ENABLED, .protection = protection, .revision = 1};
+    TRY(copy_name(&n, a, &m.name, e));
+    m.created_ns = m.generated_ns = clock_wall_ns(k->clock);
+    nonce_fill(m.kvid, sizeof m.kvid);
+    if (protection == PROTECTION_HSM)
+        TRY(token_key_make(k, t, &n, &m, txn, a, &m.check, e));
+    else
+        TRY(make_wrapped(k, t, key, &m, txn, a, e));
     CLEANUP(buf_release) struct buf body;
     buf_init(&body, 1024);
     model_version_put(&m, &body);
@@ -137,6 +151,19 @@ static int by_label_key(const void *x, const void *y)
     return bytes_compare(((const struct label *)x)->key, ((const struct label *)y)->key);
 }
 
+static RESULT key_absent(struct keyring *k, const struct tenant_ref *t, const struct name *n, struct arena *a, struct err *e)
+{
+    struct model_id id = model_id_of(n);
+    struct record r;
+    struct err why = {0};
+    if (!store_get(k->store, REC_CRYPTOKEY, t->t.id, model_id_bytes(&id), a, &r, &why).failed)
+        FAIL(e, ERR_EXISTS, NULL, "the key exists");
+    if (why.code == ERR_NOT_FOUND)
+        return ok();
+    *e = why;
+    return (struct result){1};
+}
+
 RESULT keyring_key_create(struct keyring *k, const struct name *n, const struct keyring_key *want, bool first_version,
                           struct store_txn *txn, struct arena *a, struct keyring_key *ret, struct keyring_version *ret_v1,
                           struct err *e)
@@ -157,8 +184,11 @@ RESULT keyring_key_create(struct keyring *k, const struct name *n, const struct 
     m.revision = 1;
     if (m.nlabels > 0)
         qsort(m.labels, m.nlabels, sizeof *m.labels, by_label_key);
+    m.protection = m.protection == PROTECTION_HSM ? PROTECTION_HSM : PROTECTION_SOFTWARE;
+    if (m.protection == PROTECTION_HSM) /* the commit would find out, but only after a key was made on the token for nothing */
+        TRY(key_absent(k, t, n, a, e));
     if (first_version)
-        TRY(put_new_version(k, t, n, 1, txn, a, ret_v1, e));
+        TRY(put_new_version(k, t, n, 1, m.protection, txn, a, ret_v1, e));
     put_key(txn, t, n, &m, STORE_ABSENT);
     *ret = m;
     return ok();
@@ -186,7 +216,7 @@ RESULT keyring_version_create(struct keyring *k, const struct name *key, struct 
         FAIL(e, ERR_EXHAUSTED, "TOO_MANY_VERSIONS", "the key has %u versions", m.newest);
     m.newest++;
     put_key(txn, t, key, &m, m.revision); /* first: who loses a race is told of a conflict, not that its version exists */
-    return put_new_version(k, t, key, m.newest, txn, a, ret, e);
+    return put_new_version(k, t, key, m.newest, m.protection, txn, a, ret, e);
 }
 
 RESULT keyring_key_rotate(struct keyring *k, const struct name *n, struct keyring_key *key, struct store_txn *txn, struct arena *a,
@@ -198,7 +228,7 @@ RESULT keyring_key_rotate(struct keyring *k, const struct name *n, struct keyrin
         FAIL(e, ERR_EXHAUSTED, "TOO_MANY_VERSIONS", "the key has %u versions", key->newest);
     key->primary = ++key->newest;
     put_key(txn, t, n, key, key->revision);
-    return put_new_version(k, t, n, key->newest, txn, a, ret, e);
+    return put_new_version(k, t, n, key->newest, key->protection, txn, a, ret, e);
 }
 
 RESULT keyring_version_put(struct keyring *k, const struct name *n, const struct keyring_version *changed,
@@ -210,8 +240,14 @@ RESULT keyring_version_put(struct keyring *k, const struct name *n, const struct
     CLEANUP(tenant_ref_dropp) struct tenant_ref *t = NULL;
     TRY(tenant_of_name(k, n, true, &t, e));
     struct keyring_version m = *changed;
-    if (m.state == VERSION_DESTROYED)
-        m.wrapped = BYTES(NULL, 0);
+    if (m.state == VERSION_DESTROYED) {
+        if (m.protection == PROTECTION_HSM)
+            token_key_gone(t, &m, clock_wall_ns(k->clock), txn);
+        m.wrapped = m.check = BYTES(NULL, 0);
+        store_txn_erases(txn);
+    }
+    if (m.state != VERSION_ENABLED)
+        store_txn_urgent(txn); /* must not come back with an older copy of the store */
     due_move(txn, DUE_DESTRUCTION, m.name, m.queued_destroy_ns, m.state == VERSION_DESTROY_SCHEDULED ? m.destroy_ns : 0);
     CLEANUP(buf_release) struct buf body;
     buf_init(&body, 1024);
@@ -246,7 +282,7 @@ RESULT keyring_version_as_revoked(struct record *r, enum version_state to, int64
         v.destroy_ns = now_ns + (int64_t)DELAY_S * 1000000000;
     if (to == VERSION_DESTROYED) {
         v.destroyed_ns = now_ns;
-        v.wrapped = (struct bytes){0};
+        v.wrapped = v.check = (struct bytes){0};
     }
     model_version_put(&v, body);
     r->state = (uint32_t)to;

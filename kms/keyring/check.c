@@ -1,14 +1,26 @@
 /* What fsck asks of the keys: can everything that is stored be used? */
+#include "kms/crypto/nonce.h"
 #include "kms/keyring/internal.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { CHECK_PAGE = 256, CHECK_ARENA_BYTES = 64 << 20 };
 
+enum { GONE_MAX = MASTERS_MAX };
 struct checking {
     struct keyring *k;
     struct keyring_check *c;
+    struct {
+        uint32_t version;
+        bool gone;
+    } asked[GONE_MAX]; /* masters, by what the token says */
+    size_t nasked;
+    struct kvid {
+        uint8_t b[FORMAT_KVID_BYTES];
+    } *on_token; /* of the versions that lie there */
+    size_t n_on_token;
 };
 typedef RESULT check_fn(struct checking *x, const struct record *r, struct arena *a, struct err *e);
 
@@ -66,6 +78,43 @@ static RESULT each(struct checking *x, enum rec_kind kind, check_fn *check, stru
     return ok();
 }
 
+/* The token is there and says that it has no such master: what is under it can never be opened by this token. */
+static RESULT master_gone(struct checking *x, uint32_t version, bool *ret, struct err *e)
+{
+    CLEANUP(secret_freep) struct secret *answer = NULL;
+    CLEANUP(buf_release) struct buf input;
+    uint8_t nonce[32];
+    const struct bytes fields[] = {BYTES(nonce, sizeof nonce)};
+    struct err why = {0};
+    for (size_t i = 0; i < x->nasked; i++)
+        if (x->asked[i].version == version) {
+            *ret = x->asked[i].gone;
+            return ok();
+        }
+    buf_init(&input, KDFENC_MAX_BYTES);
+    nonce_fill(nonce, sizeof nonce);
+    INVARIANT(kdfenc_build(KDF_CHALLENGE, fields, 1, &input));
+    *ret = hsm_derive(x->k->hsm, HSM_MASTER, version, buf_bytes(&input), &answer, &why).failed;
+    if (*ret && why.code != ERR_NOT_FOUND) {
+        *e = why;
+        return (struct result){1};
+    }
+    if (x->nasked < GONE_MAX) {
+        x->asked[x->nasked].version = version;
+        x->asked[x->nasked++].gone = *ret;
+    }
+    return ok();
+}
+
+static RESULT under(struct checking *x, uint32_t version, struct err *e)
+{
+    bool gone;
+    TRY(master_gone(x, version, &gone, e));
+    if (gone)
+        FAIL(e, ERR_DATA_LOSS, "KEY_MASTER_GONE", "it is under master %u, which is not on the token", version);
+    return ok();
+}
+
 static RESULT check_tenant(struct checking *x, const struct record *r, struct arena *a, struct err *e)
 {
     static const uint8_t no_tenant[STORE_TENANT_BYTES];
@@ -77,7 +126,11 @@ static RESULT check_tenant(struct checking *x, const struct record *r, struct ar
     TRY(store_get(x->k->store, REC_TENANT_ID, no_tenant, BYTES(t->t.id, 16), a, &by_id, e));
     if (!bytes_equal(by_id.body, r->id))
         FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "its id does not lead back to it");
-    return tenant_kek(x->k, t, &kek, e);
+    for (size_t i = 0; i < t->nkeks; i++) {
+        TRY(under(x, t->keks[i].is.master, e));
+        TRY(tenant_kek(x->k, t, t->keks[i].is.master, &kek, e));
+    }
+    return ok();
 }
 
 /* The tenant that the row's column names must be the one that its name names: else two tenants share a key. */
@@ -114,25 +167,104 @@ static RESULT check_key(struct checking *x, const struct record *r, struct arena
     return (struct result){1};
 }
 
+static void expect_on_token(struct checking *x, const uint8_t kvid[FORMAT_KVID_BYTES])
+{
+    x->on_token = reallocarray(x->on_token, x->n_on_token + 1, sizeof *x->on_token);
+    INVARIANT(x->on_token != NULL);
+    memcpy(x->on_token[x->n_on_token++].b, kvid, FORMAT_KVID_BYTES);
+}
+
 static RESULT check_version(struct checking *x, const struct record *r, struct arena *a, struct err *e)
 {
     CLEANUP(tenant_ref_dropp) struct tenant_ref *t = NULL;
     CLEANUP(version_l2_release) struct version_l2 u = {0};
     struct keyring_version m;
     struct name n;
+    struct err why = {0};
     (void)a;
     x->c->versions++;
     TRY(holder(x, r, NAME_VERSION, &n, &t, e));
     TRY(model_version_get(r, &m, e));
     if (m.state == VERSION_DESTROYED)
         return ok();
-    return version_unwrap(x->k, t, &n, &m, &u, e);
+    if (m.protection == PROTECTION_HSM) {
+        expect_on_token(x, m.kvid);
+        return token_key_examine(x->k, t, &n, &m, e);
+    }
+    TRY(under(x, m.master_version, e));
+    if (!version_unwrap(x->k, t, &n, &m, &u, &why).failed)
+        return ok();
+    if (tenant_moved(&why))
+        FAIL(e, ERR_DATA_LOSS, "KEY_MASTER_UNKNOWN", "it is under master %u, which its tenant does not name", m.master_version);
+    *e = why;
+    return (struct result){1};
+}
+
+/* ---- keys on the token that no version has ---- */
+static int by_kvid(const void *a, const void *b)
+{
+    return memcmp(a, b, FORMAT_KVID_BYTES);
+}
+
+/* A creation that did not finish, or a destruction that is still to be: the daemon removes those by itself. */
+static RESULT expect_removals(struct checking *x, struct err *e)
+{
+    CLEANUP(arena_release) struct arena a;
+    struct due *all;
+    size_t n = CHECK_PAGE;
+    uint8_t after[DUE_ID_BYTES], kvid[FORMAT_KVID_BYTES];
+    size_t after_n = 0;
+    arena_init(&a, CHECK_ARENA_BYTES);
+    while (n == CHECK_PAGE) {
+        arena_reset(&a);
+        TRY(due_read(x->k->store, BYTES(after, after_n), INT64_MAX, CHECK_PAGE, &a, &all, &n, e));
+        for (size_t i = 0; i < n; i++) {
+            if ((all[i].what == DUE_HSM_UNFINISHED || all[i].what == DUE_HSM_REMOVAL) && keyring_token_kvid(&all[i], kvid))
+                expect_on_token(x, kvid);
+            due_id(&all[i], after);
+            after_n = sizeof after;
+        }
+    }
+    return ok();
+}
+
+static RESULT check_strays(struct checking *x, struct err *e)
+{
+    uint8_t page[HSM_KEY_PAGE][HSM_KVID_BYTES], last[HSM_KVID_BYTES];
+    size_t n = HSM_KEY_PAGE;
+    bool first = true;
+    TRY(expect_removals(x, e));
+    if (x->n_on_token > 0)
+        qsort(x->on_token, x->n_on_token, sizeof *x->on_token, by_kvid);
+    while (n == HSM_KEY_PAGE) {
+        TRY(hsm_key_list(x->k->hsm, first ? NULL : last, page, &n, e));
+        for (size_t i = 0; i < n; i++) {
+            char hex[2 * HSM_KVID_BYTES + 1], text[160];
+            if (x->n_on_token > 0 && bsearch(page[i], x->on_token, x->n_on_token, sizeof *x->on_token, by_kvid) != NULL)
+                continue;
+            hex_encode(page[i], HSM_KVID_BYTES, hex);
+            snprintf(text, sizeof text, "token: claviger-key-%s belongs to no version [KEY_OBJECT_STRAY]", hex);
+            x->c->report(x->c->user, text);
+        }
+        if (n > 0)
+            memcpy(last, page[n - 1], sizeof last);
+        first = false;
+    }
+    return ok();
+}
+
+static RESULT check_all(struct checking *x, struct err *e)
+{
+    TRY(each(x, REC_TENANT, check_tenant, e));
+    TRY(each(x, REC_CRYPTOKEY, check_key, e));
+    TRY(each(x, REC_VERSION, check_version, e));
+    return check_strays(x, e);
 }
 
 RESULT keyring_check(struct keyring *k, struct keyring_check *c, struct err *e)
 {
-    struct checking x = {k, c};
-    TRY(each(&x, REC_TENANT, check_tenant, e));
-    TRY(each(&x, REC_CRYPTOKEY, check_key, e));
-    return each(&x, REC_VERSION, check_version, e);
+    struct checking x = {.k = k, .c = c};
+    struct result r = check_all(&x, e);
+    free(x.on_token);
+    return r;
 }

@@ -29,11 +29,80 @@ static void put_i64(struct buf *out, int64_t v)
     buf_put_u64(out, (uint64_t)v);
 }
 
+static void put_protection(enum protection p, struct buf *out)
+{
+    buf_put_u8(out, p == PROTECTION_HSM ? PROTECTION_HSM : PROTECTION_SOFTWARE);
+}
+
+static enum protection get_protection(struct reader *in)
+{
+    const uint8_t p = reader_u8(in);
+    in->bad |= p != PROTECTION_SOFTWARE && p != PROTECTION_HSM;
+    return (enum protection)p;
+}
+
 /* Copies text into a fixed, NUL-terminated field; too long, or with a NUL inside, is malformed. */
 static void get_text(struct reader *in, char *out, size_t cap)
 {
     struct bytes s = reader_v16(in);
     if ((s.n > 0 && memchr(s.p, 0, s.n) != NULL) || !text_copy(s, out, cap))
+        in->bad = true;
+}
+
+/* The tenant's masters besides its own: only while it moves from them. */
+static void put_keks(const struct model_tenant *m, struct buf *out)
+{
+    INVARIANT(m->nkeks >= 1 && m->nkeks <= MODEL_KEKS_MAX && m->keks[0].master == m->t.master_version);
+    buf_put_u8(out, (uint8_t)(m->nkeks - 1));
+    for (size_t i = 1; i < m->nkeks; i++) {
+        buf_put_u32(out, m->keks[i].master);
+        buf_put(out, m->keks[i].kcv, sizeof m->keks[i].kcv);
+    }
+}
+
+static void get_keks(struct reader *in, struct model_tenant *m)
+{
+    const size_t others = reader_u8(in);
+    if (others >= MODEL_KEKS_MAX) {
+        in->bad = true;
+        return;
+    }
+    for (size_t i = 1; i <= others; i++) {
+        m->keks[i].master = reader_u32(in);
+        reader_copy(in, m->keks[i].kcv, sizeof m->keks[i].kcv);
+        for (size_t j = 0; j < i; j++)
+            in->bad |= m->keks[i].master == m->keks[j].master;
+    }
+    m->nkeks = (uint8_t)(others + 1);
+}
+
+static void put_tenant_life(const struct model_tenant *m, struct buf *out)
+{
+    const struct keyring_toll *l = &m->toll;
+    const uint64_t lost[] = {l->rings, l->keys, l->versions, l->token_objects, l->principals, l->others};
+    buf_put_u8(out, (uint8_t)m->t.state);
+    buf_put_u8(out, (uint8_t)m->t.was);
+    put_i64(out, m->t.deleted_ns);
+    put_i64(out, m->t.purge_ns);
+    buf_put_v16(out, bytes_str(m->t.deleted_by));
+    for (size_t i = 0; m->t.state == TENANT_PURGING && i < sizeof lost / sizeof lost[0]; i++)
+        buf_put_u64(out, lost[i]);
+}
+
+static void get_tenant_life(struct reader *in, struct model_tenant *m)
+{
+    struct keyring_toll *l = &m->toll;
+    uint64_t *const lost[] = {&l->rings, &l->keys, &l->versions, &l->token_objects, &l->principals, &l->others};
+    m->t.state = reader_u8(in);
+    m->t.was = reader_u8(in);
+    m->t.deleted_ns = get_i64(in);
+    m->t.purge_ns = get_i64(in);
+    get_text(in, m->t.deleted_by, sizeof m->t.deleted_by);
+    for (size_t i = 0; m->t.state == TENANT_PURGING && i < sizeof lost / sizeof lost[0]; i++)
+        *lost[i] = reader_u64(in);
+    const bool deleted = m->t.state == TENANT_DELETED || m->t.state == TENANT_PURGING;
+    if (m->t.state < TENANT_ACTIVE || m->t.state > TENANT_PURGING || deleted != (m->t.was != 0) || deleted != (m->t.purge_ns > 0) ||
+        (deleted && m->t.was != TENANT_ACTIVE && m->t.was != TENANT_SUSPENDED))
         in->bad = true;
 }
 
@@ -46,8 +115,10 @@ void model_tenant_put(const struct model_tenant *m, struct buf *out)
     buf_put(out, m->salt, sizeof m->salt);
     buf_put(out, m->audit_key, sizeof m->audit_key);
     buf_put_u32(out, m->t.master_version);
-    buf_put(out, m->kcv, sizeof m->kcv);
+    buf_put(out, m->keks[0].kcv, sizeof m->keks[0].kcv);
     put_i64(out, m->t.created_ns);
+    put_keks(m, out);
+    put_tenant_life(m, out);
 }
 
 RESULT model_tenant_get(const struct record *r, struct model_tenant *ret, struct err *e)
@@ -61,11 +132,13 @@ RESULT model_tenant_get(const struct record *r, struct model_tenant *ret, struct
     get_text(&in, m.t.display_name, sizeof m.t.display_name);
     reader_copy(&in, m.salt, sizeof m.salt);
     reader_copy(&in, m.audit_key, sizeof m.audit_key);
-    m.t.master_version = reader_u32(&in);
-    reader_copy(&in, m.kcv, sizeof m.kcv);
+    m.t.master_version = m.keks[0].master = reader_u32(&in);
+    reader_copy(&in, m.keks[0].kcv, sizeof m.keks[0].kcv);
     m.t.created_ns = get_i64(&in);
+    get_keks(&in, &m);
+    get_tenant_life(&in, &m);
     m.t.revision = r->revision;
-    if (!reader_done(&in))
+    if (!reader_done(&in) || r->state != m.t.state)
         return malformed(r, e);
     *ret = m;
     return ok();
@@ -103,6 +176,7 @@ void model_key_put(const struct keyring_key *m, struct buf *out)
         buf_put_v16(out, m->labels[i].key);
         buf_put_v16(out, m->labels[i].value);
     }
+    put_protection(m->protection, out);
 }
 
 RESULT model_key_get(const struct record *r, struct arena *a, struct keyring_key *ret, struct err *e)
@@ -127,6 +201,7 @@ RESULT model_key_get(const struct record *r, struct arena *a, struct keyring_key
         m.labels[i].key = reader_v16(&in);
         m.labels[i].value = reader_v16(&in);
     }
+    m.protection = get_protection(&in);
     if (!reader_done(&in))
         return malformed(r, e);
     *ret = m;
@@ -142,9 +217,14 @@ void model_version_put(const struct keyring_version *m, struct buf *out)
     put_i64(out, m->generated_ns);
     put_i64(out, m->destroy_ns);
     put_i64(out, m->destroyed_ns);
+    put_i64(out, m->asked_ns);
+    buf_put_v16(out, m->asked_by);
     buf_put(out, m->kvid, sizeof m->kvid);
     buf_put_u32(out, m->master_version);
     buf_put_v16(out, m->wrapped);
+    put_protection(m->protection, out);
+    if (m->protection == PROTECTION_HSM)
+        buf_put_v16(out, m->check);
 }
 
 RESULT model_version_get(const struct record *r, struct keyring_version *ret, struct err *e)
@@ -157,12 +237,20 @@ RESULT model_version_get(const struct record *r, struct keyring_version *ret, st
     m.generated_ns = get_i64(&in);
     m.destroy_ns = get_i64(&in);
     m.destroyed_ns = get_i64(&in);
+    m.asked_ns = get_i64(&in);
+    m.asked_by = reader_v16(&in);
     reader_copy(&in, m.kvid, sizeof m.kvid);
     m.master_version = reader_u32(&in);
     m.wrapped = reader_v16(&in);
+    m.protection = get_protection(&in);
+    if (m.protection == PROTECTION_HSM) {
+        m.check = reader_v16(&in);
+        in.bad |= m.wrapped.n != 0 || m.master_version != 0;
+    }
     m.queued_destroy_ns = m.state == VERSION_DESTROY_SCHEDULED ? m.destroy_ns : 0;
     /* The plain column finds rows; the sealed body decides. They are written together, so a difference is not ours. */
-    if (!reader_done(&in) || m.state < VERSION_ENABLED || m.state > VERSION_DESTROY_SCHEDULED || r->state != m.state)
+    if (!reader_done(&in) || m.state < VERSION_ENABLED || m.state > VERSION_DESTROY_SCHEDULED || r->state != m.state ||
+        m.asked_by.n > NAME_PRINCIPAL_MAX || (m.state == VERSION_DESTROYED && m.wrapped.n > 0))
         return malformed(r, e);
     *ret = m;
     return ok();

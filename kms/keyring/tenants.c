@@ -15,14 +15,15 @@ static const uint8_t no_tenant[STORE_TENANT_BYTES];
 static void tenant_release(struct cache_entry *entry)
 {
     struct tenant_ref *t = (struct tenant_ref *)entry;
-    aead_key_free(t->kek);
+    for (size_t i = 0; i < t->nkeks; i++)
+        aead_key_free(t->keks[i].kek);
     aead_key_free(t->audit_key);
     pthread_mutex_destroy(&t->kek_lock);
     free(t);
 }
 
 /* The tag in a leaf hides the tenant from whoever reads only leaves, and is the same in all of its leaves. */
-static void tag_of(const struct keyring *k, const uint8_t id[16], uint8_t out[32])
+void tenant_tag(const struct keyring *k, const uint8_t id[16], uint8_t out[32])
 {
     struct bytes parts[] = {BYTES_LIT("tenant-tag"), BYTES(id, 16)};
     hmac_sha256(k->system_secret, parts, 2, out);
@@ -34,7 +35,7 @@ static RESULT audit_setup(const struct keyring *k, const uint8_t id[16], const s
     struct bytes use = {NULL, 0};
     TRY(aead_key_derive(key, KDF_AUDIT, &use, 1, 0, ret_key, e));
     memcpy(audit->id, id, sizeof audit->id);
-    tag_of(k, id, audit->tag);
+    tenant_tag(k, id, audit->tag);
     audit->key = *ret_key;
     return ok();
 }
@@ -47,15 +48,17 @@ static RESULT audit_from_bytes(const struct keyring *k, const uint8_t id[16], co
     return audit_setup(k, id, s, audit, ret_key, e);
 }
 
-static RESULT tenant_from_record(struct keyring *k, const struct record *r, struct tenant_ref **ret, struct err *e)
+RESULT tenant_from_record(struct keyring *k, const struct record *r, struct tenant_ref **ret, struct err *e)
 {
     CLEANUP(model_tenant_wipe) struct model_tenant m = {0};
     TRY(model_tenant_get(r, &m, e));
     struct tenant_ref *t = calloc(1, sizeof *t);
     INVARIANT(t != NULL);
     t->t = m.t;
+    t->t.served = location_served(k, bytes_str(m.t.location));
     memcpy(t->salt, m.salt, sizeof t->salt);
-    memcpy(t->kcv, m.kcv, sizeof t->kcv);
+    for (t->nkeks = 0; t->nkeks < m.nkeks; t->nkeks++)
+        t->keks[t->nkeks].is = m.keks[t->nkeks];
     pthread_mutex_init(&t->kek_lock, NULL);
     cache_entry_init(&t->entry, bytes_str(t->t.name), tenant_release);
     struct result done = audit_from_bytes(k, m.t.id, m.audit_key, &t->audit, &t->audit_key, e);
@@ -64,6 +67,44 @@ static RESULT tenant_from_record(struct keyring *k, const struct record *r, stru
         return done;
     }
     *ret = t;
+    return ok();
+}
+
+RESULT tenant_row(struct keyring *k, struct bytes name, struct model_tenant *ret, struct err *e)
+{
+    CLEANUP(arena_release) struct arena a;
+    struct record r;
+    arena_init(&a, STORE_BODY_MAX + 4096);
+    TRY(store_get(k->store, REC_TENANT, no_tenant, name, &a, &r, e));
+    TRY(model_tenant_get(&r, ret, e));
+    ret->t.served = location_served(k, bytes_str(ret->t.location));
+    return ok();
+}
+
+void tenant_row_put(struct store_txn *txn, const struct model_tenant *m, uint64_t expected)
+{
+    char full[NAME_MAX_BYTES];
+    CLEANUP(buf_release) struct buf body;
+    buf_init(&body, 2048);
+    model_tenant_put(m, &body);
+    const struct record r = {.kind = REC_TENANT, .id = bytes_str(m->t.name), .name = tenant_full_name(bytes_str(m->t.name), full),
+                             .state = m->t.state, .time_unix_ns = m->t.created_ns, .body = buf_bytes(&body)};
+    INVARIANT(!body.overflow);
+    store_txn_put(txn, &r, expected);
+}
+
+struct bytes tenant_full_name(struct bytes name, char out[NAME_MAX_BYTES])
+{
+    const struct name n = {.kind = NAME_TENANT, .tenant = name};
+    const size_t len = name_format(&n, out);
+    return BYTES(out, len);
+}
+
+RESULT keyring_tenant_read(struct keyring *k, struct bytes name, struct tenant *ret, struct err *e)
+{
+    CLEANUP(model_tenant_wipe) struct model_tenant m = {0};
+    TRY(tenant_row(k, name, &m, e));
+    *ret = m.t;
     return ok();
 }
 
@@ -120,10 +161,26 @@ static void tag_put(struct keyring *k, const uint8_t tag[32], const char *name)
     cache_unref(&t->entry);
 }
 
+/* A tombstone lies under the tag itself: one look, before every tenant is asked. */
+static RESULT not_purged(struct keyring *k, const uint8_t tag[32], struct err *e)
+{
+    CLEANUP(arena_release) struct arena a;
+    struct record r;
+    struct err why = {0};
+    arena_init(&a, 65536);
+    if (!store_get(k->store, REC_TOMBSTONE, no_tenant, BYTES(tag, 32), &a, &r, &why).failed)
+        FAIL(e, ERR_NOT_FOUND, JOURNAL_CHECK_ERASED, "a tenant that was purged");
+    if (why.code == ERR_NOT_FOUND)
+        return ok();
+    *e = why;
+    return (struct result){1};
+}
+
 static RESULT find_tag(struct keyring *k, const uint8_t tag[32], char name[NAME_SEGMENT_MAX + 1], struct err *e)
 {
     char after[NAME_SEGMENT_MAX + 1] = "";
     size_t n = TAG_PAGE;
+    TRY(not_purged(k, tag, e));
     while (n == TAG_PAGE) {
         CLEANUP(arena_release) struct arena a;
         arena_init(&a, 4 << 20);
@@ -131,7 +188,7 @@ static RESULT find_tag(struct keyring *k, const uint8_t tag[32], char name[NAME_
         TRY(keyring_tenant_list(k, bytes_str(after), TAG_PAGE, &a, &page, &n, e));
         for (size_t i = 0; i < n; i++) {
             uint8_t t[32];
-            tag_of(k, page[i].id, t);
+            tenant_tag(k, page[i].id, t);
             if (bytes_ct_equal(t, tag, sizeof t)) {
                 memcpy(name, page[i].name, NAME_SEGMENT_MAX + 1);
                 return ok();
@@ -150,10 +207,15 @@ RESULT keyring_tenant_hold_by_tag(struct keyring *k, const uint8_t tag[32], stru
     if (hit != NULL) {
         memcpy(name, ((struct tag_entry *)hit)->name, sizeof name);
         cache_unref(hit);
-    } else {
-        TRY(find_tag(k, tag, name, e));
-        tag_put(k, tag, name);
+        struct err why = {0}; /* gone, or another's by now: then it is looked for as if it were new */
+        if (!keyring_tenant_hold(k, bytes_str(name), true, ret, &why).failed && bytes_ct_equal((*ret)->audit.tag, tag, 32))
+            return ok();
+        if (why.code == ERR_NONE)
+            tenant_ref_drop(*ret);
+        *ret = NULL;
     }
+    TRY(find_tag(k, tag, name, e));
+    tag_put(k, tag, name);
     return keyring_tenant_hold(k, bytes_str(name), true, ret, e);
 }
 
@@ -222,32 +284,36 @@ RESULT derive_l1(struct keyring *k, const struct hierarchy_tenant *h, const uint
     return (struct result){1};
 }
 
-static RESULT make_kek(struct keyring *k, struct tenant_ref *t, struct err *e)
+static RESULT make_kek(struct keyring *k, struct tenant_ref *t, const struct model_kek *is, struct aead_key **ret, struct err *e)
 {
     struct hierarchy_tenant h;
-    hierarchy_of(k, t, t->t.master_version, &h);
+    hierarchy_of(k, t, is->master, &h);
     CLEANUP(secret_freep) struct secret *l1 = NULL;
     TRY(derive_l1(k, &h, t->salt, &l1, e));
     uint8_t kcv[HIERARCHY_KCV_BYTES];
     TRY(hierarchy_kcv(l1, kcv, e));
     /* A flipped bit in the HSM's answer would make every wrap under it a permanent loss. */
-    if (!bytes_ct_equal(kcv, t->kcv, sizeof kcv))
+    if (!bytes_ct_equal(kcv, is->kcv, sizeof kcv))
         FAIL(e, ERR_DATA_LOSS, "KEY_CHECK_FAILED", "the HSM derived another KEK for tenant %s than its check value says",
              t->t.name);
-    return hierarchy_kek(l1, &t->kek, e);
+    return hierarchy_kek(l1, ret, e);
 }
 
-RESULT tenant_kek(struct keyring *k, struct tenant_ref *t, const struct aead_key **ret, struct err *e)
+RESULT tenant_kek(struct keyring *k, struct tenant_ref *t, uint32_t master, const struct aead_key **ret, struct err *e)
 {
-    pthread_mutex_lock(&t->kek_lock);
-    struct result done = t->kek != NULL ? ok() : make_kek(k, t, e);
-    *ret = t->kek;
-    pthread_mutex_unlock(&t->kek_lock);
-    return done;
+    for (size_t i = 0; i < t->nkeks; i++) {
+        if (t->keks[i].is.master != master)
+            continue;
+        pthread_mutex_lock(&t->kek_lock);
+        struct result done = t->keks[i].kek != NULL ? ok() : make_kek(k, t, &t->keks[i].is, &t->keks[i].kek, e);
+        *ret = t->keks[i].kek;
+        pthread_mutex_unlock(&t->kek_lock);
+        return done;
+    }
+    FAIL(e, ERR_CONFLICT, TENANT_MOVED, "tenant %s, as it is held, has no check value of master %u", t->t.name, master);
 }
 
-/* Derived twice and compared before anything is first wrapped under it (DESIGN section 5). */
-static RESULT first_kcv(struct keyring *k, const struct hierarchy_tenant *h, const uint8_t salt[HIERARCHY_SALT_BYTES],
+RESULT first_kcv(struct keyring *k, const struct hierarchy_tenant *h, const uint8_t salt[HIERARCHY_SALT_BYTES],
                         uint8_t kcv[HIERARCHY_KCV_BYTES], struct err *e)
 {
     CLEANUP(secret_freep) struct secret *one = NULL, *two = NULL;
@@ -255,13 +321,13 @@ static RESULT first_kcv(struct keyring *k, const struct hierarchy_tenant *h, con
     TRY(derive_l1(k, h, salt, &two, e));
     if (!secret_equal(one, two)) {
         /* To the caller it is a token that is away for a moment; to who runs it, one that cannot be trusted. */
-        log_event(LOG_ERROR, "the HSM derived two different KEKs from one input: no tenant was made", LF_INT("master", h->master));
+        log_event(LOG_ERROR, "the HSM derived two different KEKs from one input: it was used for nothing", LF_INT("master", h->master));
         FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the HSM derived two different KEKs from one input");
     }
     return hierarchy_kcv(one, kcv, e);
 }
 
-static bool location_served(const struct keyring *k, struct bytes location)
+bool location_served(const struct keyring *k, struct bytes location)
 {
     const char *p = k->locations;
     while (*p != 0) {
@@ -292,22 +358,23 @@ RESULT keyring_tenant_create(struct keyring *k, struct bytes name, struct bytes 
     nonce_fill(m.t.id, sizeof m.t.id);
     rng_fill(&rng_system, m.salt, sizeof m.salt);
     rng_fill(&rng_system, m.audit_key, sizeof m.audit_key);
-    m.t.master_version = k->master_version;
+    uint64_t revision;
+    char master[MASTER_ID_MAX];
+    m.t.master_version = m.keks[0].master = keyring_master_now(k, &revision);
+    m.nkeks = 1;
     m.t.created_ns = clock_wall_ns(k->clock);
+    m.t.state = TENANT_ACTIVE;
+    m.t.served = true;
     struct hierarchy_tenant h = {.location = location, .master = m.t.master_version};
     memcpy(h.instance, k->instance, sizeof h.instance);
     memcpy(h.tenant, m.t.id, sizeof h.tenant);
-    TRY(first_kcv(k, &h, m.salt, m.kcv, e));
+    TRY(first_kcv(k, &h, m.salt, m.keks[0].kcv, e));
+    /* A tenant must not come to be under a master that has just been replaced: nobody would look for it there. */
+    store_txn_check(txn, REC_META, no_tenant, master_id(m.t.master_version, master), revision);
 
-    CLEANUP(buf_release) struct buf body;
-    buf_init(&body, 1024);
-    model_tenant_put(&m, &body);
+    tenant_row_put(txn, &m, STORE_ABSENT);
     char full[NAME_MAX_BYTES];
-    struct name n = {.kind = NAME_TENANT, .tenant = name};
-    struct bytes full_name = {(const uint8_t *)full, name_format(&n, full)};
-    struct record r = {.kind = REC_TENANT, .id = name, .name = full_name, .time_unix_ns = m.t.created_ns, .body = buf_bytes(&body)};
-    store_txn_put(txn, &r, STORE_ABSENT);
-    struct record by_id = {.kind = REC_TENANT_ID, .id = BYTES(m.t.id, 16), .name = full_name, .body = name};
+    struct record by_id = {.kind = REC_TENANT_ID, .id = BYTES(m.t.id, 16), .name = tenant_full_name(name, full), .body = name};
     store_txn_put(txn, &by_id, STORE_ABSENT);
     *ret = m.t;
     return ok();
@@ -327,6 +394,7 @@ RESULT keyring_tenant_list(struct keyring *k, struct bytes after_name, size_t li
         CLEANUP(model_tenant_wipe) struct model_tenant m = {0};
         TRY(model_tenant_get(&rows[i], &m, e));
         out[i] = m.t;
+        out[i].served = location_served(k, bytes_str(m.t.location));
     }
     *ret = out;
     *ret_n = n;
@@ -334,9 +402,10 @@ RESULT keyring_tenant_list(struct keyring *k, struct bytes after_name, size_t li
 }
 
 /* ---- the system's own audit key ---- */
-RESULT keyring_init_records(struct store_txn *txn, struct err *e)
+RESULT keyring_init_records(struct store_txn *txn, int64_t now_ns, struct err *e)
 {
     (void)e;
+    master_first(txn, now_ns);
     uint8_t key[MODEL_AUDIT_KEY_BYTES];
     rng_fill(&rng_system, key, sizeof key);
     struct record r = {.kind = REC_META, .id = BYTES_LIT("system-audit"), .body = BYTES(key, sizeof key)};
@@ -368,7 +437,7 @@ const struct audit_tenant *keyring_system_audit(struct keyring *k)
     return &k->system;
 }
 
-/* A tenant entry holds two secrets, and one tenant usually has several keys in use. */
+/* A tenant entry holds two secrets, three while it moves to another master; one tenant usually has several keys in use. */
 static size_t keyring_tenants_max(size_t cache_max)
 {
     return cache_max / 4 + 64;
@@ -376,7 +445,7 @@ static size_t keyring_tenants_max(size_t cache_max)
 
 size_t keyring_secrets_max(size_t cache_max)
 {
-    return cache_max + 2 * keyring_tenants_max(cache_max) + 64;
+    return cache_max + 3 * keyring_tenants_max(cache_max) + 64;
 }
 
 RESULT keyring_new(const struct keyring_options *o, struct keyring **ret, struct err *e)
@@ -387,13 +456,16 @@ RESULT keyring_new(const struct keyring_options *o, struct keyring **ret, struct
     k->hsm = o->hsm;
     k->clock = o->clock;
     memcpy(k->instance, o->instance, sizeof k->instance);
-    k->master_version = o->master_version;
+    pthread_mutex_init(&k->master_lock, NULL);
     k->locations = o->locations;
     k->tenants = cache_new(keyring_tenants_max(o->cache_max), o->cache_ttl_ms, o->clock);
     k->keys = cache_new(o->cache_max, o->cache_ttl_ms, o->clock);
     k->tags = cache_new(o->cache_max, o->cache_ttl_ms, o->clock);
     k->handles = cache_new(o->cache_max, o->cache_ttl_ms, o->clock);
+    k->gcm = gcm_new();
     struct result done = load_system_audit(k, e);
+    if (!done.failed)
+        done = keyring_master_changed(k, e);
     if (done.failed) {
         keyring_free(k);
         return done;
@@ -410,7 +482,9 @@ void keyring_free(struct keyring *k)
     cache_free(k->keys);
     cache_free(k->tenants);
     cache_free(k->tags);
+    gcm_free(k->gcm);
     aead_key_free(k->system_key);
     secret_free(k->system_secret);
+    pthread_mutex_destroy(&k->master_lock);
     free(k);
 }

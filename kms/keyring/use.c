@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LIST_PAGE = 256 };
+enum { LIST_PAGE = 256, MOVED_TRIES = 3 };
 
 /* ---- key entries ------------------------------------------------------------------------------------------------ */
 static void key_entry_release(struct cache_entry *entry)
@@ -39,6 +39,7 @@ static RESULT load_versions(struct keyring *k, const struct name *key, struct ve
         for (size_t i = 0; i < got; i++) {
             all[n].n = page[i].n;
             all[n].state = page[i].state;
+            all[n].protection = page[i].protection;
             memcpy(all[n].kvid, page[i].kvid, sizeof all[n].kvid);
             n++;
         }
@@ -118,6 +119,7 @@ static void handle_release(struct cache_entry *entry)
 {
     struct key_handle *h = (struct key_handle *)entry;
     aead_key_free(h->aead);
+    free(h->token);
     free(h);
 }
 
@@ -131,7 +133,7 @@ RESULT version_unwrap(struct keyring *k, struct tenant_ref *t, const struct name
                       struct version_l2 *ret, struct err *e)
 {
     const struct aead_key *kek;
-    TRY(tenant_kek(k, t, &kek, e));
+    TRY(tenant_kek(k, t, m->master_version, &kek, e));
     struct name key = name_truncate(version, NAME_CRYPTOKEY);
     struct hierarchy_tenant h;
     hierarchy_of(k, t, m->master_version, &h);
@@ -150,8 +152,8 @@ RESULT version_unwrap(struct keyring *k, struct tenant_ref *t, const struct name
 }
 
 /* L1 (through the tenant's KEK) -> L2 -> L3: from the store and, at worst, the HSM. L2 lives only inside this function. */
-static RESULT derive_purpose_key(struct keyring *k, const struct name *version, const struct version_info *v, enum key_use use,
-                                 struct aead_key **ret, struct err *e)
+static RESULT derive_once(struct keyring *k, const struct name *version, const struct version_info *v, enum key_use use,
+                          struct aead_key **ret, struct err *e)
 {
     CLEANUP(tenant_ref_dropp) struct tenant_ref *t = NULL;
     TRY(tenant_of_name(k, version, true, &t, e));
@@ -167,6 +169,44 @@ static RESULT derive_purpose_key(struct keyring *k, const struct name *version, 
     return hierarchy_purpose_key(u.l2, &u.c, use == KEY_USE_WRAP ? HIERARCHY_WRAP : HIERARCHY_ENCRYPT, (struct bytes){0}, ret, e);
 }
 
+/* While the tenant moves to another master, what was read of it may be older than what was read of the version. */
+static RESULT derive_purpose_key(struct keyring *k, const struct name *version, const struct version_info *v, enum key_use use,
+                                 struct aead_key **ret, struct err *e)
+{
+    for (unsigned tries = 0; tries < MOVED_TRIES; tries++) {
+        struct err why = {0};
+        if (!derive_once(k, version, v, use, ret, &why).failed)
+            return ok();
+        if (!tenant_moved(&why)) {
+            *e = why;
+            return (struct result){1};
+        }
+        cache_remove(k->tenants, version->tenant);
+    }
+    FAIL(e, ERR_DATA_LOSS, "KEY_MASTER_UNKNOWN", "version %u is under a master that its tenant does not name", v->n);
+}
+
+/* Level HSM: no key comes here; that the token has it, and that it is the one of this version, is what is found out. */
+static RESULT find_token_key(struct keyring *k, const struct name *version, const struct version_info *v, struct token_key **ret,
+                             struct err *e)
+{
+    CLEANUP(tenant_ref_dropp) struct tenant_ref *t = NULL;
+    CLEANUP(arena_release) struct arena a;
+    struct keyring_version m;
+    struct token_key found;
+    arena_init(&a, 1 << 20);
+    TRY(tenant_of_name(k, version, true, &t, e));
+    TRY(keyring_version_get(k, version, &a, &m, e));
+    TRY(usable(&(struct version_info){.n = m.n, .state = m.state}, e));
+    if (memcmp(m.kvid, v->kvid, sizeof m.kvid) != 0)
+        FAIL(e, ERR_CONFLICT, NULL, "version %u changed its identity while it was loaded", v->n);
+    TRY(token_key_load(k, t, version, &m, &found, e));
+    *ret = malloc(sizeof **ret);
+    INVARIANT(*ret != NULL);
+    **ret = found;
+    return ok();
+}
+
 static RESULT load_handle(struct keyring *k, const struct name *key, const struct version_info *v, enum key_use use,
                           struct key_handle **ret, struct err *e)
 {
@@ -176,8 +216,12 @@ static RESULT load_handle(struct keyring *k, const struct name *key, const struc
     struct name version = *key;
     version.kind = NAME_VERSION;
     version.version = v->n;
-    struct aead_key *aead;
-    TRY(derive_purpose_key(k, &version, v, use, &aead, e));
+    struct aead_key *aead = NULL;
+    struct token_key *token = NULL;
+    if (v->protection == PROTECTION_HSM)
+        TRY(find_token_key(k, &version, v, &token, e));
+    else
+        TRY(derive_purpose_key(k, &version, v, use, &aead, e));
     char text[NAME_MAX_BYTES];
     size_t n = name_format(&version, text);
     struct key_handle *h = calloc(1, sizeof *h + n + 1);
@@ -187,6 +231,7 @@ static RESULT load_handle(struct keyring *k, const struct name *key, const struc
     h->name_n = (uint16_t)n;
     h->version = v->n;
     h->aead = aead;
+    h->token = token;
     cache_entry_init(&h->entry, BYTES(h->id, sizeof h->id), handle_release);
     cache_put(k->handles, &h->entry, generation);
     *ret = h;
@@ -197,6 +242,8 @@ static RESULT handle_of(struct keyring *k, const struct name *key, const struct 
                         bool may_block, struct key_handle **ret, struct err *e)
 {
     uint8_t id[FORMAT_KVID_BYTES + 1];
+    if (v->protection == PROTECTION_HSM && !may_block) /* cached or not: every operation waits for the token */
+        return would_block(e);
     handle_id(v->kvid, use, id);
     struct cache_entry *hit = cache_get(k->handles, BYTES(id, sizeof id));
     if (hit != NULL) {
@@ -212,7 +259,7 @@ static RESULT handle_of(struct keyring *k, const struct name *key, const struct 
 
 static void view_of(const struct key_handle *h, const struct key_entry *key, struct key_view *view)
 {
-    *view = (struct key_view){.aead = h->aead, .kvid = h->id, .version = h->version,
+    *view = (struct key_view){.aead = h->aead, .protection = h->token != NULL ? PROTECTION_HSM : PROTECTION_SOFTWARE, .kvid = h->id, .version = h->version, .primary = key->primary,
                               .version_name = BYTES(h->name, h->name_n), .is_primary = h->version == key->primary};
 }
 
@@ -303,6 +350,33 @@ static void forget_key(struct keyring *k, const struct name *key)
             cache_remove(k->handles, BYTES(id, sizeof id));
         }
     cache_unref(&entry->entry);
+}
+
+static bool begins_with(struct bytes name, struct bytes prefix)
+{
+    return name.n > prefix.n && memcmp(name.p, prefix.p, prefix.n) == 0;
+}
+
+static bool key_is_of(const struct cache_entry *e, void *prefix)
+{
+    return begins_with(BYTES(e->key, e->key_n), *(const struct bytes *)prefix);
+}
+
+static bool handle_is_of(const struct cache_entry *e, void *prefix)
+{
+    const struct key_handle *h = (const struct key_handle *)e;
+    return begins_with(BYTES(h->name, h->name_n), *(const struct bytes *)prefix);
+}
+
+/* With its KEK all its keys leave the memory, as soon as no call uses them any more. */
+void keyring_tenant_forget(struct keyring *k, struct bytes tenant)
+{
+    char text[NAME_MAX_BYTES];
+    struct bytes prefix = tenant_full_name(tenant, text);
+    text[prefix.n++] = '/'; /* a name has room for a location behind it */
+    cache_remove(k->tenants, tenant);
+    cache_remove_matching(k->keys, key_is_of, &prefix);
+    cache_remove_matching(k->handles, handle_is_of, &prefix);
 }
 
 void keyring_changed(struct keyring *k, const struct name *n)

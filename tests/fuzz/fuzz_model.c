@@ -65,7 +65,9 @@ static void genuine(unsigned kind, struct reader *r, struct record *row, struct 
         memcpy(m.tenant.t.display_name, labels[0].value.p, labels[0].value.n);
         memset(m.tenant.t.id, reader_u8(r), sizeof m.tenant.t.id);
         m.tenant.t.created_ns = reader_u16(r);
-        m.tenant.t.master_version = reader_u8(r) + 1u;
+        m.tenant.t.master_version = m.tenant.keks[0].master = reader_u8(r) + 1u;
+        for (m.tenant.nkeks = 1; m.tenant.nkeks < MODEL_KEKS_MAX && reader_u8(r) % 2 == 1; m.tenant.nkeks++)
+            m.tenant.keks[m.tenant.nkeks].master = m.tenant.t.master_version + m.tenant.nkeks;
         memset(m.tenant.salt, reader_u8(r), sizeof m.tenant.salt);
         break;
     case 1:

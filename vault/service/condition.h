@@ -38,6 +38,9 @@
     X(DUE_FAILING, true, "what fell due by itself could not be done",                                                                \
       "nothing: keys go on working as they are",                                                                                   \
       "the log says why; it is tried each minute")                                                                                 \
+    X(MASTER_FAILING, true, "a step of the master's rotation or destruction fails",                                                \
+      "nothing: keys go on working as they are",                                                                                   \
+      "what is in brackets asks for; it is tried again by itself, from where it was")                                                  \
     X(TRUST_OLD, true, "client_ca_file or client_crl_file could not be loaded again",                                              \
       "the CAs and revocation lists of before stay in force",                                                                      \
       "correct the files and send SIGHUP")                                                                                         \

@@ -157,24 +157,6 @@ static RESULT make_backup(const struct service_options *o, struct hsm_backup *re
     return ok();
 }
 
-/* How the master was born, and what stands between us and a lost token. */
-static void token_records(struct store_txn *t, const struct service_options *o, const struct hsm_backup *b)
-{
-    struct record born = {.kind = REC_META, .id = BYTES_LIT("master-1"), .body = BYTES_LIT("token")};
-    store_txn_put(t, &born, STORE_ABSENT);
-    CLEANUP(buf_release) struct buf body;
-    buf_init(&body, sizeof *b + 64);
-    buf_put_u8(&body, 1);
-    buf_put_u8(&body, o->vendor_clone ? INSTANCE_BACKUP_VENDOR_CLONE : INSTANCE_BACKUP_VERIFIED);
-    buf_put_u64(&body, (uint64_t)b->made_unix_s);
-    buf_put_v16(&body, bytes_str(b->serial));
-    buf_put_v16(&body, bytes_str(b->holds));
-    buf_put_v16(&body, bytes_str(b->path));
-    INVARIANT(!body.overflow);
-    struct record backup = {.kind = REC_META, .id = BYTES_LIT("token-backup"), .body = buf_bytes(&body)};
-    store_txn_put(t, &backup, STORE_ABSENT);
-}
-
 /* ---- the first records ----------------------------------------------------------------------------------------------- */
 
 static RESULT fill_principal(const struct service_options *o, struct bytes name, struct bytes san, struct admin_principal *p,
@@ -198,8 +180,8 @@ static RESULT first_records(struct store *s, const struct first *f, struct err *
 {
     const struct admin_principal *admin = &f->admin;
     CLEANUP(store_txn_freep) struct store_txn *t = store_txn_new(s);
-    TRY(keyring_init_records(t, e));
-    token_records(t, f->o, &f->backup);
+    TRY(keyring_init_records(t, admin->created_ns, e));
+    instance_backup_put(t, f->o->vendor_clone ? INSTANCE_BACKUP_VENDOR_CLONE : INSTANCE_BACKUP_VERIFIED, &f->backup, STORE_ABSENT);
     admin_policy_first(f->docs, f->ndocs, bytes_str(admin->p.name), admin->created_ns, t);
     admin_principal_first(admin, t);
     struct audit_event ev = {.time_unix_ns = admin->created_ns, .principal = bytes_str("system:init"), .action = bytes_str("system.init"),

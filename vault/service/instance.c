@@ -56,7 +56,6 @@ RESULT instance_load(const struct config *c, struct hsm *h, struct instance *ret
     if (st.master_newest == 0 || st.seal_newest == 0 || st.audit_newest == 0)
         FAIL(e, ERR_STATE, "NOT_INITIALISED", "token \"%s\" lacks the %s: wrong token, or run kmsd init", st.token_label,
              st.master_newest == 0 ? "master secret" : st.seal_newest == 0 ? "seal secret" : "audit key");
-    ret->master_version = st.master_newest;
     ret->seal_epoch = st.seal_newest;
     ret->audit_version = st.audit_newest;
     return ok();
@@ -74,7 +73,7 @@ RESULT instance_create(const struct config *c, struct hsm *h, struct instance *r
     memset(ret, 0, sizeof *ret);
     places(c, h, ret);
     rng_fill(&rng_system, ret->id, sizeof ret->id);
-    ret->master_version = ret->seal_epoch = ret->audit_version = 1;
+    ret->seal_epoch = ret->audit_version = 1;
     char path[4096], text[ID_TEXT + 2];
     id_path(c, path);
     hex_encode(ret->id, sizeof ret->id, text);
@@ -113,8 +112,22 @@ struct store_options instance_store_options(const struct instance *in, const str
 struct keyring_options instance_keyring_options(const struct instance *in, const struct config *c, const struct clock *clock,
                                                 struct store *store)
 {
-    struct keyring_options o = {.store = store, .hsm = in->hsm, .clock = clock, .master_version = in->master_version,
-                                .cache_max = c->key_cache_max, .cache_ttl_ms = c->key_cache_ttl, .locations = c->locations};
+    struct keyring_options o = {.store = store, .hsm = in->hsm, .clock = clock, .cache_max = c->key_cache_max, .cache_ttl_ms = c->key_cache_ttl, .locations = c->locations};
     memcpy(o.instance, in->id, sizeof o.instance);
     return o;
+}
+
+void instance_backup_put(struct store_txn *txn, enum instance_backup kind, const struct hsm_backup *b, uint64_t expected)
+{
+    CLEANUP(buf_release) struct buf body;
+    buf_init(&body, sizeof *b + 64);
+    buf_put_u8(&body, 1);
+    buf_put_u8(&body, (uint8_t)kind);
+    buf_put_u64(&body, (uint64_t)b->made_unix_s);
+    buf_put_v16(&body, bytes_str(b->serial));
+    buf_put_v16(&body, bytes_str(b->holds));
+    buf_put_v16(&body, bytes_str(b->path));
+    INVARIANT(!body.overflow);
+    const struct record r = {.kind = REC_META, .id = BYTES_LIT("token-backup"), .body = buf_bytes(&body)};
+    store_txn_put(txn, &r, expected);
 }

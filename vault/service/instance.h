@@ -1,5 +1,5 @@
 /*
- * Purpose: which instance this is: the random id in state_dir/instance, the newest master and seal on the token, where things
+ * Purpose: which instance this is: the random id in state_dir/instance, the newest seal and audit key on the token, where things
  *          lie; and from these the way to the store key. Shared by service_start and service_init.
  * Owns:    nothing but its own buffers; hsm and config are borrowed. Threads: read-only after load.
  * Errors:  ERR_STATE "NOT_INITIALISED" with what to do; ERR_UNAVAILABLE when the HSM does not answer.
@@ -13,14 +13,14 @@
 #include "kms/keyring/keyring.h"
 #include "kms/store/store.h"
 
-/* Store record META "token-backup", written by init: u8 format 1, u8 kind, u64 made (unix seconds), v16 serial, v16 holds
- * ("master-1 seal-1 audit-1"; "" for a clone), v16 path ("" for a clone). META "master-<version>" says how that master was
- * born: "token". */
+/* Store record META "token-backup", the last backup of the token: u8 format 1, u8 kind, u64 made (unix seconds), v16 serial, v16 holds
+ * ("master-1 seal-1 audit-1"; "" for a clone), v16 path ("" for a clone). */
 enum instance_backup { INSTANCE_BACKUP_VERIFIED = 1, INSTANCE_BACKUP_VENDOR_CLONE };
+void instance_backup_put(struct store_txn *txn, enum instance_backup kind, const struct hsm_backup *b, uint64_t expected);
 
 struct instance {
     uint8_t id[16];
-    uint32_t master_version, seal_epoch, audit_version;
+    uint32_t seal_epoch, audit_version; /* which master is current, the store says: keyring_master */
     char journal_dir[4096], origin[160];
     struct hsm *hsm;
 };

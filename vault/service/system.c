@@ -37,7 +37,7 @@ static Claviger__System__V1__Hsm *view_hsm(struct call *c)
     r->manufacturer = call_text(c, st.manufacturer);
     r->model = call_text(c, st.model);
     r->logged_in = up && st.logged_in;
-    r->master_version = c->svc->instance.master_version;
+    r->master_version = keyring_master(c->svc->keyring);
     r->seal_epoch = c->svc->instance.seal_epoch;
     r->audit_key_version = c->svc->instance.audit_version;
     r->missing = call_text(c, st.missing);

@@ -14,14 +14,22 @@
 #include "hsm/note.h"
 #include "kms/crypto/kdf.h"
 #include "tests/unit/kms/testing.h"
+#include "tests/unit/kms/token_message.h"
 
 #include <sodium.h>
 #include <stdlib.h>
 
 enum { STAND_IN_KINDS = 4, STAND_IN_VERSIONS = 16 };
+#define STAND_IN_KEYS 64
 struct hsm {
+    struct stand_in_key keys[STAND_IN_KEYS];
+    unsigned keys_made, keys_checked, keys_sealed, keys_destroyed;
+    bool dies_after_making; /* a key of level HSM is made, and the answer is lost */
     bool there[STAND_IN_KINDS][STAND_IN_VERSIONS];
     bool away;            /* everything fails ERR_UNAVAILABLE */
+    unsigned dies_in;     /* the answer of the n-th derive, generate, destroy or backup from now is lost, its effect is not; 0: of none */
+    bool no_files;        /* nothing that kmsd could back up */
+    unsigned backups;
     unsigned derived, generated, destroyed, signed_count;
     uint8_t anchor[HSM_ANCHOR_MAX];
     size_t anchor_n;
@@ -34,6 +42,13 @@ static inline struct result stand_in_here(const struct hsm *h, enum hsm_object k
     INVARIANT((int)kind < STAND_IN_KINDS && version < STAND_IN_VERSIONS);
     if (!h->there[kind][version])
         FAIL(e, ERR_NOT_FOUND, "HSM_OBJECT_ABSENT", "no such object");
+    return ok();
+}
+
+static inline struct result stand_in_answers(struct hsm *h, struct err *e)
+{
+    if (h->dies_in > 0 && --h->dies_in == 0)
+        FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "ordered: the answer is lost");
     return ok();
 }
 
@@ -68,7 +83,7 @@ static inline uint32_t stand_in_newest(const struct hsm *h, enum hsm_object kind
 RESULT hsm_probe(struct hsm *h, struct hsm_status *ret, struct err *e)
 {
     (void)e;
-    *ret = (struct hsm_status){.logged_in = !h->away, .token_label = "stand-in", .copyable = true, .backups = 1};
+    *ret = (struct hsm_status){.logged_in = !h->away, .token_label = "stand-in", .copyable = !h->no_files, .backups = 1};
     ret->master_newest = stand_in_newest(h, HSM_MASTER);
     ret->seal_newest = stand_in_newest(h, HSM_SEAL);
     ret->audit_newest = stand_in_newest(h, HSM_AUDIT);
@@ -84,6 +99,7 @@ RESULT hsm_derive(struct hsm *h, enum hsm_object object, uint32_t version, struc
     TRY(secret_from(name, sizeof name, &key, e));
     hmac_sha256(key, &input, 1, out);
     h->derived++;
+    TRY(stand_in_answers(h, e));
     return secret_from(out, sizeof out, ret, e);
 }
 
@@ -146,7 +162,7 @@ RESULT hsm_generate(struct hsm *h, enum hsm_object object, uint32_t version, str
         FAIL(e, ERR_EXISTS, "HSM_OBJECT_EXISTS", "it is there");
     h->there[object][version] = true;
     h->generated++;
-    return ok();
+    return stand_in_answers(h, e);
 }
 
 RESULT hsm_destroy(struct hsm *h, enum hsm_object object, uint32_t version, struct err *e)
@@ -154,14 +170,22 @@ RESULT hsm_destroy(struct hsm *h, enum hsm_object object, uint32_t version, stru
     TRY(stand_in_here(h, object, version, e));
     h->there[object][version] = false;
     h->destroyed++;
-    return ok();
+    return stand_in_answers(h, e);
 }
 
 RESULT hsm_backup(struct hsm *h, struct hsm_backup *ret, struct err *e)
 {
+    static const char *const names[] = {[HSM_MASTER] = "master", [HSM_SEAL] = "seal", [HSM_AUDIT] = "audit"};
     TRY(stand_in_here(h, HSM_AUDIT, 1, e));
-    *ret = (struct hsm_backup){.path = "/nowhere", .serial = "0", .holds = "master-1 seal-1 audit-1", .made_unix_s = 1};
-    return ok();
+    if (h->no_files)
+        FAIL(e, ERR_UNIMPLEMENTED, "HSM_BACKUP", "ordered");
+    *ret = (struct hsm_backup){.path = "/nowhere", .serial = "0", .made_unix_s = 1};
+    for (enum hsm_object kind = HSM_MASTER; kind <= HSM_AUDIT; kind++)
+        for (uint32_t v = 1; v < STAND_IN_VERSIONS; v++)
+            if (h->there[kind][v])
+                (void)snprintf(ret->holds + strlen(ret->holds), sizeof ret->holds - strlen(ret->holds), "%s%s-%u", ret->holds[0] != 0 ? " " : "", names[kind], v);
+    h->backups++;
+    return stand_in_answers(h, e);
 }
 
 RESULT hsm_anchor_get(struct hsm *h, uint8_t out[HSM_ANCHOR_MAX], size_t *ret_n, struct err *e)
@@ -180,5 +204,7 @@ RESULT hsm_anchor_put(struct hsm *h, struct bytes value, struct err *e)
     h->anchor_n = value.n;
     return ok();
 }
+
+#include "tests/unit/kms/token_keys.h"
 
 #endif

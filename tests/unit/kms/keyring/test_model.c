@@ -10,7 +10,8 @@
 static void version_of(struct keyring_version *m)
 {
     *m = (struct keyring_version){.n = 7, .state = VERSION_DISABLED, .created_ns = 11, .generated_ns = 12, .destroy_ns = 13,
-                                  .destroyed_ns = 14, .master_version = 3, .wrapped = BYTES_LIT("wrapped-bytes")};
+                                  .destroyed_ns = 14, .asked_ns = 15, .asked_by = BYTES_LIT("acme-keyadmin"), .master_version = 3,
+                                  .wrapped = BYTES_LIT("wrapped-bytes")};
     memset(m->kvid, 0x5a, sizeof m->kvid);
 }
 
@@ -28,6 +29,8 @@ static void version_round_trip(void **state)
     assert_int_equal(back.n, 7);
     assert_int_equal(back.state, VERSION_DISABLED);
     assert_int_equal(back.destroy_ns, 13);
+    assert_int_equal(back.asked_ns, 15);
+    assert_true(bytes_equal(back.asked_by, m.asked_by));
     assert_int_equal(back.master_version, 3);
     assert_int_equal(back.revision, 4);
     assert_memory_equal(back.kvid, m.kvid, sizeof m.kvid);
@@ -71,6 +74,38 @@ static void version_refusals(void **state)
     refused(r);
 }
 
+/* Level HSM: no wrapped key and no master, but a check message; and no third level. */
+static void version_on_the_token(void **state)
+{
+    (void)state;
+    struct keyring_version m, back;
+    struct err e = {0};
+    CLEANUP(buf_release) struct buf b;
+    version_of(&m);
+    m.protection = PROTECTION_HSM;
+    m.master_version = 0;
+    m.wrapped = (struct bytes){0};
+    m.check = BYTES_LIT("check-message");
+    buf_init(&b, 1024);
+    model_version_put(&m, &b);
+    struct record r = {.kind = REC_VERSION, .state = VERSION_DISABLED, .body = buf_bytes(&b)};
+    assert_false(model_version_get(&r, &back, &e).failed);
+    assert_int_equal(back.protection, PROTECTION_HSM);
+    assert_true(bytes_equal(back.check, m.check) && back.wrapped.n == 0);
+    const size_t level = b.n - m.check.n - 2 - 1;
+    assert_int_equal(b.p[level], PROTECTION_HSM);
+    for (size_t n = 0; n < b.n; n++)
+        refused((struct record){.kind = REC_VERSION, .state = VERSION_DISABLED, .body = BYTES(b.p, n)});
+    b.p[level] = PROTECTION_SOFTWARE; /* which has none */
+    refused(r);
+    b.p[level] = 3;
+    refused(r);
+    m.master_version = 1; /* it depends on no master */
+    buf_reset(&b);
+    model_version_put(&m, &b);
+    refused((struct record){.kind = REC_VERSION, .state = VERSION_DISABLED, .body = buf_bytes(&b)});
+}
+
 static void key_round_trip(void **state)
 {
     (void)state;
@@ -101,19 +136,22 @@ static void key_round_trip(void **state)
 static void tenant_round_trip(void **state)
 {
     (void)state;
-    struct model_tenant m = {.t.name = "acme", .t.location = "eu", .t.display_name = "Acme", .t.master_version = 1, .t.created_ns = 3}, back;
+    struct model_tenant m = {.t.name = "acme", .t.location = "eu", .t.display_name = "Acme", .t.master_version = 2, .t.created_ns = 3,
+                             .nkeks = 2, .keks = {{.master = 2}, {.master = 1}}, .t.state = TENANT_ACTIVE}, back;
     memset(m.salt, 1, sizeof m.salt);
     memset(m.audit_key, 2, sizeof m.audit_key);
-    memset(m.kcv, 3, sizeof m.kcv);
+    memset(m.keks[0].kcv, 3, sizeof m.keks[0].kcv);
+    memset(m.keks[1].kcv, 4, sizeof m.keks[1].kcv);
     struct err e = {0};
     CLEANUP(buf_release) struct buf b;
     buf_init(&b, 4096);
     model_tenant_put(&m, &b);
-    struct record r = {.kind = REC_TENANT, .id = BYTES_LIT("acme"), .body = buf_bytes(&b)};
+    struct record r = {.kind = REC_TENANT, .id = BYTES_LIT("acme"), .state = TENANT_ACTIVE, .body = buf_bytes(&b)};
     assert_false(model_tenant_get(&r, &back, &e).failed);
     assert_string_equal(back.t.location, "eu");
     assert_memory_equal(back.salt, m.salt, sizeof m.salt);
-    assert_memory_equal(back.kcv, m.kcv, sizeof m.kcv);
+    assert_int_equal(back.nkeks, 2);
+    assert_memory_equal(back.keks, m.keks, sizeof m.keks);
     b.p[1 + 16 + 2] = 0; /* a NUL inside the location */
     assert_true(model_tenant_get(&r, &back, &e).failed);
     assert_int_equal(e.code, ERR_DATA_LOSS);
@@ -122,6 +160,41 @@ static void tenant_round_trip(void **state)
     r.body.n--;
     assert_true(model_tenant_get(&r, &back, &e).failed);
     assert_int_equal(e.code, ERR_DATA_LOSS);
+}
+
+/* States and what belongs to them: any other combination is not ours. */
+static void tenant_states(void **state)
+{
+    (void)state;
+    struct model_tenant m = {.t.name = "acme", .t.location = "eu", .t.master_version = 1, .nkeks = 1, .keks = {{.master = 1}}, .t.deleted_by = "admin",
+                             .toll = {1, 2, 3, 4, 5, 6}}, back;
+    unsigned good = 0;
+    for (unsigned is = 0; is <= TENANT_PURGED; is++)
+        for (unsigned was = 0; was <= TENANT_PURGED; was++)
+            for (int64_t purge_ns = 0; purge_ns < 2; purge_ns++) {
+                struct err e = {0};
+                CLEANUP(buf_release) struct buf b;
+                buf_init(&b, 4096);
+                m.t.state = is;
+                m.t.was = was;
+                m.t.purge_ns = purge_ns;
+                model_tenant_put(&m, &b);
+                struct record r = {.kind = REC_TENANT, .id = BYTES_LIT("acme"), .state = is, .body = buf_bytes(&b)};
+                const bool deleted = is == TENANT_DELETED || is == TENANT_PURGING;
+                const bool fits = is >= TENANT_ACTIVE && is <= TENANT_PURGING &&
+                                  (deleted ? purge_ns > 0 && (was == TENANT_ACTIVE || was == TENANT_SUSPENDED) : purge_ns == 0 && was == 0);
+                assert_int_equal(model_tenant_get(&r, &back, &e).failed, !fits);
+                if (!fits) {
+                    assert_int_equal(e.code, ERR_DATA_LOSS);
+                    continue;
+                }
+                good++;
+                assert_string_equal(back.t.deleted_by, "admin");
+                assert_int_equal(back.toll.others, is == TENANT_PURGING ? 6 : 0);
+                r.state = is == TENANT_ACTIVE ? TENANT_SUSPENDED : TENANT_ACTIVE; /* the plain column says otherwise */
+                assert_true(model_tenant_get(&r, &back, &e).failed);
+            }
+    assert_int_equal(good, 6);
 }
 
 static void state_table(void **state)
@@ -158,8 +231,8 @@ static void ids_nest(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(version_round_trip), cmocka_unit_test(version_refusals), cmocka_unit_test(key_round_trip),
-        cmocka_unit_test(tenant_round_trip),  cmocka_unit_test(state_table),      cmocka_unit_test(ids_nest),
+        cmocka_unit_test(version_round_trip), cmocka_unit_test(version_refusals), cmocka_unit_test(version_on_the_token), cmocka_unit_test(key_round_trip),
+        cmocka_unit_test(tenant_round_trip), cmocka_unit_test(tenant_states),  cmocka_unit_test(state_table),      cmocka_unit_test(ids_nest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

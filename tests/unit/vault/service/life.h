@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "kms/audit/event.h"
 #include "tests/unit/kms/token.h"
+#include "vault/service/certificate.h"
 #include "vault/service/keeper.h"
 #include "vault/service/service.h"
 
@@ -40,13 +41,14 @@ static struct result life_store_key(void *user, uint32_t epoch, struct secret **
 
 static inline void life_open(struct life *f)
 {
-    struct keyring_options ko = {.hsm = f->hsm, .clock = &f->clock.c, .instance = "instance-16byte", .master_version = stand_in_newest(f->hsm, HSM_MASTER),
-                                 .cache_max = 64, .cache_ttl_ms = 3600 * 1000, .locations = "eu"};
+    struct keyring_options ko = {.hsm = f->hsm, .clock = &f->clock.c, .instance = "instance-16byte", .cache_max = 64, .cache_ttl_ms = 3600 * 1000, .locations = "eu"};
     assert_ok(store_open(&f->so, &f->s.store, &f->e));
     ko.store = f->s.store;
     assert_ok(keyring_new(&ko, &f->s.keyring, &f->e));
     f->s.clock = &f->clock.c;
     f->s.hsm = f->hsm;
+    f->s.instance = (struct instance){.id = "instance-16byte", .seal_epoch = 1, .audit_version = 1, .origin = "claviger/node1", .hsm = f->hsm};
+    assert_ok(certificate_key(&f->s, &f->e));
 }
 
 static inline void life_close(struct life *f)
@@ -87,7 +89,7 @@ static inline int life_start(void **state)
     struct store *s;
     assert_ok(store_open(&f->so, &s, &f->e));
     struct store_txn *txn = store_txn_new(s);
-    assert_ok(keyring_init_records(txn, &f->e));
+    assert_ok(keyring_init_records(txn, T0, &f->e));
     life_commit(f, txn);
     store_close(s);
     life_open(f);

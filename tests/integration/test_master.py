@@ -1,0 +1,394 @@
+"""The master secret is replaced under traffic and over deaths; nothing fails that a death does not explain, everything decrypts, and what is
+retired goes only when nobody can need it any more."""
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+
+import grpc
+import pytest
+
+from claviger.identity.v1 import identity_pb2 as idy
+from claviger.lifecycle.v1 import lifecycle_pb2 as life
+from claviger.masters.v1 import masters_pb2 as mas
+from claviger.policy.v1 import policy_pb2 as pol
+from claviger.tenants.v1 import tenants_pb2 as ten
+from conftest import World, msg, res
+from kit import certs
+from kit.client import AuditLog, Background, connect
+from kit.instance import SLOWER, TRUST_DOMAIN, until
+from kit.wire import Code, refused
+from test_kmsctl import ABSENT, CONFLICT, DENIED, USAGE, Ctl
+
+IDLE, MOVING, PAUSED = mas.Rotation.IDLE, mas.Rotation.MOVING, mas.Rotation.PAUSED
+CURRENT, RETIRED, DESTROYED = mas.Master.CURRENT, mas.Master.RETIRED, mas.Master.DESTROYED
+PLAIN = b"jane@example.com"
+
+
+def status(world):
+    return world.admin.masters.GetMasterStatus(mas.GetMasterStatusRequest())
+
+
+def state_of(world, version):
+    return next(m.state for m in status(world).masters if m.version == version)
+
+
+def rotate(world, **kw):
+    return world.admin.masters.RotateMaster(mas.RotateMasterRequest(), **kw)
+
+
+def over(world, to, timeout=60):
+    """The rotation has ended, with that master current: what it said then."""
+    def ended():
+        try:
+            s = status(world)
+            return s if s.rotation.state == IDLE and s.current == to else None
+        except grpc.RpcError as e:
+            assert e.code() == Code.UNAVAILABLE, e
+    return until(ended, timeout, f"the end of a rotation to master {to}")
+
+
+def destroy(world, version, **kw):
+    return world.admin.masters.DestroyMaster(mas.DestroyMasterRequest(version=version, **kw))
+
+
+def settle(instance, **more):
+    instance.configure(clock_settle="0s", **more)
+    return World(instance.start())
+
+
+def keys_of(world, keys=20, versions=4):
+    """Keys of two tenants with several versions each: {key: a ciphertext of each version}"""
+    made = {}
+    for who, user, location in ((world.keyadmin, world.orders, world.location), (world.keyadmin2, world.billing, world.location2)):
+        ring = world.ring(who, location)
+        for _ in range(keys):
+            key = world.key(ring, who=who)
+            made[key] = []
+            for v in range(versions):
+                if v > 0:
+                    who.life.RotateKey(life.RotateKeyRequest(name=key))
+                made[key].append(world.encrypt(key, PLAIN, who=user))
+    return made
+
+
+def user_of(world, key):
+    return world.orders if key.startswith("projects/acme/") else world.billing
+
+
+def all_decrypt(world, made):
+    for key, ciphertexts in made.items():
+        for c in ciphertexts:
+            assert world.decrypt(key, c, who=user_of(world, key)) == PLAIN, key
+
+
+class Traffic(Background):
+    """Everything that goes on meanwhile: use of keys, warm and cold, and changes to them. Each failure is kept with its time."""
+
+    def __init__(self, world, made):
+        super().__init__()
+        self.world, self.made, self.failures, self.calls, self.new = world, made, [], 0, {}
+        self.lock = threading.Lock()
+        self.threads = [threading.Thread(target=self.work, args=(one, n)) for n, one in enumerate((self.use, self.use, self.make, self.change))]
+
+    def work(self, one, n):
+        dice = random.Random(n)
+        while not self.stop.is_set():
+            begun = time.monotonic()
+            try:
+                one(dice)
+            except (grpc.RpcError, AssertionError) as e:
+                with self.lock:
+                    self.failures.append((begun, time.monotonic(), e))
+            with self.lock:
+                self.calls += 1
+
+    def use(self, dice):
+        key = dice.choice(list(self.made))
+        assert self.world.decrypt(key, dice.choice(self.made[key]), who=user_of(self.world, key)) == PLAIN
+        fresh = self.world.encrypt(key, PLAIN, who=user_of(self.world, key))
+        with self.lock:
+            self.new.setdefault(key, []).append(fresh)
+
+    def make(self, dice):
+        ring = next(iter(self.made)).rsplit("/", 2)[0]
+        key = self.world.keyadmin.kms.CreateCryptoKey(msg.CreateCryptoKeyRequest(
+            parent=ring, crypto_key_id=f"made{dice.getrandbits(60):x}", crypto_key=res.CryptoKey(purpose=res.CryptoKey.ENCRYPT_DECRYPT))).name
+        fresh = self.world.encrypt(key, PLAIN)
+        with self.lock:
+            self.new.setdefault(key, []).append(fresh)
+
+    def change(self, dice):
+        key = dice.choice([k for k in self.made if k.startswith("projects/acme/")])
+        done = self.world.keyadmin.life.RotateKey(life.RotateKeyRequest(name=key))
+        self.world.set_state(done.replaced, res.CryptoKeyVersion.DISABLED)
+        self.world.set_state(done.replaced, res.CryptoKeyVersion.ENABLED)
+
+    def unexplained(self, deaths):
+        """Failures but for UNAVAILABLE of a call that was under way at a death, or in the seconds of coming back after it."""
+        def explained(begun, ended, e):
+            return isinstance(e, grpc.RpcError) and e.code() == Code.UNAVAILABLE and any(
+                ended >= died and begun <= back for died, back in deaths)
+        return [f for f in self.failures if not explained(*f)]
+
+
+def test_under_traffic_no_call_fails(fresh):
+    fresh.configure(master_versions_per_second=150)  # long enough for the traffic to meet it everywhere
+    world = World(fresh.start())
+    made, audit = keys_of(world), AuditLog(world.admin)
+    start = audit.position()
+    with Traffic(world, made) as traffic:
+        begun = rotate(world)
+        assert begun.rotation.to == 2 and begun.rotation.requested_by == "admin"
+        tenant = world.admin.tenants.CreateTenant(ten.CreateTenantRequest(tenant_id="meanwhile", tenant=dict(location="eu")))
+        ended = over(world, 2)
+    assert not traffic.failures, traffic.failures[:3]
+    assert traffic.calls > 100 and len(traffic.new) > len(made)
+    assert [(m.version, m.state) for m in ended.masters] == [(1, RETIRED), (2, CURRENT)]
+    assert ended.rotation.versions_done == ended.rotation.versions_total >= 160 and not ended.rotation.trouble
+    all_decrypt(world, made)
+    all_decrypt(world, traffic.new)
+    moved = audit.find(start, principal="system:master", action="masters.move")
+    assert {e.event.active_tenant for e in moved} >= {"acme", "globex"} and sum(e.event.items for e in moved) >= 160
+    proof = audit.one(start, principal="system:master", action="masters.retire")
+    assert '"under_another_master":0' in proof.event.after and proof.event.resource == "masters/1"
+    assert audit.one(start, principal="admin", action="masters.rotate", outcome="ok")
+    assert tenant.name == "projects/meanwhile"
+    fresh.restart()
+    world = World(fresh)  # nothing in any cache: each key is opened under the new master
+    all_decrypt(world, made)
+    all_decrypt(world, traffic.new)
+    assert fresh.stop() == 0
+    code, said = fresh.run("fsck")
+    assert code == 0, said
+
+
+def kill(instance, role):
+    """(died, back): monotonic seconds, with room for a client's own way back."""
+    pid = instance.children()[role]
+    died = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: instance.children().get(role, pid) != pid, 10)
+    return died
+
+
+def test_over_deaths(fresh):
+    """Core and hsm are killed at random moments of the rotation; it goes on where it was, and its count never falls."""
+    dice = random.Random(os.urandom(8))
+    fresh.configure(master_versions_per_second=100)
+    world = World(fresh.start())
+    made = keys_of(world, keys=15)
+    deaths, done, states = [], 0, set()
+    with Traffic(world, made) as traffic:
+        rotate(world)
+        for n in range(8):
+            end = time.monotonic() + dice.random() * 0.4
+            until(lambda: time.monotonic() > end)
+            died = kill(fresh, "core" if n % 2 == 0 else "hsm")
+
+            def back():
+                try:
+                    s = status(world)
+                    world.decrypt(next(iter(made)), made[next(iter(made))][0])
+                    return s
+                except grpc.RpcError as e:
+                    assert e.code() == Code.UNAVAILABLE, e
+            s = until(back, 15)
+            deaths.append((died, time.monotonic() + 2 * SLOWER))
+            states.add(s.rotation.state)
+            if s.rotation.state == MOVING:
+                assert s.rotation.versions_done >= done
+                done = s.rotation.versions_done
+        over(world, 2, 90)
+    assert len(deaths) == 8 and traffic.calls > 50
+    assert not traffic.unexplained(deaths), traffic.unexplained(deaths)[:3]
+    all_decrypt(world, made)
+    all_decrypt(world, traffic.new)
+    assert fresh.stop() == 0
+    code, said = fresh.run("fsck")
+    assert code == 0, said
+
+
+def test_the_old_one_goes_and_old_copies_are_refused(fresh):
+    """Destroyed, the old master is in no one's reach: what was wrapped under it, in a copy of the store from before, opens no more."""
+    world = settle(fresh, backup_retention="0s")
+    made = keys_of(world, keys=3, versions=2)
+    assert fresh.stop() == 0
+    before = fresh.dir / "before"
+    before.mkdir()
+    for f in fresh.state.glob("store.db*"):
+        shutil.copy2(f, before / f.name)
+    world = World(fresh.start())
+    rotate(world)
+    over(world, 2)
+    gone = destroy(world, 1)
+    assert gone.state in (mas.Master.DESTROYING, DESTROYED)
+    until(lambda: state_of(world, 1) == DESTROYED, 20)
+    all_decrypt(world, made)
+    with refused(Code.FAILED_PRECONDITION, "MASTER_DESTROYED"):
+        destroy(world, 1)
+    world = World(fresh.restart())
+    all_decrypt(world, made)
+    rotate(world)  # and a number is not used twice
+    assert [m.version for m in over(world, 3).masters] == [1, 2, 3]
+    assert fresh.stop() == 0
+    code, said = fresh.run("fsck")
+    assert code == 0, said
+    for f in fresh.state.glob("store.db*"):
+        f.unlink()
+    for f in before.iterdir():
+        shutil.copy2(f, fresh.state / f.name)
+    code, said = fresh.run()
+    assert code == 1 and "STORE_ROLLED_BACK" in said
+    code, said = fresh.run("accept-rollback", "--reason", "the twin")
+    assert code == 0, said
+    code, said = fresh.run("fsck")
+    assert code == 1 and said.count("KEY_MASTER_GONE") >= 6, said
+    world = World(fresh.start())
+    assert status(world).current == 1
+    for key, ciphertexts in made.items():
+        for c in ciphertexts:
+            with refused(Code.UNAVAILABLE, "HSM_UNAVAILABLE"):
+                world.decrypt(key, c, who=user_of(world, key))
+
+
+def second_administrator(world):
+    san = f"spiffe://{TRUST_DOMAIN}/deputy"
+    now = world.admin.policy.GetPolicy(pol.GetPolicyRequest())
+    docs = [pol.Document(name=d.name, yaml=d.yaml.replace(b"principals: [admin]", b"principals: [admin, deputy]")) for d in now.documents]
+    world.admin.policy.ApplyPolicy(pol.ApplyPolicyRequest(documents=docs, expected_version=now.version))
+    world.admin.identity.CreatePrincipal(idy.CreatePrincipalRequest(principal_id="deputy", principal=dict(san=san)))
+    folder = world.instance.dir / "certs"
+    certs.issue(folder, "deputy", certs.load(folder, "ca"), uris=[san])
+    return connect(world.instance, "deputy")
+
+
+def test_before_its_backups_expire_it_takes_two(fresh):
+    world = settle(fresh)  # 35 days, as shipped
+    deputy, audit = second_administrator(world), AuditLog(world.admin)
+    key = world.key()
+    sealed = world.encrypt(key, PLAIN)
+    for version, code, reason in ((1, Code.FAILED_PRECONDITION, "MASTER_IN_USE"), (7, Code.NOT_FOUND, None)):
+        with refused(code, reason):
+            destroy(world, version)
+        with refused(code, reason):
+            destroy(world, version, forfeit_backups=True)
+    with refused(Code.INVALID_ARGUMENT, field="version"):
+        destroy(world, 0)
+    rotate(world)
+    retired = next(m for m in over(world, 2).masters if m.version == 1)
+    assert 34 * 86400 < retired.destroyable_time.seconds - time.time() < 36 * 86400
+    with refused(Code.FAILED_PRECONDITION, "MASTER_IN_USE"):
+        destroy(world, 2)
+    with refused(Code.FAILED_PRECONDITION, "MASTER_BACKUPS_REMAIN"):
+        destroy(world, 1)
+    start = audit.position()
+    first = destroy(world, 1, forfeit_backups=True)
+    assert first.state == RETIRED and first.forfeit_requested_by == "admin"
+    with refused(Code.FAILED_PRECONDITION, "SECOND_PERSON"):
+        destroy(world, 1, forfeit_backups=True)
+    with refused(Code.FAILED_PRECONDITION, "MASTER_BACKUPS_REMAIN"):
+        deputy.masters.DestroyMaster(mas.DestroyMasterRequest(version=1))  # another one, who forfeits nothing
+    assert state_of(world, 1) == RETIRED
+    deputy.masters.DestroyMaster(mas.DestroyMasterRequest(version=1, forfeit_backups=True))
+    until(lambda: state_of(world, 1) == DESTROYED, 20)
+    asked = audit.find(start, action="masters.destroy", outcome="ok")
+    assert [e.event.principal for e in asked] == ["admin", "deputy", "system:master"]
+    assert '"forfeit_requested_by":"admin"' in asked[0].event.after and '"DESTROYING"' in asked[1].event.after
+    assert world.decrypt(key, sealed) == PLAIN
+
+
+def test_a_clock_that_may_be_wrong_expires_no_backup(fresh):
+    fresh.configure(backup_retention="0s")
+    world = World(fresh.start())
+    rotate(world)
+    over(world, 2)
+    with refused(Code.FAILED_PRECONDITION, "CLOCK_NOT_SETTLED"):
+        destroy(world, 1)
+    assert state_of(world, 1) == RETIRED
+
+
+def test_paused_and_resumed(fresh):
+    fresh.configure(master_versions_per_second=20)
+    world = World(fresh.start())
+    made = keys_of(world, keys=10, versions=4)
+    with refused(Code.FAILED_PRECONDITION, "MASTER_ROTATION"):
+        world.admin.masters.PauseRotation(mas.PauseRotationRequest())
+    rotate(world)
+    with refused(Code.FAILED_PRECONDITION, "MASTER_ROTATION"):
+        rotate(world)
+    with refused(Code.FAILED_PRECONDITION, "MASTER_ROTATION"):
+        world.admin.masters.RotateMaster(mas.RotateMasterRequest(token_cloned=True))
+    until(lambda: status(world).rotation.state == MOVING, 20)
+    assert world.admin.masters.PauseRotation(mas.PauseRotationRequest()).rotation.state == PAUSED
+    at = status(world).rotation.versions_done
+    all_decrypt(world, made)  # half of it under either master
+    world = World(fresh.restart())
+    assert (status(world).rotation.state, status(world).rotation.versions_done) == (PAUSED, at)
+    with refused(Code.FAILED_PRECONDITION, "MASTER_ROTATION"):
+        world.admin.masters.PauseRotation(mas.PauseRotationRequest())
+    world.admin.masters.ResumeRotation(mas.ResumeRotationRequest())
+    over(world, 2)
+    all_decrypt(world, made)
+
+
+def test_kmsctl(fresh):
+    world = settle(fresh, backup_retention="0s", master_versions_per_second=100)
+    keys_of(world, keys=5, versions=4)
+    ctl = Ctl(world)
+    assert "CURRENT" in ctl.text("master", "status")
+    code, out, err = ctl.run("master", "rotate", "--watch", "--progress", "--output", "json")
+    assert code == 0, err
+    assert "100%  done: 40 of 40 versions" in err and "[####" in err and "moving: " in err, err
+    assert b'"current": 2' in out
+    assert [m["state"] for m in ctl.json("master", "status")["masters"]] == ["RETIRED", "CURRENT"]
+    assert "--confirm 1" in ctl("master", "destroy", "1", code=USAGE)
+    assert "--confirm 1" in ctl("master", "destroy", "1", "--confirm", "2", code=USAGE)
+    ctl("master", "destroy", "one", "--confirm", "one", code=USAGE)
+    ctl("master", "destroy", "9", "--confirm", "9", code=ABSENT)
+    ctl("master", "destroy", "2", "--confirm", "2", code=CONFLICT)
+    ctl("master", "pause", code=CONFLICT)
+    ctl("master", "resume", code=CONFLICT)
+    ctl("master", "rotate", "--token-cloned", code=CONFLICT)
+    ctl("master", "destroy", "1", "--confirm", "1")
+    until(lambda: ctl.json("master", "status")["masters"][0]["state"] == "DESTROYED", 20)
+    certs_of = dict(KMS_OPERATOR_CERT=ctl.env["KMS_SERVICE_CERT"], KMS_OPERATOR_KEY=ctl.env["KMS_SERVICE_KEY"])
+    for words in (("status",), ("rotate",), ("pause",), ("resume",), ("destroy", "2", "--confirm", "2")):
+        ctl("master", *words, code=DENIED, **certs_of)
+
+
+def test_watching_one_that_is_under_way_over_a_death(fresh):
+    fresh.configure(master_versions_per_second=60)
+    world = World(fresh.start())
+    keys_of(world, keys=10, versions=4)
+    rotate(world)
+    ctl, seen = Ctl(world), []
+    watcher = threading.Thread(target=lambda: seen.append(ctl.run("master", "rotate", "--watch", "--progress")))
+    watcher.start()
+    until(lambda: status(world).rotation.state == MOVING, 20)
+    kill(fresh, "core")
+    watcher.join(60 * SLOWER)
+    code, out, err = seen[0]
+    assert code == 0 and "under way already" in err and "RETIRED" in out.decode(), (code, out, err)
+
+
+def test_once_for_an_idempotency_key(fresh):
+    world = World(fresh.start())
+    used = [("claviger-idempotency-key", "rotate-the-master")]
+    first = rotate(world, metadata=used)
+    over(world, 2)
+    assert rotate(world, metadata=used) == first
+    assert status(world).current == 2 and status(world).rotation.state == IDLE
+
+
+@pytest.mark.parametrize("who", ["keyadmin", "orders", "billing"])
+def test_who_may_not(world, who):
+    calls = getattr(world, who).masters
+    for call in (lambda: calls.GetMasterStatus(mas.GetMasterStatusRequest()), lambda: calls.RotateMaster(mas.RotateMasterRequest()),
+                 lambda: calls.PauseRotation(mas.PauseRotationRequest()), lambda: calls.ResumeRotation(mas.ResumeRotationRequest()),
+                 lambda: calls.DestroyMaster(mas.DestroyMasterRequest(version=1))):
+        with refused(Code.PERMISSION_DENIED):
+            call()
+    assert status(world).current == 1
