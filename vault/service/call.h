@@ -88,6 +88,8 @@ struct call {
     struct resource *resources;
     size_t nresources;
     struct audit_event ev;    /* handlers fill key_version, items, before, after */
+    struct event_use *uses;   /* what this message did with which key version (crypt.c): for the event, and counted with it */
+    size_t nuses, uses_room;
     uint64_t outbox_seq;      /* set by call_commit: the event is already durable in the store */
     struct err err;
     const void *request;      /* decoded message */

@@ -2,6 +2,7 @@
 #include "vault/service/pipeline.h"
 
 #include "base/log.h"
+#include "vault/service/metering.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,6 +59,8 @@ void pipeline_event(struct call *c, const struct err *failed, struct buf *out)
     ev->duration_ns = (uint64_t)(clock_boot_ns(c->svc->clock) - c->start_boot_ns);
     if (c->row->per_item)
         ev->items = c->nresources;
+    ev->use = c->uses;
+    ev->nuse = failed == NULL ? c->nuses : 0;
     event_encode(ev, out);
 }
 
@@ -97,6 +100,14 @@ static void withhold(struct call *c)
     pipeline_say_why(c, &h, &c->err);
 }
 
+/* Exactly what the event says. */
+static void count_uses(struct call *c, uint64_t index)
+{
+    if (c->nuses > 0 && c->err.code == ERR_NONE)
+        metering_count(c->svc->metering, index, tenant_ref_info(c->priv->tenant)->id, bytes_str(c->id.principal->name), c->ev.time_unix_ns,
+                       c->uses, c->nuses);
+}
+
 /* Audit thread. A mutation that is committed stays committed: its event is in the outbox and will be journalled; the answer
  * is then OK with the event's id in place of a receipt. Anything else whose event is not durable is withheld. */
 static void audit_done(struct journal_entry *en, const struct err *failed)
@@ -104,6 +115,7 @@ static void audit_done(struct journal_entry *en, const struct err *failed)
     struct call_private *p = (struct call_private *)((char *)en - offsetof(struct call_private, entry));
     struct call *c = p->call;
     if (failed == NULL) {
+        count_uses(c, en->receipt.index);
         p->receipt = en->receipt;
         p->has_receipt = en->receipt.index != UINT64_MAX; /* durable so long ago that the relay forgot where */
     } else if (c->outbox_seq == 0) {
@@ -170,7 +182,7 @@ static void park(struct call *c)
         return;
     }
     CLEANUP(buf_release) struct buf event;
-    buf_init(&event, EVENT_MAX_BYTES);
+    buf_init(&event, EVENT_LONGEST);
     journal_next_event_id(c->svc->journal, c->ev.id);
     pipeline_event(c, c->err.code != ERR_NONE ? &c->err : NULL, &event);
     struct err why = {0};

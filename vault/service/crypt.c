@@ -1,5 +1,7 @@
 #include "vault/service/crypt.h"
 
+#include "vault/service/uses.h"
+
 #include <string.h>
 
 void crypt_key_release(struct crypt_key *k)
@@ -23,6 +25,11 @@ static enum format_type type_of(enum key_use use)
     return use == KEY_USE_WRAP ? FORMAT_WRAPPED_KEY : FORMAT_ENCRYPTED;
 }
 
+static enum event_use_what opens(enum key_use use)
+{
+    return use == KEY_USE_WRAP ? EVENT_USE_UNWRAP : EVENT_USE_DECRYPT;
+}
+
 static RESULT room(struct call *c, size_t n, uint8_t **ret, struct err *e)
 {
     *ret = arena_alloc(&c->arena, n + 1);
@@ -38,7 +45,7 @@ RESULT crypt_seal(struct call *c, const struct crypt_key *k, enum key_use use, s
     TRY(room(c, plain.n + FORMAT_OVERHEAD, &out, e));
     envelope_seal(k->view.aead, type_of(use), k->view.kvid, NULL, aad, plain, out);
     *ret = BYTES(out, plain.n + FORMAT_OVERHEAD);
-    return ok();
+    return uses_add(c, &k->view, use == KEY_USE_WRAP ? EVENT_USE_WRAP : EVENT_USE_ENCRYPT, e);
 }
 
 /* One text, whatever was wrong; the key must exist all the same. */
@@ -66,7 +73,7 @@ RESULT crypt_open(struct call *c, const struct name *n, enum key_use use, struct
     TRY(room(c, sealed.n - FORMAT_OVERHEAD, &out, e));
     TRY(envelope_open(k->view.aead, h.type, h.kvid, aad, sealed, out, e));
     *ret = BYTES(out, sealed.n - FORMAT_OVERHEAD);
-    return ok();
+    return uses_add(c, &k->view, opens(use), e);
 }
 
 ProtobufCBinaryData crypt_version_name(struct call *c, const struct crypt_key *k)

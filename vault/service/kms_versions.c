@@ -1,4 +1,5 @@
 /* google.cloud.kms.v1: crypto key versions and their states. */
+#include "vault/service/guard.h"
 #include "vault/service/kms_view.h"
 #include "vault/service/rows.h"
 
@@ -121,7 +122,8 @@ static RESULT change_state(struct call *c, struct keyring_version *m, enum versi
     enum version_state from = m->state;
     CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(c->svc->store);
     c->ev.key_version = m->name;
-    c->ev.before = view_version_json(&c->arena, m);
+    if (c->ev.before.n == 0)
+        c->ev.before = view_version_json(&c->arena, m);
     m->state = to;
     TRY(keyring_version_put(c->svc->keyring, n, m, from, txn, e));
     if (to != VERSION_ENABLED)
@@ -176,6 +178,8 @@ static struct result destroy(struct call *c, const ProtobufCMessage *req, Protob
     struct keyring_key key;
     TRY(keyring_version_get(c->svc->keyring, &c->resources[0].name, &c->arena, &m, e));
     TRY(keyring_key_get(c->svc->keyring, &key_name, &c->arena, &key, e));
+    if (version_state_can(m.state, VERSION_DESTROY_SCHEDULED))
+        TRY(guard_check(c, &c->resources[0].name, &m, e));
     m.destroy_ns = clock_wall_ns(call_clock(c)) + key.destroy_delay_s * NS_PER_SECOND;
     return change_state(c, &m, VERSION_DESTROY_SCHEDULED, resp, e);
 }

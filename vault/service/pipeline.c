@@ -169,6 +169,7 @@ static RESULT step_handle(struct call *c, struct err *e)
             return ok();
     }
     c->priv->response = NULL;
+    c->nuses = 0; /* the fast lane may have got half way */
     rpc_handle_fn *fn = c->row->kind == RPC_UNARY ? c->row->handle : c->row->stream->message;
     struct err why = {0};
     if (fn(c, c->request, &c->priv->response, &why).failed) {

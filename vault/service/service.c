@@ -6,6 +6,7 @@
 #include "vault/service/instance.h"
 #include "vault/service/keeper.h"
 #include "vault/service/lanes.h"
+#include "vault/service/metering.h"
 #include "vault/service/pipeline.h"
 #include "vault/service/review.h"
 #include "vault/service/rotation.h"
@@ -137,6 +138,12 @@ static void start_keeper(struct service *s)
     keeper_start(s->keeper);
 }
 
+static RESULT start_metering(struct service *s, struct err *e)
+{
+    const struct metering_options o = {.store = s->store, .journal = s->journal, .keyring = s->keyring, .clock = s->clock, .rows_max = USAGE_ROWS_MAX};
+    return metering_new(&o, &s->metering, e);
+}
+
 static RESULT start_all(struct service *s, const struct service_options *o, struct err *e)
 {
     TRY(table_check(e));
@@ -151,7 +158,9 @@ static RESULT start_all(struct service *s, const struct service_options *o, stru
     s->waiters = waiters_new();
     s->lanes = lanes_new((unsigned)s->config->slow_workers, s->config->slow_queue_max);
     struct relay_hooks hooks = {.tenant = relay_tenant, .user = s};
+    TRY(start_metering(s, e));
     TRY(relay_start(s->journal, s->store, &hooks, &s->relay, e));
+    metering_start(s->metering);
     await_recovery(s);
     s->sweep = sweep_start(s);
     start_keeper(s);
@@ -184,10 +193,12 @@ void service_stop(struct service *s)
     keeper_free(s->keeper);
     sweep_stop(s->sweep);
     lanes_free(s->lanes);
+    metering_stop(s->metering);
     relay_stop(s->relay);
     if (s->store != NULL)
         store_anchor_journal(s->store, NULL, NULL);
     journal_close(s->journal);
+    metering_free(s->metering);
     admin_free(s->admin);
     tenant_ref_drop(s->relay_tenant);
     keyring_free(s->keyring);

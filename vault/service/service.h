@@ -48,6 +48,7 @@ struct service {
     int64_t started_unix_ns;
     struct waiters *waiters; /* server streams with nothing to send */
     struct keeper *keeper; /* background: what falls due */
+    struct metering *metering; /* counts what key versions are used for; NULL: nobody does */
     struct sweep *sweep; /* background: refusal counts, expired idempotency records, health */
     _Atomic uint64_t calls_in_flight;
     _Atomic bool draining;        /* open streams end at their next step */

@@ -43,6 +43,8 @@ static void next_message(struct call *c)
     c->nresources = 0;
     c->outbox_seq = 0;
     c->ev = (struct audit_event){0};
+    c->uses = NULL; /* they lay in the arena */
+    c->nuses = c->uses_room = 0;
     c->may_block = false;
     c->priv->encoded = (struct bytes){0};
     c->priv->response = NULL;
