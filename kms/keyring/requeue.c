@@ -21,7 +21,8 @@ static RESULT requeue_version(struct store_txn *txn, const struct record *r, str
     struct keyring_version m;
     (void)a;
     TRY(model_version_get(r, &m, e));
-    due_move(txn, DUE_DESTRUCTION, m.name, 0, m.queued_destroy_ns);
+    /* What an accepted rollback destroyed again has no certificate in this incarnation yet. */
+    due_move(txn, DUE_DESTRUCTION, m.name, 0, m.state == VERSION_DESTROYED ? m.destroyed_ns : m.queued_destroy_ns);
     store_txn_check(txn, r->kind, r->tenant, r->id, r->revision);
     return ok();
 }

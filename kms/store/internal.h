@@ -21,6 +21,8 @@ enum {
     STORE_READERS_MAX = 64,
     STORE_WAL_FRAMES_MAX = 8192,     /* 32 MiB: above it the writer checkpoints itself, or the log could grow for ever */
     STORE_CHECKPOINT_EVERY_MS = 100,
+    STORE_ERASE_PATIENCE_MS = 50,    /* writers wait meanwhile */
+    STORE_ERASE_AGAIN_TICKS = 10,    /* of the checkpointer, after a reader was in the way */
     STORE_RETRY_BYTES = 200 * 1024,
     STORE_APPLICATION_ID = 0x434c5653, /* "CLVS" */
     SEAL_FORMAT = 1,
@@ -110,7 +112,7 @@ struct store_txn {
     struct op *ops;
     size_t nops, cap;
     struct buf data; /* wiped on release */
-    bool has_event, is_trim, is_urgent;
+    bool has_event, is_trim, is_urgent, is_erasing;
     uint8_t event_tenant[STORE_TENANT_BYTES];
     size_t event_at, event_n;
     uint64_t trim_up_to;
@@ -134,7 +136,8 @@ struct store {
     int lock_fd;
 
     pthread_mutex_t mu; /* queue, stop, reader pool */
-    pthread_cond_t work, reader_free, tick;
+    pthread_cond_t work, reader_free, tick, erased;
+    uint64_t erase_wanted, erase_done; /* erasing commits, and those of them whose log is cut off */
     struct store_txn *head, **tail;
     bool stop_writer, stop_checkpointer;
     struct db *free_readers;
@@ -195,7 +198,7 @@ int schema_newest(void);
 /* ---- writer.c ---- */
 RESULT writer_note_place(struct store *s, uint8_t place, struct err *e); /* before the thread runs: into the root */
 RESULT writer_start(struct store *s, struct err *e);
-RESULT checkpointer_start(struct store *s, struct err *e);
+RESULT checkpointer_start(struct store *s, struct err *e); /* checkpoint.c */
 RESULT thread_start(pthread_t *ret, const char *name, void *(*fn)(void *), void *arg, struct err *e);
 
 #endif

@@ -28,7 +28,8 @@ struct store *store_alloc(const struct store_options *o)
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     INVARIANT(pthread_mutex_init(&s->mu, NULL) == 0 && pthread_mutex_init(&s->hooks_mu, NULL) == 0 &&
               pthread_cond_init(&s->work, NULL) == 0 && pthread_cond_init(&s->reader_free, NULL) == 0 &&
-              pthread_cond_init(&s->tick, &monotonic) == 0);
+              pthread_cond_init(&s->tick, &monotonic) == 0 && pthread_cond_init(&s->erased, &monotonic) == 0);
+    s->erase_wanted = 1; /* who died before may have left it to us */
     pthread_condattr_destroy(&monotonic);
     return s;
 }
@@ -280,6 +281,7 @@ void store_close(struct store *s)
     pthread_cond_destroy(&s->work);
     pthread_cond_destroy(&s->reader_free);
     pthread_cond_destroy(&s->tick);
+    pthread_cond_destroy(&s->erased);
     free(s);
 }
 

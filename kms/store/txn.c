@@ -106,6 +106,11 @@ void store_txn_urgent(struct store_txn *t)
     t->is_urgent = true;
 }
 
+void store_txn_erases(struct store_txn *t)
+{
+    t->is_erasing = true;
+}
+
 static RESULT submit_and_wait(struct store_txn *t, struct err *e)
 {
     struct store *s = t->s;

@@ -230,6 +230,7 @@ static void note_trouble(struct store *s, const struct err *e)
 
 bool store_trouble(struct store *s, char why[STORE_TROUBLE_MAX])
 {
+    bool erase = false;
     pthread_mutex_lock(&s->mu);
     bool troubled = atomic_load(&s->troubled);
     memcpy(why, s->trouble, STORE_TROUBLE_MAX);
@@ -322,9 +323,13 @@ static void settle(struct store *s, struct store_txn *group)
     pthread_mutex_lock(&s->mu);
     for (struct store_txn *t = group, *next; t; t = next) {
         next = t->next; /* once settled and unlocked, t is its caller's again */
+        erase |= t->is_erasing && !t->failed;
         t->is_settled = true;
         pthread_cond_signal(&t->settled);
     }
+    s->erase_wanted += erase;
+    if (erase)
+        pthread_cond_signal(&s->tick);
     pthread_mutex_unlock(&s->mu);
 }
 
@@ -376,47 +381,5 @@ RESULT writer_start(struct store *s, struct err *e)
     sqlite3_wal_hook(s->writer.h, on_wal, s);
     TRY(thread_start(&s->writer_thread, "store-writer", writer_main, s, e));
     s->writer_runs = true;
-    return ok();
-}
-
-static void checkpoint(struct store *s, bool *troubled)
-{
-    int rc = sqlite3_wal_checkpoint_v2(s->checkpointer.h, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
-    bool bad = rc != SQLITE_OK && rc != SQLITE_BUSY && rc != SQLITE_LOCKED;
-    if (bad)
-        atomic_store(&s->wal_dirty, true);
-    if (bad && !*troubled) /* one line for each trouble, not ten a second */
-        log_event(LOG_WARN, "store checkpoint failed, will retry", LF_STR("sqlite", sqlite3_errstr(rc)));
-    *troubled = bad;
-}
-
-static void *checkpointer_main(void *arg)
-{
-    struct store *s = arg;
-    bool troubled = false;
-    pthread_mutex_lock(&s->mu);
-    while (!s->stop_checkpointer) {
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += STORE_CHECKPOINT_EVERY_MS * 1000000L;
-        if (until.tv_nsec >= 1000000000L) {
-            until.tv_sec++;
-            until.tv_nsec -= 1000000000L;
-        }
-        pthread_cond_timedwait(&s->tick, &s->mu, &until);
-        if (s->stop_checkpointer || !atomic_exchange(&s->wal_dirty, false))
-            continue;
-        pthread_mutex_unlock(&s->mu);
-        checkpoint(s, &troubled);
-        pthread_mutex_lock(&s->mu);
-    }
-    pthread_mutex_unlock(&s->mu);
-    return NULL;
-}
-
-RESULT checkpointer_start(struct store *s, struct err *e)
-{
-    TRY(thread_start(&s->checkpointer_thread, "store-ckpt", checkpointer_main, s, e));
-    s->checkpointer_runs = true;
     return ok();
 }

@@ -179,6 +179,9 @@ static struct result status(struct call *c, const ProtobufCMessage *req, Protobu
     (void)req;
     LogStatus *r = call_response(c);
     struct journal_status st;
+    char key[SIGNED_NOTE_KEY_TEXT_MAX];
+    signed_note_key_text(&c->svc->audit_key, key);
+    r->audit_key = call_text(c, key);
     journal_status(c->svc->journal, &st);
     r->origin = call_text(c, c->svc->instance.origin);
     r->entries = st.next_index;

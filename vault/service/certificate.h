@@ -36,5 +36,29 @@ struct certificate {
 /* Adds to txn the certificate and the row that has it signed; refused by the commit (ERR_EXISTS) where there is one already. What the
  * event of the same transaction says of it goes into its `after`: ret_sha256, over the text that will be signed. */
 void certificate_put(struct service *s, struct store_txn *txn, const struct certificate *c, uint8_t ret_sha256[32]);
+RESULT certificate_there(struct service *s, const struct name *version, bool *ret, struct err *e);
+
+/* At start, while the token is there: the public audit key, into s->audit_key. */
+RESULT certificate_key(struct service *s, struct err *e);
+/* A keeper_task: signs what is not signed yet of that name, once the store's log no longer has what was destroyed, and the token
+ * no longer the object. user is the struct service. */
+RESULT certificate_due(void *user, const struct due *d, struct err *e);
+
+struct certificate_row {
+    enum certificate_kind kind;
+    bool is_signed, on_token;
+    uint8_t kvid[16];
+    int64_t destroyed_ns;
+    struct bytes name;  /* of what was destroyed */
+    struct bytes note;  /* signed; until then the text alone */
+    struct bytes id;    /* for the next page */
+    uint8_t tenant[STORE_TENANT_BYTES];
+    uint64_t revision;
+};
+/* Of a version, or the newest of a tenant of that name. Views into the arena. ERR_NOT_FOUND. */
+RESULT certificate_get(struct service *s, const struct name *n, struct arena *a, struct certificate_row *ret, struct err *e);
+/* Those of the versions below a location, ring or key, by name; of tenants (parent NULL), in no order of meaning. At most `limit`. */
+RESULT certificate_list(struct service *s, const struct name *parent, struct bytes after_id, size_t limit, struct arena *a,
+                        struct certificate_row **ret, size_t *ret_n, struct err *e);
 
 #endif

@@ -126,8 +126,6 @@ static RESULT change_state(struct call *c, struct keyring_version *m, enum versi
         c->ev.before = view_version_json(&c->arena, m);
     m->state = to;
     TRY(keyring_version_put(c->svc->keyring, n, m, from, txn, e));
-    if (to != VERSION_ENABLED)
-        store_txn_urgent(txn); /* must not come back with an older copy of the store */
     view_version(c, m, r);
     c->ev.after = view_version_json(&c->arena, m);
     TRY(call_commit(c, txn, &r->base, e));
@@ -196,7 +194,8 @@ static struct result restore(struct call *c, const ProtobufCMessage *req, Protob
     TRY(keyring_version_get(c->svc->keyring, &c->resources[0].name, &c->arena, &m, e));
     if (m.state != VERSION_DESTROY_SCHEDULED)
         FAIL(e, ERR_STATE, "KEY_VERSION_STATE", "version %u is %s", m.n, version_state_name(m.state));
-    m.destroy_ns = 0;
+    m.destroy_ns = m.asked_ns = 0;
+    m.asked_by = (struct bytes){0};
     return change_state(c, &m, VERSION_DISABLED, resp, e);
 }
 

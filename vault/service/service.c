@@ -3,6 +3,8 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "vault/service/admin.h"
+#include "vault/service/certificate.h"
+#include "vault/service/destruction.h"
 #include "vault/service/instance.h"
 #include "vault/service/keeper.h"
 #include "vault/service/lanes.h"
@@ -125,7 +127,7 @@ static RESULT requeue(void *user, struct err *e)
 
 static void start_keeper(struct service *s)
 {
-    static const struct keeper_task tasks[] = {{DUE_ROTATION, rotation_due}};
+    static const struct keeper_task tasks[] = {{DUE_ROTATION, rotation_due}, {DUE_DESTRUCTION, destruction_due}, {DUE_CERTIFICATE, certificate_due}};
     const struct keeper_options o = {.store = s->store,
                                      .clock = s->clock,
                                      .pace = s->config->due_per_second,
@@ -151,6 +153,7 @@ static RESULT start_all(struct service *s, const struct service_options *o, stru
     TRY(instance_load(s->config, s->hsm, &in, e));
     s->instance = in;
     TRY(token_key(s, e));
+    TRY(certificate_key(s, e));
     TRY(start_storage(s, &s->instance, e));
     TRY(reviews_load(s->store, &s->reviews, e));
     s->outbox_at_start = store_outbox_last(s->store);

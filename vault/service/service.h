@@ -10,6 +10,7 @@
 #include "base/config.h"
 #include "hsm/hsm.h"
 #include "kms/audit/journal.h"
+#include "kms/audit/signed_note.h"
 #include "kms/authn/authn.h"
 #include "kms/keyring/keyring.h"
 #include "kms/limit/budget.h"
@@ -41,6 +42,7 @@ struct service {
     struct instance instance;
     struct aead_key *token_key; /* seals page tokens */
     struct tenant_ref *relay_tenant; /* relay thread only */
+    struct signed_note_key audit_key; /* public: what verifies what the token signs */
     struct floor floor;              /* where the store's floor is kept */
     char anchor_weakness[FLOOR_TEXT_MAX];
     struct reviews *reviews;         /* review.h: what somebody must look into */

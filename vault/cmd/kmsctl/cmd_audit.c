@@ -127,7 +127,7 @@ static struct result audit_status(struct ctl *c, struct claviger_error *e)
 {
     const Claviger__Audit__V1__LogStatus *p = NULL;
     TRY(log_status(c, &p, e));
-    return show(c, &p->base, "ORIGIN origin|ENTRIES entries|USED bytes_used|FREE bytes_free|ADMITS admits|LAST last_time", e);
+    return show(c, &p->base, "ORIGIN origin|ENTRIES entries|USED bytes_used|FREE bytes_free|ADMITS admits|LAST last_time|AUDIT_KEY audit_key", e);
 }
 
 static const struct command rows[] = {

@@ -58,6 +58,7 @@ enum { ARGS_MAX = 4, REPEAT_MAX = 64 };
     X(OPT_OUT_DIR, "out-dir", "DIR", "write the documents into this folder")                                              \
     X(OPT_FOLLOW, "follow", NULL, "wait for new events until interrupted")                                                \
     X(OPT_LINES, "lines", "N", "last N events first (default 20)")                                                        \
+    X(OPT_AUDIT_KEY, "audit-key", "NAME+ID+KEY", "the public key that must have signed it")                               \
     X(OPT_REASON, "reason", "TEXT", "what was found; it goes on the record")                                              \
     X(OPT_FROM, "from", "INDEX", "from this index on, in place of the last --lines")
 
@@ -103,7 +104,7 @@ struct command_rows {
     const struct command *rows;
     size_t n;
 };
-extern const struct command_rows rows_system, rows_keys, rows_life, rows_versions, rows_data, rows_csv, rows_policy, rows_audit;
+extern const struct command_rows rows_system, rows_keys, rows_life, rows_certificates, rows_versions, rows_data, rows_csv, rows_policy, rows_audit;
 const struct command *command_find(const char *noun, const char *verb);
 bool command_has_verbs(const char *noun, bool *ret_known);
 void help_all(FILE *f);
