@@ -15,6 +15,7 @@ enum due_what {
     DUE_ROTATION = 1,    /* of a key */
     DUE_DESTRUCTION = 2, /* of a version */
     DUE_PURGE = 3,       /* of a tenant */
+    DUE_RETURN = 5,      /* a tenant is ACTIVE again: its keys go back into the queue */
     DUE_CERTIFICATE = 4, /* that one is signed: name of what was destroyed */
     DUE_HSM_UNFINISHED = 20, /* an object on the token, of a version that may never be: kms/keyring/onboard.c */
     DUE_HSM_REMOVAL = 21,    /* an object on the token that is to go */

@@ -27,6 +27,17 @@ static RESULT requeue_version(struct store_txn *txn, const struct record *r, str
     return ok();
 }
 
+static RESULT requeue_tenant(struct store_txn *txn, const struct record *r, struct arena *a, struct err *e)
+{
+    CLEANUP(model_tenant_wipe) struct model_tenant m = {0};
+    char full[NAME_MAX_BYTES];
+    (void)a;
+    TRY(model_tenant_get(r, &m, e));
+    due_move(txn, DUE_PURGE, tenant_full_name(bytes_str(m.t.name), full), 0, m.t.purge_ns);
+    store_txn_check(txn, r->kind, r->tenant, r->id, r->revision);
+    return ok();
+}
+
 typedef RESULT requeue_fn(struct store_txn *txn, const struct record *r, struct arena *a, struct err *e);
 
 /* Rows that changed meanwhile put themselves into the queue: the page is read again. */
@@ -47,22 +58,37 @@ static RESULT page(struct keyring *k, struct store_scan *q, requeue_fn *each, ui
         *e = why;
         return (struct result){1};
     }
-    if (why.code != ERR_NONE)
+    if (why.code != ERR_NONE) {
+        *ret_n = REQUEUE_PAGE; /* not the last page, however short it was */
         return ok();
+    }
     memcpy(after, rows[*ret_n - 1].id.p, rows[*ret_n - 1].id.n);
     q->after = BYTES(after, rows[*ret_n - 1].id.n);
     memcpy(q->after_tenant, rows[*ret_n - 1].tenant, sizeof q->after_tenant);
     return ok();
 }
 
-static RESULT all_of(struct keyring *k, enum rec_kind kind, requeue_fn *each, struct err *e)
+static RESULT walk(struct keyring *k, struct store_scan *q, requeue_fn *each, struct err *e)
 {
-    struct store_scan q = {.kind = kind, .limit = REQUEUE_PAGE, .all_tenants = true};
     uint8_t after[STORE_ID_MAX];
     size_t n = REQUEUE_PAGE;
+    q->limit = REQUEUE_PAGE;
     while (n == REQUEUE_PAGE)
-        TRY(page(k, &q, each, after, &n, e));
+        TRY(page(k, q, each, after, &n, e));
     return ok();
+}
+
+static RESULT all_of(struct keyring *k, enum rec_kind kind, requeue_fn *each, struct err *e)
+{
+    struct store_scan q = {.kind = kind, .all_tenants = true};
+    return walk(k, &q, each, e);
+}
+
+RESULT keyring_requeue_tenant(struct keyring *k, const struct tenant *t, struct err *e)
+{
+    struct store_scan q = {.kind = REC_CRYPTOKEY};
+    memcpy(q.tenant, t->id, sizeof q.tenant);
+    return walk(k, &q, requeue_key, e);
 }
 
 RESULT keyring_requeue(struct keyring *k, struct err *e)
@@ -82,6 +108,7 @@ RESULT keyring_requeue(struct keyring *k, struct err *e)
     }
     TRY(all_of(k, REC_CRYPTOKEY, requeue_key, e));
     TRY(all_of(k, REC_VERSION, requeue_version, e));
+    TRY(all_of(k, REC_TENANT, requeue_tenant, e));
     CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(k->store);
     uint64_t seq;
     const struct record mark = {.kind = REC_META, .id = BYTES_LIT("due-queue"), .body = BYTES(incarnation, sizeof incarnation)};
