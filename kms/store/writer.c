@@ -230,7 +230,6 @@ static void note_trouble(struct store *s, const struct err *e)
 
 bool store_trouble(struct store *s, char why[STORE_TROUBLE_MAX])
 {
-    bool erase = false;
     pthread_mutex_lock(&s->mu);
     bool troubled = atomic_load(&s->troubled);
     memcpy(why, s->trouble, STORE_TROUBLE_MAX);
@@ -320,6 +319,7 @@ static struct store_txn *take_group(struct store *s)
 
 static void settle(struct store *s, struct store_txn *group)
 {
+    bool erase = false;
     pthread_mutex_lock(&s->mu);
     for (struct store_txn *t = group, *next; t; t = next) {
         next = t->next; /* once settled and unlocked, t is its caller's again */

@@ -178,7 +178,9 @@ static struct result destroy(struct call *c, const ProtobufCMessage *req, Protob
     TRY(keyring_key_get(c->svc->keyring, &key_name, &c->arena, &key, e));
     if (version_state_can(m.state, VERSION_DESTROY_SCHEDULED))
         TRY(guard_check(c, &c->resources[0].name, &m, e));
-    m.destroy_ns = clock_wall_ns(call_clock(c)) + key.destroy_delay_s * NS_PER_SECOND;
+    m.asked_ns = clock_wall_ns(call_clock(c)); /* on the certificate, some day */
+    m.asked_by = bytes_str(c->id.principal->name);
+    m.destroy_ns = m.asked_ns + key.destroy_delay_s * NS_PER_SECOND;
     return change_state(c, &m, VERSION_DESTROY_SCHEDULED, resp, e);
 }
 

@@ -11,7 +11,6 @@
 #include "kms/audit/event.h"
 #include "tests/unit/kms/token.h"
 #include "vault/service/certificate.h"
-#include "vault/service/certificate.h"
 #include "vault/service/keeper.h"
 #include "vault/service/service.h"
 
@@ -48,8 +47,6 @@ static inline void life_open(struct life *f)
     assert_ok(keyring_new(&ko, &f->s.keyring, &f->e));
     f->s.clock = &f->clock.c;
     f->s.hsm = f->hsm;
-    f->s.instance = (struct instance){.id = "instance-16byte", .seal_epoch = 1, .audit_version = 1, .origin = "claviger/node1", .hsm = f->hsm};
-    assert_ok(certificate_key(&f->s, &f->e));
     f->s.instance = (struct instance){.id = "instance-16byte", .seal_epoch = 1, .audit_version = 1, .origin = "claviger/node1", .hsm = f->hsm};
     assert_ok(certificate_key(&f->s, &f->e));
 }
