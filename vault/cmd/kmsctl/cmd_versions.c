@@ -105,6 +105,8 @@ static struct result confirmed(struct ctl *c, ProtobufCBinaryData name, struct c
 {
     const char *typed = c->args.value[OPT_CONFIRM];
     if (!typed)
+        usage_tell(c, name);
+    if (!typed)
         return usage(e, "after the destroy delay, what this version encrypted is lost for good; repeat the name: --confirm %s",
                      c->args.pos[0]);
     ProtobufCBinaryData again;

@@ -104,7 +104,7 @@ struct command_rows {
     const struct command *rows;
     size_t n;
 };
-extern const struct command_rows rows_system, rows_keys, rows_life, rows_certificates, rows_versions, rows_data, rows_csv, rows_policy, rows_audit;
+extern const struct command_rows rows_system, rows_keys, rows_life, rows_certificates, rows_usage, rows_versions, rows_data, rows_csv, rows_policy, rows_audit;
 const struct command *command_find(const char *noun, const char *verb);
 bool command_has_verbs(const char *noun, bool *ret_known);
 void help_all(FILE *f);
@@ -149,6 +149,9 @@ RESULT name_split(struct ctl *c, const char *given, unsigned kind, ProtobufCBina
                   struct claviger_error *e);
 const char *name_default(struct ctl *c, const char *given); /* NULL: $KMS_TENANT/$KMS_LOCATION */
 ProtobufCBinaryData name_prefixed(struct ctl *c, const char *prefix, const char *given); /* "projects/" + "acme", once */
+
+/* cmd_usage.c: what is known of how a version was used, to stderr; or that nothing is. */
+void usage_tell(struct ctl *c, ProtobufCBinaryData version);
 
 /* io.c */
 RESULT read_all(const char *path /* NULL: stdin */, size_t max, struct buf *out, struct claviger_error *e);

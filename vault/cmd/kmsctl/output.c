@@ -10,7 +10,7 @@
 
 /* On the wire text and bytes look alike, and the generated code keeps them both as bytes: these fields are bytes. */
 static const char *const base64_fields[] = {"ciphertext", "plaintext", "plaintext_key", "wrapped_key", "leaf", "nonce", "data"};
-static const char *const hex_fields[] = {"id", "digest", "policy_digest", "certificate"};
+static const char *const hex_fields[] = {"id", "digest", "policy_digest", "certificate", "kvid"};
 
 static bool listed(const char *name, const char *const *list, size_t n)
 {
