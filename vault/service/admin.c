@@ -312,6 +312,40 @@ RESULT admin_principal_end(struct store *s, struct bytes name, struct store_txn 
     return ok();
 }
 
+static void remove_principal(const struct admin_principal *p, struct store_txn *txn)
+{
+    uint8_t id[32];
+    const struct bytes san = bytes_str(p->p.san);
+    sha256(&san, 1, id);
+    store_txn_delete(txn, REC_PRINCIPAL, no_tenant, bytes_str(p->p.name), p->p.revision);
+    store_txn_delete(txn, REC_SAN, no_tenant, BYTES(id, sizeof id), STORE_ANY);
+}
+
+RESULT admin_principals_remove(struct store *s, struct bytes tenant, struct store_txn *txn, uint64_t *ret_n, struct err *e)
+{
+    char after[AUTHN_PRINCIPAL_MAX + 1] = "";
+    size_t got = LOAD_PAGE;
+    INVARIANT(tenant.n > 0);
+    *ret_n = 0;
+    while (got == LOAD_PAGE && *ret_n < ADMIN_REMOVE) {
+        CLEANUP(arena_release) struct arena ar;
+        const struct store_scan q = {.kind = REC_PRINCIPAL, .after = bytes_str(after), .limit = LOAD_PAGE};
+        struct admin_principal p;
+        struct record *rows;
+        arena_init(&ar, 4 << 20);
+        TRY(store_scan(s, &q, &ar, &rows, &got, e));
+        for (size_t i = 0; i < got; i++) {
+            TRY(principal_parse(&rows[i], &p, e));
+            memcpy(after, p.p.name, sizeof after);
+            if (!bytes_equal(tenant, bytes_str(p.p.tenant)) || *ret_n == ADMIN_REMOVE)
+                continue;
+            remove_principal(&p, txn);
+            ++*ret_n;
+        }
+    }
+    return ok();
+}
+
 static RESULT collect_principals(struct admin *a, struct principal **ret, size_t *ret_n, struct err *e)
 {
     struct principal *all = NULL;

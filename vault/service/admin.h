@@ -69,6 +69,10 @@ void admin_principal_first(const struct admin_principal *p, struct store_txn *tx
 /* `kmsd accept-rollback`: state and body (in `body`) of r become those of a disabled principal, when `revoked` says so or it is a
  * recovery administrator. *ret_changed false: nothing of that, or it is so already. */
 RESULT admin_principal_as_disabled(struct record *r, bool revoked, struct buf *body, bool *ret_changed, struct err *e);
+/* Adds to txn: ADMIN_REMOVE of the tenant's principals go, with their claims on SANs; *ret_n of them, 0: it has none. After the commit
+ * call admin_refresh. */
+enum { ADMIN_REMOVE = 256 };
+RESULT admin_principals_remove(struct store *s, struct bytes tenant, struct store_txn *txn, uint64_t *ret_n, struct err *e);
 /* Adds to txn: disabled. A principal that is not there, or is it already, is no error. */
 RESULT admin_principal_end(struct store *s, struct bytes name, struct store_txn *txn, struct err *e);
 

@@ -198,7 +198,7 @@ static struct result status(struct call *c, const ProtobufCMessage *req, Protobu
 #define CONTROL .plane = PLANE_CONTROL, .limit = LIMIT_CONTROL, .lane = LANE_SLOW, .audit = AUDIT_READ
 static const struct rpc_row rows[] = {
     {CONTROL, .kind = RPC_SERVER_STREAM, .path = SERVICE "Tail", M(tail_request, tail_response), .action = "audit.tail",
-     .resources = tail_resources, .stream = &tail_stream},
+     .reaches_closed = true, .resources = tail_resources, .stream = &tail_stream},
     {CONTROL, .kind = RPC_UNARY, .path = SERVICE "GetStatus", M(get_status_request, log_status), .action = "audit.tail",
      .resources = status_resources, .handle = status},
 };

@@ -21,7 +21,7 @@ static const char *outcome_of(const struct call *c, const struct err *failed)
         return "ok";
     if (failed->code == ERR_DENIED)
         return "denied";
-    return c->priv->phase < PHASE_AUTHORIZE ? "refused" : "error";
+    return c->priv->phase < PHASE_AUTHORIZE || c->priv->closed ? "refused" : "error";
 }
 
 void pipeline_event(struct call *c, const struct err *failed, struct buf *out)
@@ -197,7 +197,7 @@ static void park(struct call *c)
 static void settle_budget(struct call *c)
 {
     struct call_private *p = c->priv;
-    if (p->budget_taken > 0 && c->err.code != ERR_NONE && c->err.code != ERR_CIPHERTEXT)
+    if (p->budget_taken > 0 && p->tenant != NULL && c->err.code != ERR_NONE && c->err.code != ERR_CIPHERTEXT)
         budget_refund(c->svc->budgets, tenant_ref_info(p->tenant)->id, p->budget_taken);
     p->budget_taken = 0;
 }
@@ -212,7 +212,7 @@ void pipeline_conclude(struct call *c)
         pipeline_deliver(c);
         return;
     }
-    bool refused = failed && (c->priv->phase < PHASE_AUTHORIZE || c->err.code == ERR_DENIED);
+    bool refused = failed && (c->priv->phase < PHASE_AUTHORIZE || c->err.code == ERR_DENIED || c->priv->closed);
     if (refused) {
         char source[SOURCE_MAX];
         if (refusals_full(c->svc->refusals, source_of(c, source), c->row->action, err_name(c->err.code) + strlen("ERR_"), c->err.reason != NULL ? c->err.reason : ""))

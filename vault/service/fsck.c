@@ -105,11 +105,11 @@ RESULT fsck_run(const struct service_options *o, const struct instance *in, cons
     if (f.keyring != NULL)
         TRY(check_journal(&f, e));
     buf_putf(ret_text, "examined %llu rows, %llu buckets, epoch %llu; %llu tenants, %llu keys, %llu versions; %llu journal records in "
-             "%llu files, %llu torn bytes; %llu events in the outbox: %llu findings",
+             "%llu files, %llu torn bytes, %llu of purged tenants; %llu events in the outbox: %llu findings",
              (unsigned long long)f.sc.rows, (unsigned long long)f.sc.buckets, (unsigned long long)f.sc.epoch,
              (unsigned long long)f.kc.tenants, (unsigned long long)f.kc.keys, (unsigned long long)f.kc.versions,
              (unsigned long long)f.jc.records, (unsigned long long)f.jc.files, (unsigned long long)f.jc.torn_bytes,
-             (unsigned long long)f.sc.events, (unsigned long long)f.findings);
+             (unsigned long long)f.jc.erased, (unsigned long long)f.sc.events, (unsigned long long)f.findings);
     if (f.findings == 0)
         return ok();
     FAIL(e, ERR_DATA_LOSS, "FSCK_FINDINGS", "%s", buf_cstr(ret_text));

@@ -60,7 +60,9 @@ static RESULT take_tenant(struct call *c, ProtobufCBinaryData tenant, struct pri
     struct name n;
     struct tenant t;
     TRY(name_parse(pb_bytes(tenant), NAME_TENANT, "principal.tenant", &n, e));
-    TRY(keyring_tenant_get(c->svc->keyring, n.tenant, true, &t, e));
+    TRY(keyring_tenant_read(c->svc->keyring, n.tenant, &t, e));
+    if (t.state >= TENANT_DELETED) /* nobody comes to what is on its way out */
+        FAIL(e, ERR_STATE, "TENANT_DELETED", "tenant %s is %s", t.name, sm_name(&tenant_machine, t.state));
     memcpy(p->tenant, t.name, sizeof p->tenant);
     return ok();
 }

@@ -8,6 +8,8 @@
 
 #include <string.h>
 
+enum { RACES_MAX = 8 };
+
 static RESULT step_decode(struct call *c, struct err *e)
 {
     if (c->request != NULL)
@@ -43,18 +45,17 @@ static bool foreign(const struct call *c, const struct name *n)
  * are the system's. */
 static RESULT hold_tenant(struct call *c, struct err *e)
 {
-    if (c->priv->tenant != NULL)
-        return ok();
     struct bytes name = own_tenant(c);
+    struct tenant_ref *now = NULL;
+    struct err why = {0};
     if (name.n == 0 && c->nresources > 0 && c->resources[0].name.kind != NAME_NONE)
         name = c->resources[0].name.tenant;
-    if (name.n == 0)
-        return ok();
-    struct err why = {0};
-    if (keyring_tenant_hold(c->svc->keyring, name, c->may_block, &c->priv->tenant, &why).failed && why.code != ERR_NOT_FOUND) {
+    if (name.n > 0 && keyring_tenant_hold(c->svc->keyring, name, c->may_block, &now, &why).failed && why.code != ERR_NOT_FOUND) {
         *e = why;
         return (struct result){1};
     }
+    tenant_ref_drop(c->priv->tenant); /* asked anew for each message of a stream: it may be another, or in another state */
+    c->priv->tenant = now;
     return ok();
 }
 
@@ -133,8 +134,28 @@ static RESULT step_authorize(struct call *c, struct err *e)
     return ok();
 }
 
+/* A tenant that is not ACTIVE, or whose location this daemon is not to serve, is closed to its own people and to every use of its keys;
+ * the platform goes on in one that is SUSPENDED as policy lets it, and in the others sees, restores and exports it. Asked after policy:
+ * who is not permitted learns nothing of it. */
+static RESULT check_tenant(struct call *c, struct err *e)
+{
+    const struct tenant *t = c->priv->tenant != NULL ? tenant_ref_info(c->priv->tenant) : NULL;
+    if (t == NULL || (t->state == TENANT_ACTIVE && t->served))
+        return ok();
+    const bool platform = own_tenant(c).n == 0;
+    if (platform && (c->row->reaches_closed || (t->state == TENANT_SUSPENDED && t->served && c->row->plane == PLANE_CONTROL)))
+        return ok();
+    c->priv->closed = true;
+    if (t->state == TENANT_SUSPENDED)
+        FAIL(e, ERR_STATE, "TENANT_SUSPENDED", "tenant %s is suspended", t->name);
+    if (t->state != TENANT_ACTIVE)
+        FAIL(e, ERR_STATE, "TENANT_DELETED", "tenant %s is %s", t->name, sm_name(&tenant_machine, t->state));
+    FAIL(e, ERR_STATE, "LOCATION_NOT_SERVED", "tenant %s is in %s, which is none of `locations`", t->name, t->location);
+}
+
 RESULT pipeline_authorized(struct call *c, struct err *e)
 {
+    c->priv->closed = false;
     c->priv->phase = PHASE_AUTHENTICATE;
     TRY(step_authenticate(c, e));
     c->priv->phase = PHASE_RESOLVE;
@@ -142,7 +163,8 @@ RESULT pipeline_authorized(struct call *c, struct err *e)
     c->priv->phase = PHASE_LIMIT;
     TRY(step_limit(c, e));
     c->priv->phase = PHASE_AUTHORIZE;
-    return step_authorize(c, e);
+    TRY(step_authorize(c, e));
+    return check_tenant(c, e);
 }
 
 static RESULT step_admit(struct call *c, struct err *e)
@@ -249,6 +271,14 @@ static void to_slow_lane(struct call *c)
     pipeline_conclude(c);
 }
 
+/* Something changed between a change's reading and its commit, perhaps by what the service does by itself: it had no effect, and is made
+ * again by what is there now, as its caller would. Who named what must not have changed has a reason of its own, and hears of it. */
+static bool lost_race(struct call *c, const struct err *e)
+{
+    return c->row->mutation && c->row->kind == RPC_UNARY && e->code == ERR_CONFLICT && e->reason == NULL && c->outbox_seq == 0 &&
+           c->priv->races++ < RACES_MAX;
+}
+
 void pipeline_run(struct call *c)
 {
     if (c->row->lane == LANE_SLOW && !c->may_block) {
@@ -260,6 +290,10 @@ void pipeline_run(struct call *c)
     if (done.failed && e.code == ERR_WOULD_BLOCK && !c->may_block) {
         to_slow_lane(c);
         return;
+    }
+    while (done.failed && lost_race(c, &e)) {
+        e = (struct err){0};
+        done = steps(c, &e);
     }
     if (done.failed) {
         if (c->row->says_why) {

@@ -23,6 +23,8 @@ struct call_private {
     struct call *call;
     enum call_phase phase;      /* the step that failed, or DONE */
     bool limited;               /* the limiter has been asked: not again on the slow lane */
+    bool closed;                /* refused because its tenant is: recorded as other refusals are */
+    uint8_t races;              /* how often its change lost one, and was made again */
     uint64_t budget_taken;      /* items reserved of the tenant's volume budget */
     bool opened, half_closed, waiting, finished; /* streams */
     struct bytes raw;           /* the message, transport's memory */

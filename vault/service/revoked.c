@@ -12,9 +12,12 @@
 #include <string.h>
 
 struct word {
-    char *name; /* of a version, or principals/... */
-    enum version_state state;
+    char *name; /* of a version, principals/... or tenant-ids/<hex> */
+    unsigned state; /* enum version_state (a principal's: DISABLED), or tenant_state */
 };
+enum { NOT_REVOKED = 1 }; /* VERSION_ENABLED, and TENANT_ACTIVE */
+_Static_assert((int)NOT_REVOKED == (int)VERSION_ENABLED && (int)NOT_REVOKED == (int)TENANT_ACTIVE, "one number for both");
+#define TENANT_WORD "tenant-ids/"
 struct revoked {
     void *tree; /* of struct word, by name: what is revoked by the last word on it */
     struct buf body;
@@ -57,18 +60,17 @@ void revoked_free(struct revoked *r)
     free(r);
 }
 
-/* state VERSION_ENABLED: not revoked any more. */
-static void set(struct revoked *r, const char *name, enum version_state state)
+static void set(struct revoked *r, const char *name, unsigned state)
 {
     const struct word key = {.name = (char *)(uintptr_t)name};
     struct word **at = tfind(&key, &r->tree, by_name);
-    if (state == VERSION_ENABLED && at != NULL) {
+    if (state == NOT_REVOKED && at != NULL) {
         struct word *gone = *at;
         tdelete(&key, &r->tree, by_name);
         word_free(gone);
-    } else if (state != VERSION_ENABLED && at != NULL) {
+    } else if (state != NOT_REVOKED && at != NULL) {
         (*at)->state = state;
-    } else if (state != VERSION_ENABLED) {
+    } else if (state != NOT_REVOKED) {
         struct word *x = calloc(1, sizeof *x);
         INVARIANT(x != NULL && (x->name = strdup(name)) != NULL);
         x->state = state;
@@ -123,6 +125,18 @@ static void on_key(struct revoked *r, const struct audit_event *ev)
     set(r, name, VERSION_ENABLED);
 }
 
+/* By id, not by name: the name may have been given again. */
+static void on_tenant(struct revoked *r, const struct audit_event *ev)
+{
+    char id[33], state[32], key[sizeof TENANT_WORD + sizeof id];
+    if (!field(ev->after, "\"id\":\"", id, sizeof id) || !field(ev->after, "\"state\":\"", state, sizeof state))
+        return;
+    snprintf(key, sizeof key, TENANT_WORD "%s", id);
+    for (unsigned s = TENANT_ACTIVE; s <= TENANT_PURGED; s++)
+        if (strcmp(state, sm_name(&tenant_machine, s)) == 0)
+            set(r, key, s);
+}
+
 static void on_policy(struct revoked *r, const struct audit_event *ev)
 {
     static const char label[] = "{\"version\":";
@@ -138,13 +152,16 @@ static void on_policy(struct revoked *r, const struct audit_event *ev)
 static void on_event(void *user, const struct audit_event *ev)
 {
     struct revoked *r = user;
-    static const struct bytes principals = BYTES_LIT("identity.principals."), versions = BYTES_LIT("kms.cryptoKeyVersions.");
+    static const struct bytes principals = BYTES_LIT("identity.principals."), versions = BYTES_LIT("kms.cryptoKeyVersions."),
+                              tenants = BYTES_LIT("tenants.");
     if (!bytes_equal(ev->outcome, BYTES_LIT("ok")) || ev->after.n == 0)
         return;
     if (ev->action.n > principals.n && memcmp(ev->action.p, principals.p, principals.n) == 0)
         on_principal(r, ev);
     else if (ev->action.n > versions.n && memcmp(ev->action.p, versions.p, versions.n) == 0)
         on_version(r, ev);
+    else if (ev->action.n > tenants.n && memcmp(ev->action.p, tenants.p, tenants.n) == 0)
+        on_tenant(r, ev);
     else if (bytes_equal(ev->action, BYTES_LIT("kms.cryptoKeys.create")))
         on_key(r, ev);
     else if (bytes_equal(ev->action, BYTES_LIT("policy.apply")))
@@ -229,24 +246,50 @@ RESULT revoked_read(const struct service_options *o, const struct instance *in, 
     return ok();
 }
 
+/* What the tree calls the row; false: rows of that kind are not amended. */
+static RESULT word_of(const struct record *row, char *out, size_t n, bool *ret, struct err *e)
+{
+    uint8_t id[16];
+    char hex[33];
+    struct bytes name = row->kind == REC_PRINCIPAL ? row->id : row->name;
+    *ret = (row->kind == REC_PRINCIPAL || row->kind == REC_VERSION || row->kind == REC_TENANT) && name.n <= STORE_NAME_MAX;
+    if (!*ret)
+        return ok();
+    if (row->kind != REC_TENANT) {
+        snprintf(out, n, "%s%.*s", row->kind == REC_PRINCIPAL ? "principals/" : "", (int)name.n, (const char *)name.p);
+        return ok();
+    }
+    TRY(keyring_tenant_row_id(row, id, e));
+    hex_encode(id, sizeof id, hex);
+    snprintf(out, n, TENANT_WORD "%s", hex);
+    return ok();
+}
+
 RESULT revoked_amend(struct revoked *r, struct record *row, int64_t now_ns, bool *ret_changed, struct buf *text, struct err *e)
 {
     char name[STORE_NAME_MAX + 16];
-    bool principal = row->kind == REC_PRINCIPAL;
-    struct bytes n = principal ? row->id : row->name;
+    bool asked;
     *ret_changed = false;
-    if ((!principal && row->kind != REC_VERSION) || n.n > STORE_NAME_MAX)
+    TRY(word_of(row, name, sizeof name, &asked, e));
+    if (!asked)
         return ok();
-    snprintf(name, sizeof name, "%s%.*s", principal ? "principals/" : "", (int)n.n, (const char *)n.p);
     const struct word key = {.name = name};
     struct word **at = tfind(&key, &r->tree, by_name);
-    bool known = at != NULL;
+    const unsigned last = at != NULL ? (*at)->state : NOT_REVOKED;
+    const char *stays = "DISABLED";
     buf_reset(&r->body);
-    if (principal)
-        TRY(admin_principal_as_disabled(row, known, &r->body, ret_changed, e));
-    else if (known)
-        TRY(keyring_version_as_revoked(row, (*at)->state, now_ns, &r->body, ret_changed, e));
+    if (row->kind == REC_PRINCIPAL) {
+        TRY(admin_principal_as_disabled(row, last != NOT_REVOKED, &r->body, ret_changed, e));
+    } else if (row->kind == REC_TENANT && last != NOT_REVOKED) {
+        stays = sm_name(&tenant_machine, last);
+        TRY(keyring_tenant_as_revoked(row, (enum tenant_state)last, now_ns, &r->body, ret_changed, e));
+    } else if (last != NOT_REVOKED) {
+        stays = version_state_name((enum version_state)last);
+        TRY(keyring_version_as_revoked(row, (enum version_state)last, now_ns, &r->body, ret_changed, e));
+    }
     if (*ret_changed)
-        buf_putf(text, "stays as it was last: %s %s", name, principal ? "DISABLED" : version_state_name((*at)->state));
+        buf_putf(text, "stays as it was last: %s%.*s %s", row->kind == REC_PRINCIPAL ? "principals/" : "",
+                 (int)(row->kind == REC_PRINCIPAL ? row->id.n : row->name.n),
+                 (const char *)(row->kind == REC_PRINCIPAL ? row->id.p : row->name.p), stays);
     return ok();
 }

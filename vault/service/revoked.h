@@ -1,6 +1,6 @@
 /*
- * Purpose: what the journal knows as revoked, for `kmsd accept-rollback`: principals that were disabled and key versions that
- *          were disabled or destroyed after the copy of the store was made. The acceptance leaves them so.
+ * Purpose: what the journal knows as revoked, for `kmsd accept-rollback`: principals that were disabled, key versions that were
+ *          disabled or destroyed, and tenants that were suspended, deleted or purged after the copy of the store was made. The acceptance leaves them so.
  * Owns:    the names and their last state. Threads: one.
  * Errors:  ERR_UNAVAILABLE (the HSM is away); whatever else cannot be read is counted, and makes the journal no full witness.
  * Limits:  memory: one entry for each thing that is revoked now. Secrets: none kept.

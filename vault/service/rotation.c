@@ -5,6 +5,7 @@
 #include "vault/service/service.h"
 
 enum { CALL_BYTES = 1 << 20 };
+#define UNSERVED_NS ((int64_t)3600 * NS_PER_SECOND)
 
 int64_t rotation_next(int64_t due_ns, int64_t period_s, int64_t now_ns)
 {
@@ -24,6 +25,27 @@ static RESULT drop(struct service *s, const struct due *d, struct err *e)
     return store_txn_commit(txn, &seq, e);
 }
 
+/* A tenant that is suspended or deleted: its keys leave the queue until it is ACTIVE again (DUE_RETURN), unless it is that by now. */
+static RESULT leave_alone(struct service *s, const struct due *d, const struct tenant_ref *t, struct err *e)
+{
+    static const uint8_t no_tenant[STORE_TENANT_BYTES];
+    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(s->store);
+    const struct tenant *is = tenant_ref_info(t);
+    uint64_t seq;
+    due_move(txn, d->what, d->name, d->at_ns, 0);
+    store_txn_check(txn, REC_TENANT, no_tenant, bytes_str(is->name), is->revision);
+    return store_txn_commit(txn, &seq, e);
+}
+
+/* A location that this daemon is not to serve, for as long as its configuration says so. */
+static RESULT put_off(struct service *s, const struct due *d, struct err *e)
+{
+    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(s->store);
+    uint64_t seq;
+    due_move(txn, d->what, d->name, d->at_ns, clock_wall_ns(s->clock) + UNSERVED_NS);
+    return store_txn_commit(txn, &seq, e);
+}
+
 static RESULT rotate(struct service *s, const struct due *d, const struct name *n, struct keyring_key *m, struct arena *a, struct err *e)
 {
     CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(s->store);
@@ -31,6 +53,10 @@ static RESULT rotate(struct service *s, const struct due *d, const struct name *
     struct act act = {.principal = "system:rotation", .action = "kms.cryptoKeys.rotate", .resource = d->name};
     struct keyring_version v;
     TRY(keyring_tenant_hold(s->keyring, n->tenant, true, &t, e));
+    if (!tenant_ref_info(t)->served)
+        return put_off(s, d, e);
+    if (tenant_ref_info(t)->state != TENANT_ACTIVE)
+        return leave_alone(s, d, t, e);
     act.before = view_key_json(a, m);
     m->next_rotation_ns = rotation_next(m->next_rotation_ns, m->rotation_period_s, clock_wall_ns(s->clock));
     due_move(txn, d->what, d->name, d->at_ns, 0); /* where it was put off, that is not the key's own time */

@@ -13,6 +13,7 @@
 #include "vault/service/review.h"
 #include "vault/service/rotation.h"
 #include "vault/service/sweep.h"
+#include "vault/service/tenant_life.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,9 +26,12 @@ static const struct audit_tenant *relay_tenant(void *user, const uint8_t tenant_
 {
     struct service *s = user;
     static const uint8_t none[16];
-    if (memcmp(tenant_id, none, sizeof none) == 0)
-        return keyring_system_audit(s->keyring);
     struct tenant_ref *t = NULL;
+    if (memcmp(tenant_id, none, sizeof none) == 0) {
+        tenant_ref_drop(s->relay_tenant); /* it may have been purged: nothing of it is kept for want of another */
+        s->relay_tenant = NULL;
+        return keyring_system_audit(s->keyring);
+    }
     struct err e = {0};
     if (keyring_tenant_hold_by_id(s->keyring, tenant_id, &t, &e).failed) {
         log_event(LOG_ERROR, "an outbox event names a tenant that cannot be read", LF_ERR(&e));
@@ -127,7 +131,8 @@ static RESULT requeue(void *user, struct err *e)
 
 static void start_keeper(struct service *s)
 {
-    static const struct keeper_task tasks[] = {{DUE_ROTATION, rotation_due}, {DUE_DESTRUCTION, destruction_due}, {DUE_CERTIFICATE, certificate_due}};
+    static const struct keeper_task tasks[] = {{DUE_ROTATION, rotation_due}, {DUE_DESTRUCTION, destruction_due}, {DUE_CERTIFICATE, certificate_due},
+                                                {DUE_PURGE, tenant_purge_due}, {DUE_RETURN, tenant_return_due}};
     const struct keeper_options o = {.store = s->store,
                                      .clock = s->clock,
                                      .pace = s->config->due_per_second,

@@ -28,6 +28,8 @@ RESULT table_check_row(const struct rpc_row *r, struct err *e)
         what = "audit class or lane of a mutation";
     else if (r->destructive && !r->mutation)
         what = "mutation flag of a destructive call";
+    else if (r->reaches_closed && r->plane != PLANE_CONTROL)
+        what = "reach into closed tenants (nobody uses their keys)";
     else if (r->hot && (r->kind != RPC_UNARY || r->lane != LANE_FAST))
         what = "lane of a hot row";
     if (what != NULL)

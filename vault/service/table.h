@@ -46,6 +46,7 @@ struct rpc_row {
     enum rpc_limit limit;
     bool mutation, destructive;
     enum rpc_lane lane; /* where it starts; LANE_FAST rows move to the slow lane on ERR_WOULD_BLOCK */
+    bool reaches_closed; /* operators may, in a tenant that is suspended, deleted, or in a location not served */
     bool says_why;      /* refused because the service is closed, it tells operators what is wrong and what to do */
     bool hot;           /* registered on the fast queue: at most 10 rows */
     rpc_handle_fn *handle;           /* unary */

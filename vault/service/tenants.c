@@ -1,10 +1,11 @@
-/* claviger.tenants.v1: create, get, list. */
-#include "vault/service/fields.h"
+/* claviger.tenants.v1: create, get, list, and how a tenant looks. */
 #include "vault/service/listing.h"
 #include "vault/service/rows.h"
+#include "vault/service/tenant_view.h"
 
 #include "base/text.h"
-#include "claviger/tenants/v1/tenants.pb-c.h"
+
+#include <stdio.h>
 
 typedef Claviger__Tenants__V1__Tenant Tenant;
 typedef Claviger__Tenants__V1__CreateTenantRequest CreateRequest;
@@ -12,8 +13,14 @@ typedef Claviger__Tenants__V1__GetTenantRequest GetRequest;
 typedef Claviger__Tenants__V1__ListTenantsRequest ListRequest;
 typedef Claviger__Tenants__V1__ListTenantsResponse ListResponse;
 
-static void view(struct call *c, const struct tenant *t, Tenant *r)
+void tenant_etag(const struct tenant *t, char out[TENANT_ETAG_BYTES])
 {
+    (void)snprintf(out, TENANT_ETAG_BYTES, "%08x-%llu", (unsigned)get_be32(t->id), (unsigned long long)t->revision);
+}
+
+void tenant_view(struct call *c, const struct tenant *t, Tenant *r)
+{
+    char etag[TENANT_ETAG_BYTES];
     char full[NAME_MAX_BYTES];
     struct name n = {.kind = NAME_TENANT, .tenant = bytes_str(t->name)};
     name_format(&n, full);
@@ -21,6 +28,11 @@ static void view(struct call *c, const struct tenant *t, Tenant *r)
     r->location = call_text(c, t->location);
     r->display_name = call_text(c, t->display_name);
     r->create_time = field_time(c, t->created_ns);
+    r->state = (Claviger__Tenants__V1__Tenant__State)t->state; /* the same numbers, on purpose */
+    r->delete_time = field_time(c, t->deleted_ns);
+    r->purge_time = field_time(c, t->purge_ns);
+    tenant_etag(t, etag);
+    r->etag = call_text(c, etag);
 }
 
 static struct result create_resources(struct call *c, const ProtobufCMessage *req, struct err *e)
@@ -45,7 +57,7 @@ static struct result create(struct call *c, const ProtobufCMessage *req, Protobu
     CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(c->svc->store);
     TRY(keyring_tenant_create(c->svc->keyring, pb_bytes(q->tenant_id), pb_bytes(q->tenant->location),
                               pb_bytes(q->tenant->display_name), txn, &t, e));
-    view(c, &t, r);
+    tenant_view(c, &t, r);
     c->ev.after = bytes_str(arena_printf(&c->arena, "{\"tenant\":\"%s\",\"location\":\"%s\"}", t.name, t.location));
     TRY(call_commit(c, txn, &r->base, e));
     *resp = &r->base;
@@ -62,8 +74,8 @@ static struct result get(struct call *c, const ProtobufCMessage *req, ProtobufCM
     (void)req;
     Tenant *r = call_response(c);
     struct tenant t;
-    TRY(keyring_tenant_get(c->svc->keyring, c->resources[0].name.tenant, c->may_block, &t, e));
-    view(c, &t, r);
+    TRY(keyring_tenant_read(c->svc->keyring, c->resources[0].name.tenant, &t, e));
+    tenant_view(c, &t, r);
     *resp = &r->base;
     return ok();
 }
@@ -90,7 +102,7 @@ static struct result list(struct call *c, const ProtobufCMessage *req, ProtobufC
     for (; r->n_tenants < page; r->n_tenants++) {
         Tenant *t = call_new_message(c, &claviger__tenants__v1__tenant__descriptor);
         INVARIANT(t != NULL);
-        view(c, &rows[r->n_tenants], t);
+        tenant_view(c, &rows[r->n_tenants], t);
         r->tenants[r->n_tenants] = t;
     }
     if (n > l.page)
@@ -99,15 +111,14 @@ static struct result list(struct call *c, const ProtobufCMessage *req, ProtobufC
     return ok();
 }
 
-#define SERVICE "/claviger.tenants.v1.Tenants/"
-#define M(q, r) .request = &claviger__tenants__v1__##q##__descriptor, .response = &claviger__tenants__v1__##r##__descriptor
-#define CONTROL .kind = RPC_UNARY, .plane = PLANE_CONTROL, .limit = LIMIT_CONTROL, .lane = LANE_SLOW
+#define M(q, r) TENANTS_MESSAGES(q, r)
+#define CONTROL .kind = RPC_UNARY, TENANTS_CONTROL
 static const struct rpc_row rows[] = {
-    {CONTROL, .path = SERVICE "CreateTenant", M(create_tenant_request, tenant), .action = "tenants.create", .audit = AUDIT_CHANGE,
+    {CONTROL, .path = TENANTS_SERVICE "CreateTenant", M(create_tenant_request, tenant), .action = "tenants.create", .audit = AUDIT_CHANGE,
      .mutation = true, .resources = create_resources, .handle = create},
-    {CONTROL, .path = SERVICE "GetTenant", M(get_tenant_request, tenant), .action = "tenants.get", .audit = AUDIT_READ,
-     .resources = get_resources, .handle = get},
-    {CONTROL, .path = SERVICE "ListTenants", M(list_tenants_request, list_tenants_response), .action = "tenants.list",
+    {CONTROL, .path = TENANTS_SERVICE "GetTenant", M(get_tenant_request, tenant), .action = "tenants.get", .audit = AUDIT_READ,
+     .reaches_closed = true, .resources = get_resources, .handle = get},
+    {CONTROL, .path = TENANTS_SERVICE "ListTenants", M(list_tenants_request, list_tenants_response), .action = "tenants.list",
      .audit = AUDIT_READ, .resources = list_resources, .handle = list},
 };
 const struct row_list rows_tenants = {rows, sizeof rows / sizeof rows[0]};

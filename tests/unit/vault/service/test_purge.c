@@ -1,0 +1,449 @@
+/* The end of a tenant: everything of it goes and nothing else, over any death, counted once; its log adds up and tells nothing; its name may
+ * be given again and opens nothing of old. */
+#include "tests/unit/vault/service/tenant_fixture.h"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+
+enum { KEYS = 40, VERSIONS = 5, PEOPLE = 300, REPEATS = 20 };
+#define GLOBEX_KEY "projects/globex/locations/eu/keyRings/pii/cryptoKeys/email"
+
+static void add_versions(struct fixture *f, const char *key, unsigned n)
+{
+    const struct name name = life_name(key, NAME_CRYPTOKEY);
+    for (unsigned i = 0; i < n; i++) {
+        struct keyring_key m = life_read(f->l, key);
+        struct keyring_version v;
+        struct store_txn *txn = store_txn_new(f->l->s.store);
+        assert_ok(keyring_key_rotate(f->l->s.keyring, &name, &m, txn, &f->l->a, &v, &f->e));
+        life_commit(f->l, txn);
+        keyring_changed(f->l->s.keyring, &name);
+    }
+}
+
+static void schedule_destruction(struct fixture *f, const char *version, int64_t at_ns)
+{
+    struct keyring_version v;
+    const struct name n = life_name(version, NAME_VERSION);
+    struct store_txn *txn = store_txn_new(f->l->s.store);
+    assert_ok(keyring_version_get(f->l->s.keyring, &n, &f->l->a, &v, &f->e));
+    v.state = VERSION_DESTROY_SCHEDULED;
+    v.destroy_ns = at_ns;
+    assert_ok(keyring_version_put(f->l->s.keyring, &n, &v, VERSION_ENABLED, txn, &f->e));
+    life_commit(f->l, txn);
+}
+
+static void repeats(struct fixture *f, const uint8_t tenant[16])
+{
+    struct store_txn *txn = store_txn_new(f->l->s.store);
+    for (int i = 0; i < REPEATS; i++) {
+        char id[32];
+        (void)snprintf(id, sizeof id, "%031d", i);
+        struct record r = {.kind = REC_IDEMPOTENCY, .id = BYTES(id, 31), .body = BYTES_LIT("an answer"), .time_unix_ns = T0};
+        memcpy(r.tenant, tenant, sizeof r.tenant);
+        store_txn_put(txn, &r, STORE_ANY);
+    }
+    life_commit(f->l, txn);
+}
+
+static void budget(struct fixture *f, const uint8_t tenant[16])
+{
+    struct store_txn *txn = store_txn_new(f->l->s.store);
+    const struct record r = {.kind = REC_BUDGET, .id = BYTES(tenant, 16), .body = BYTES_LIT("................................")};
+    store_txn_put(txn, &r, STORE_ANY);
+    life_commit(f->l, txn);
+}
+
+/* acme with something of every kind, beside globex with the same names of rings and keys. */
+static void furnish(struct fixture *f)
+{
+    char name[128];
+    struct keyring_ring r;
+    const struct name ring = life_name("projects/globex/locations/eu/keyRings/pii", NAME_KEYRING);
+    tenant_make(f, "globex");
+    struct store_txn *txn = store_txn_new(f->l->s.store);
+    assert_ok(keyring_ring_create(f->l->s.keyring, &ring, txn, &f->l->a, &r, &f->e));
+    life_commit(f->l, txn);
+    life_key(f->l, GLOBEX_KEY, 7 * DAY_S, T0 + 3650 * DAY);
+    for (int i = 0; i < KEYS; i++) {
+        (void)snprintf(name, sizeof name, LIFE_RING "/cryptoKeys/k%02d", i);
+        life_key(f->l, name, 7 * DAY_S, T0 + 3650 * DAY + i);
+        add_versions(f, name, VERSIONS - 1);
+    }
+    schedule_destruction(f, LIFE_RING "/cryptoKeys/k00/cryptoKeyVersions/1", T0 + 3650 * DAY);
+    for (int i = 0; i < PEOPLE; i++) {
+        (void)snprintf(name, sizeof name, "acme-%03d", i);
+        principal_make(f, name, "acme");
+        (void)snprintf(name, sizeof name, "globex-%03d", i);
+        if (i < 3)
+            principal_make(f, name, "globex");
+    }
+    principal_make(f, "operator", "");
+    repeats(f, tenant_now(f, "acme").id);
+    repeats(f, tenant_now(f, "globex").id);
+    budget(f, tenant_now(f, "acme").id);
+    budget(f, tenant_now(f, "globex").id);
+}
+
+static size_t principals_of(struct fixture *f, const char *tenant)
+{
+    struct store_scan q = {.kind = REC_PRINCIPAL, .limit = 10000};
+    struct record *rows;
+    size_t n, count = 0;
+    assert_ok(store_scan(f->l->s.store, &q, &f->l->a, &rows, &n, &f->e));
+    for (size_t i = 0; i < n; i++)
+        count += memmem(rows[i].body.p, rows[i].body.n, tenant, strlen(tenant)) != NULL;
+    return count;
+}
+
+static void nothing_is_left(struct fixture *f, const uint8_t id[16])
+{
+    static const uint8_t none[16];
+    struct record r;
+    for (unsigned kind = 1; kind < 64; kind++)
+        assert_int_equal(rows_of(f, (enum rec_kind)kind, id), 0);
+    assert_fails(store_get(f->l->s.store, REC_TENANT_ID, none, BYTES(id, 16), &f->l->a, &r, &f->e), ERR_NOT_FOUND, NULL);
+    assert_fails(store_get(f->l->s.store, REC_BUDGET, none, BYTES(id, 16), &f->l->a, &r, &f->e), ERR_NOT_FOUND, NULL);
+    assert_int_equal(principals_of(f, "acme"), 0);
+    assert_ok(keyring_tombstone(f->l->s.keyring, id, &f->e));
+    struct due *all;
+    size_t n;
+    assert_ok(due_read(f->l->s.store, (struct bytes){0}, INT64_MAX, 10000, &f->l->a, &all, &n, &f->e));
+    for (size_t i = 0; i < n; i++)
+        assert_true(all[i].what == DUE_CERTIFICATE || memmem(all[i].name.p, all[i].name.n, "acme", 4) == NULL);
+}
+
+static void the_other_is_whole(struct fixture *f)
+{
+    static const uint8_t none[16];
+    const struct name n = life_name(GLOBEX_KEY, NAME_CRYPTOKEY);
+    CLEANUP(key_handle_unrefp) struct key_handle *h = NULL;
+    const struct tenant t = tenant_now(f, "globex");
+    struct key_view view;
+    struct record r;
+    assert_int_equal(t.state, TENANT_ACTIVE);
+    assert_ok(keyring_use_encrypt(f->l->s.keyring, &n, KEY_USE_ENCRYPT, true, &h, &view, &f->e));
+    assert_int_equal(rows_of(f, REC_IDEMPOTENCY, t.id), REPEATS);
+    assert_int_equal(principals_of(f, "globex"), 3);
+    assert_ok(store_get(f->l->s.store, REC_BUDGET, none, BYTES(t.id, 16), &f->l->a, &r, &f->e));
+    assert_ok(store_get(f->l->s.store, REC_PRINCIPAL, none, BYTES_LIT("operator"), &f->l->a, &r, &f->e));
+    assert_int_equal(queued(f, DUE_ROTATION), 1);
+}
+
+/* The one certificate of a tenant: its text, in the sealed row. */
+static struct bytes certificate(struct fixture *f)
+{
+    const struct name n = {.kind = NAME_TENANT, .tenant = BYTES_LIT("acme")};
+    struct certificate_row c, *all;
+    size_t count;
+    assert_ok(certificate_list(&f->l->s, NULL, (struct bytes){0}, 100, &f->l->a, &all, &count, &f->e));
+    assert_int_equal(count, 1);
+    assert_ok(certificate_get(&f->l->s, &n, &f->l->a, &c, &f->e));
+    return c.note;
+}
+
+static void says(struct bytes text, const char *line)
+{
+    if (memmem(text.p, text.n, line, strlen(line)) == NULL)
+        fail_msg("no line %s in %.*s", line, (int)text.n, (const char *)text.p);
+}
+
+/* Events of the system about it, in the log. */
+struct seen {
+    struct fixture *f;
+    unsigned purging, purged, moves, findings;
+    char last[600];
+};
+
+static const struct aead_key *key_of(void *user, const uint8_t tag[32], struct err *e)
+{
+    struct seen *s = user;
+    const struct audit_tenant *system = keyring_system_audit(s->f->l->s.keyring);
+    if (memcmp(system->tag, tag, 32) == 0)
+        return system->key;
+    tenant_ref_drop(s->f->held);
+    s->f->held = NULL;
+    return keyring_tenant_hold_by_tag(s->f->l->s.keyring, tag, &s->f->held, e).failed ? NULL : tenant_ref_audit(s->f->held)->key;
+}
+
+static void on_event(void *user, const struct audit_event *ev)
+{
+    struct seen *s = user;
+    s->moves += bytes_equal(ev->action, BYTES_LIT("tenants.move"));
+    if (!bytes_equal(ev->principal, BYTES_LIT("system:purge")))
+        return;
+    assert_true(bytes_equal(ev->action, BYTES_LIT("tenants.purge")) && bytes_equal(ev->resource, BYTES_LIT("projects/acme")));
+    s->purging += memmem(ev->after.p, ev->after.n, "PURGING", 7) != NULL;
+    s->purged += memmem(ev->after.p, ev->after.n, "PURGED", 6) != NULL;
+    (void)snprintf(s->last, sizeof s->last, "%.*s | %.*s", (int)ev->before.n, (const char *)ev->before.p, (int)ev->after.n, (const char *)ev->after.p);
+}
+
+static void on_finding(void *user, const char *text)
+{
+    struct seen *s = user;
+    s->findings++;
+    print_message("%s\n", text);
+}
+
+/* fsck's view of the log; *erased: what nobody can read any more. */
+static struct seen read_log(struct fixture *f, uint64_t *erased)
+{
+    struct seen s = {.f = f};
+    const struct journal_options o = fixture_log(f);
+    struct journal_checking c = {.report = on_finding, .event = on_event, .key = key_of, .user = &s};
+    assert_ok(journal_check(&o, &c, &f->e));
+    *erased = c.erased;
+    return s;
+}
+
+static void relayed(struct fixture *f)
+{
+    for (unsigned i = 0; journal_outbox_seq(f->l->s.journal) < store_outbox_last(f->l->s.store); i++) {
+        struct journal_status js;
+        journal_status(f->l->s.journal, &js);
+        (void)journal_wait(f->l->s.journal, js.next_index, 100);
+        assert_true(i < 100);
+    }
+}
+
+static void everything_and_nothing_else(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t erased;
+    furnish(f);
+    const struct tenant t = tenant_now(f, "acme");
+    tenant_to(f, "acme", TENANT_SUSPENDED, 0);
+    tenant_to(f, "acme", TENANT_DELETED, T0 + 30 * DAY);
+    relayed(f);
+    struct seen before = read_log(f, &erased);
+    assert_int_equal(before.moves, 2);
+    assert_int_equal(erased, 0);
+    assert_true(principals_of(f, "acme") == PEOPLE && rows_of(f, REC_VERSION, t.id) == KEYS * VERSIONS);
+    fake_clock_advance(&f->l->clock, 31 * DAY);
+    purge_out(f, "acme");
+    nothing_is_left(f, t.id);
+    the_other_is_whole(f);
+    const struct bytes text = certificate(f);
+    says(text, "\nkind: tenant\nname: projects/acme\n");
+    says(text, "\nkey-rings: 1\nkeys: 40\nversions: 200\nprincipals: 300\ntoken-objects: 0\n");
+    says(text, "\nrequested: 2027-01-15T08:00:00Z\nrequested-by: admin\ndue: 2027-02-14T08:00:00Z\n");
+    relayed(f);
+    const struct seen after = read_log(f, &erased);
+    assert_int_equal(after.findings, 0);
+    assert_int_equal(after.moves, 0); /* sealed under a key that is gone */
+    assert_int_equal(erased, 2);
+    assert_int_equal(after.purged, 1);
+    assert_true(strstr(after.last, "\"state\":\"PURGING\"") != NULL && strstr(after.last, "| {\"tenant\":\"acme\"") != NULL);
+    struct outbox_event *all;
+    size_t n;
+    assert_ok(store_outbox_read(f->l->s.store, 0, 10000, &f->l->a, &all, &n, &f->e));
+    for (size_t i = 0; i < n; i++)
+        assert_memory_not_equal(all[i].tenant, t.id, sizeof t.id);
+}
+
+/* A tag that no tenant and no tombstone has is a finding still: what is missing is not taken for what was purged. */
+static void missing_is_not_purged(void **state)
+{
+    struct fixture *f = *state;
+    static const uint8_t none[16];
+    uint64_t erased;
+    tenant_make(f, "other");
+    const struct tenant t = tenant_now(f, "other");
+    tenant_to(f, "other", TENANT_SUSPENDED, 0);
+    relayed(f);
+    struct store_txn *txn = store_txn_new(f->l->s.store);
+    store_txn_delete(txn, REC_TENANT, none, BYTES_LIT("other"), STORE_ANY);
+    store_txn_delete(txn, REC_TENANT_ID, none, BYTES(t.id, 16), STORE_ANY);
+    life_commit(f->l, txn);
+    keyring_tenant_forget(f->l->s.keyring, BYTES_LIT("other"));
+    const struct seen s = read_log(f, &erased);
+    assert_int_equal(s.findings, 1);
+    assert_int_equal(erased, 0);
+    assert_fails(keyring_tombstone(f->l->s.keyring, t.id, &f->e), ERR_NOT_FOUND, NULL);
+}
+
+/* The name goes to somebody new: another id, nothing of old opens, and its log is its own. */
+static void the_name_again(void **state)
+{
+    struct fixture *f = *state;
+    static const uint8_t none[16];
+    const struct name key = life_name(ACME_KEY, NAME_CRYPTOKEY), ring = life_name(LIFE_RING, NAME_KEYRING);
+    struct keyring_version old, now;
+    struct keyring_ring r;
+    struct record row;
+    uint8_t kvid[FORMAT_KVID_BYTES], wrapped[256];
+    uint64_t erased;
+    life_key(f->l, ACME_KEY, 0, 0);
+    const struct name version = life_name(ACME_KEY "/cryptoKeyVersions/1", NAME_VERSION);
+    assert_ok(keyring_version_get(f->l->s.keyring, &version, &f->l->a, &old, &f->e));
+    memcpy(kvid, old.kvid, sizeof kvid);
+    const size_t wrapped_n = old.wrapped.n;
+    memcpy(wrapped, old.wrapped.p, wrapped_n);
+    const struct tenant was = tenant_now(f, "acme");
+    principal_make(f, "acme-orders", "acme");
+    tenant_to(f, "acme", TENANT_DELETED, T0 + 30 * DAY);
+    struct store_txn *txn = store_txn_new(f->l->s.store);
+    struct tenant t;
+    assert_ok(keyring_tenant_create(f->l->s.keyring, BYTES_LIT("acme"), BYTES_LIT("eu"), BYTES_LIT(""), txn, &t, &f->e));
+    uint64_t seq;
+    assert_fails(store_txn_commit(txn, &seq, &f->e), ERR_EXISTS, NULL); /* deleted is not gone */
+    store_txn_free(txn);
+    fake_clock_advance(&f->l->clock, 30 * DAY);
+    purge_out(f, "acme");
+
+    tenant_make(f, "acme");
+    const struct tenant is = tenant_now(f, "acme");
+    assert_memory_not_equal(is.id, was.id, sizeof is.id);
+    txn = store_txn_new(f->l->s.store);
+    assert_ok(keyring_ring_create(f->l->s.keyring, &ring, txn, &f->l->a, &r, &f->e));
+    life_commit(f->l, txn);
+    life_key(f->l, ACME_KEY, 0, 0);
+    principal_make(f, "acme-orders", "acme"); /* its name and its SAN are free again */
+    CLEANUP(key_handle_unrefp) struct key_handle *h = NULL;
+    struct key_view view;
+    assert_fails(keyring_use_decrypt(f->l->s.keyring, &key, KEY_USE_ENCRYPT, kvid, true, &h, &view, &f->e), ERR_CIPHERTEXT, NULL);
+    /* Whoever kept the wrapped key, and writes it into the row of the new version with its kvid, has a row that does not unwrap. */
+    assert_ok(keyring_version_get(f->l->s.keyring, &version, &f->l->a, &now, &f->e));
+    memcpy(now.kvid, kvid, sizeof kvid);
+    now.wrapped = BYTES(wrapped, wrapped_n);
+    CLEANUP(buf_release) struct buf body;
+    buf_init(&body, 4096);
+    model_version_put(&now, &body);
+    const struct model_id id = model_id_of(&version);
+    assert_ok(store_get(f->l->s.store, REC_VERSION, is.id, model_id_bytes(&id), &f->l->a, &row, &f->e));
+    row.body = buf_bytes(&body);
+    txn = store_txn_new(f->l->s.store);
+    store_txn_put(txn, &row, row.revision);
+    life_commit(f->l, txn);
+    keyring_changed(f->l->s.keyring, &key);
+    assert_fails(keyring_use_encrypt(f->l->s.keyring, &key, KEY_USE_ENCRYPT, true, &h, &view, &f->e), ERR_DATA_LOSS, "KEY_UNWRAP_FAILED");
+    (void)none;
+    tenant_to(f, "acme", TENANT_SUSPENDED, 0);
+    relayed(f);
+    const struct seen s = read_log(f, &erased);
+    assert_int_equal(s.findings, 0);
+    assert_int_equal(s.moves, 1); /* of the new one */
+    assert_int_equal(erased, 1);  /* of the old one */
+}
+
+/* ---- deaths ---- */
+static void die(void *user, enum rec_kind kind, const uint8_t tenant[16], struct bytes id)
+{
+    (void)user, (void)kind, (void)tenant, (void)id;
+    _exit(9);
+}
+
+/* A process that dies, as by kill -9, when the first transaction it makes is on the disk; 0: there was none to make. */
+static int one_transaction(struct fixture *f)
+{
+    const pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        fixture_open(f);
+        store_watch(f->l->s.store, 7, die, NULL);
+        struct keeper *k = keeper_of(f);
+        struct tenant t;
+        struct err e = {0};
+        for (unsigned looks = 0; looks < 300 && !keyring_tenant_read(f->l->s.keyring, BYTES_LIT("acme"), &t, &e).failed; looks++) {
+            struct journal_status js;
+            journal_status(f->l->s.journal, &js);
+            keeper_step(k);
+            fake_clock_advance(&f->l->clock, SECOND);
+            (void)journal_wait(f->l->s.journal, js.next_index, 10);
+        }
+        _exit(e.code == ERR_NOT_FOUND ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void over_deaths(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t erased;
+    unsigned deaths = 0;
+    int how;
+    furnish(f);
+    const struct tenant t = tenant_now(f, "acme");
+    tenant_to(f, "acme", TENANT_DELETED, T0 + 30 * DAY);
+    fixture_close(f);
+    fake_clock_advance(&f->l->clock, 30 * DAY);
+    while ((how = one_transaction(f)) == 9)
+        assert_true(++deaths < 200);
+    assert_int_equal(how, 0);
+    /* begin, two pages of people, two of versions, one each of rings, keys, repeats and due times, and the end */
+    assert_true(deaths >= 9);
+    fixture_open(f);
+    nothing_is_left(f, t.id);
+    the_other_is_whole(f);
+    says(certificate(f), "\nkey-rings: 1\nkeys: 40\nversions: 200\nprincipals: 300\ntoken-objects: 0\n");
+    relayed(f);
+    const struct seen s = read_log(f, &erased);
+    assert_int_equal(s.findings, 0);
+    assert_int_equal(s.purged, 1);
+    assert_int_equal(erased, 1);
+}
+
+/* Half way is not the end: while a row is there, the salt is too, and no certificate. */
+static void not_before_it_is_empty(void **state)
+{
+    struct fixture *f = *state;
+    const struct tenant t = tenant_now(f, "acme");
+    struct keyring_toll lost;
+    struct tenant gone;
+    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(f->l->s.store);
+    assert_fails(keyring_purge_end(f->l->s.keyring, BYTES_LIT("acme"), txn, &gone, &lost, &f->e), ERR_STATE, "TENANT_STATE");
+    bool more;
+    assert_fails(keyring_purge_rows(f->l->s.keyring, BYTES_LIT("acme"), &more, &f->e), ERR_STATE, "TENANT_STATE");
+    assert_int_equal(rows_of(f, REC_KEYRING, t.id), 1);
+    tenant_to(f, "acme", TENANT_DELETED, T0 + 30 * DAY);
+    assert_fails(keyring_purge_rows(f->l->s.keyring, BYTES_LIT("acme"), &more, &f->e), ERR_STATE, "TENANT_STATE");
+    tenant_to(f, "acme", TENANT_PURGING, 0);
+    assert_fails(keyring_purge_end(f->l->s.keyring, BYTES_LIT("acme"), txn, &gone, &lost, &f->e), ERR_STATE, "TENANT_NOT_EMPTY");
+    assert_ok(keyring_purge_rows(f->l->s.keyring, BYTES_LIT("acme"), &more, &f->e));
+    assert_true(more);
+    assert_ok(keyring_purge_rows(f->l->s.keyring, BYTES_LIT("acme"), &more, &f->e));
+    assert_false(more);
+    assert_ok(keyring_purge_end(f->l->s.keyring, BYTES_LIT("acme"), txn, &gone, &lost, &f->e));
+    assert_int_equal(lost.rings, 1);
+}
+
+/* An older store is accepted: the tenant that was purged since is PURGING in it, is queued again, and goes again. */
+static void again_after_a_rollback(void **state)
+{
+    struct fixture *f = *state;
+    static const uint8_t none[16];
+    CLEANUP(buf_release) struct buf body;
+    struct record r;
+    bool changed;
+    buf_init(&body, 4096);
+    furnish(f);
+    const struct tenant t = tenant_now(f, "acme");
+    assert_ok(store_get(f->l->s.store, REC_TENANT, none, BYTES_LIT("acme"), &f->l->a, &r, &f->e));
+    assert_ok(keyring_tenant_as_revoked(&r, TENANT_PURGED, clock_wall_ns(&f->l->clock.c), &body, &changed, &f->e));
+    assert_true(changed);
+    struct store_txn *txn = store_txn_new(f->l->s.store);
+    store_txn_put(txn, &r, r.revision);
+    life_commit(f->l, txn);
+    keyring_tenant_forget(f->l->s.keyring, BYTES_LIT("acme"));
+    assert_int_equal(queued(f, DUE_PURGE), 0);
+    assert_ok(keyring_requeue(f->l->s.keyring, &f->e)); /* as at the start under a new incarnation */
+    assert_int_equal(queued(f, DUE_PURGE), 1);
+    assert_fails(tenant_try(f, "acme", &(struct tenant_move){.to = TENANT_ACTIVE}, &f->e), ERR_STATE, "TENANT_STATE");
+    fake_clock_advance(&f->l->clock, SECOND);
+    purge_out(f, "acme");
+    nothing_is_left(f, t.id);
+    the_other_is_whole(f);
+}
+
+#define LIFE(test) cmocka_unit_test_setup_teardown(test, fixture_start, fixture_stop)
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        LIFE(everything_and_nothing_else), LIFE(missing_is_not_purged),  LIFE(the_name_again),
+        LIFE(over_deaths),                 LIFE(not_before_it_is_empty), LIFE(again_after_a_rollback),
+    };
+    return cmocka_run_group_tests(tests, kms_slab, NULL);
+}
