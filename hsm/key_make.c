@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-enum { OPTIONAL = 3, REMOVE_MAX = 8, FOUND_MAX = 4 };
+enum { OPTIONAL = 3, REMOVE_MAX = 8 };
 
 static RESULT generate_half(struct token *t, enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], CK_OBJECT_HANDLE *ret, struct err *e)
 {
@@ -42,23 +42,13 @@ static RESULT generate_half(struct token *t, enum key_half half, const uint8_t k
     return ckr_fail(rv, "C_GenerateKey", e);
 }
 
-static RESULT find_half(struct token *t, enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], CK_OBJECT_HANDLE found[FOUND_MAX],
-                        size_t *ret_n, struct err *e)
-{
-    char label[KEYS_LABEL_MAX];
-    CK_BBOOL yes = CK_TRUE;
-    keys_label(half, kvid, label);
-    CK_ATTRIBUTE match[] = {{CKA_TOKEN, &yes, sizeof yes}, {CKA_LABEL, label, strlen(label)}};
-    return object_find(&t->m, t->session, match, 2, found, FOUND_MAX, ret_n, e);
-}
-
 /* Both halves on the token, audited, working, on the disk, and the same to a process that has never seen the module before. */
 static RESULT ritual(struct token *t, struct verifier *v, const uint8_t kvid[HSM_KVID_BYTES], const CK_OBJECT_HANDLE made[KEY_HALVES],
                      const uint8_t aad_hash[HSM_AAD_HASH_BYTES], uint8_t check[HSM_CHECK_BYTES], struct err *e)
 {
     struct key_pair *k;
-    TRY(keys_take(&t->keys, &t->m, t->session, made[KEY_AES], KEY_AES, kvid, e));
-    TRY(keys_take(&t->keys, &t->m, t->session, made[KEY_COMMIT], KEY_COMMIT, kvid, e));
+    TRY(keys_take(&t->keys, made[KEY_AES], KEY_AES, kvid, e));
+    TRY(keys_take(&t->keys, made[KEY_COMMIT], KEY_COMMIT, kvid, e));
     TRY(keys_get(t, kvid, &k, e));
     TRY(seal_message(t, k, HSM_SEALED_CHECK, aad_hash, BYTES(kvid, HSM_KVID_BYTES), check, e));
     TRY(storage_sync(&t->storage, e));
@@ -122,11 +112,11 @@ RESULT ops_key_check(struct token *t, const uint8_t kvid[HSM_KVID_BYTES], const 
 
 static RESULT remove_half(struct token *t, enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], size_t *removed, struct err *e)
 {
-    CK_OBJECT_HANDLE found[FOUND_MAX];
+    CK_OBJECT_HANDLE found[KEYS_FIND_MAX];
     size_t n;
     /* Each round removes one: a token that says yes and removes nothing must not keep the loop for ever. */
     for (unsigned round = 0;; round++) {
-        TRY(find_half(t, half, kvid, found, &n, e));
+        TRY(keys_find(t, half, kvid, found, &n, e));
         if (n == 0)
             return ok();
         if (round == REMOVE_MAX)

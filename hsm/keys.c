@@ -7,7 +7,8 @@
 #include <string.h>
 
 static const char *const prefixes[KEY_HALVES] = {[KEY_AES] = "claviger-key-", [KEY_COMMIT] = "claviger-commit-"};
-enum { ID_KIND = 4, FIND_MAX = 2, ATTRIBUTES_MAX = 24 };
+static const CK_KEY_TYPE key_types[KEY_HALVES] = {[KEY_AES] = CKK_AES, [KEY_COMMIT] = CKK_GENERIC_SECRET};
+enum { ID_KIND = 4, ATTRIBUTES_MAX = 24 };
 
 void keys_label(enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], char out[KEYS_LABEL_MAX])
 {
@@ -97,13 +98,12 @@ static RESULT look(struct module *m, CK_SESSION_HANDLE session, CK_OBJECT_HANDLE
 
 static const char *judge(const struct seen *s, enum key_half half, const uint8_t kvid[HSM_KVID_BYTES])
 {
-    static const CK_ULONG types[KEY_HALVES] = {CKK_AES, CKK_GENERIC_SECRET};
     static const CK_MECHANISM_TYPE mechanisms[KEY_HALVES] = {CKM_AES_GCM, CKM_SHA256_HMAC};
     uint8_t id[KEYS_ID_BYTES];
     keys_id(half, kvid, id);
     if (!known(s, AT_ID, sizeof id) || memcmp(s->id, id, sizeof id) != 0)
         return "ID";
-    if (!known(s, AT_TYPE, sizeof s->type) || s->type != types[half])
+    if (!known(s, AT_TYPE, sizeof s->type) || s->type != key_types[half])
         return "KEY_TYPE";
     if (!known(s, AT_BYTES, sizeof s->bytes) || s->bytes != SECRET_KEY_BYTES)
         return "VALUE_LEN";
@@ -159,19 +159,41 @@ static RESULT entry_for(struct keys *k, const uint8_t kvid[HSM_KVID_BYTES], stru
     return ok();
 }
 
-RESULT keys_take(struct keys *k, struct module *m, CK_SESSION_HANDLE s, CK_OBJECT_HANDLE h, enum key_half half,
-                 const uint8_t kvid[HSM_KVID_BYTES], struct err *e)
+RESULT keys_take(struct keys *k, CK_OBJECT_HANDLE h, enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], struct err *e)
 {
     struct key_pair *pair;
-    struct seen seen;
-    TRY(look(m, s, h, &seen, e));
     TRY(entry_for(k, kvid, &pair, e));
-    const char *weak = judge(&seen, half, kvid);
     if (pair->handle[half] != CK_INVALID_HANDLE && pair->handle[half] != h)
-        weak = "two objects of one name"; /* nobody can tell which one is meant */
+        pair->weak = "two objects of one name"; /* nobody can tell which one is meant */
     pair->handle[half] = h;
-    if (weak != NULL)
-        pair->weak = weak;
+    pair->audited[half] = false;
+    return ok();
+}
+
+static RESULT audit(struct token *t, struct key_pair *p, struct err *e)
+{
+    for (enum key_half half = KEY_AES; half < KEY_HALVES; half++) {
+        struct seen seen;
+        if (p->audited[half] || p->handle[half] == CK_INVALID_HANDLE)
+            continue;
+        TRY(look(&t->m, t->session, p->handle[half], &seen, e));
+        const char *weak = judge(&seen, half, p->kvid);
+        p->weak = p->weak != NULL ? p->weak : weak;
+        p->audited[half] = true;
+    }
+    return ok();
+}
+
+RESULT keys_audit_some(struct token *t, size_t n, bool *ret_found, struct err *e)
+{
+    struct keys *k = &t->keys;
+    *ret_found = false;
+    for (; n > 0 && k->audit_next < k->n; n--) {
+        struct key_pair *p = &k->all[k->audit_next++];
+        const bool known = p->weak != NULL;
+        TRY(audit(t, p, e));
+        *ret_found |= !known && p->weak != NULL;
+    }
     return ok();
 }
 
@@ -194,18 +216,27 @@ static void note_absent(struct token *t, const uint8_t kvid[HSM_KVID_BYTES])
     a->until_ms = clock_boot_ms(t->setup.clock) + KEYS_ABSENT_MS;
 }
 
-static RESULT search(struct token *t, enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], struct err *e)
+RESULT keys_find(struct token *t, enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], CK_OBJECT_HANDLE ret[KEYS_FIND_MAX], size_t *ret_n,
+                 struct err *e)
 {
     char label[KEYS_LABEL_MAX];
     CK_OBJECT_CLASS class = CKO_SECRET_KEY;
+    CK_KEY_TYPE type = key_types[half];
     CK_BBOOL yes = CK_TRUE;
-    CK_OBJECT_HANDLE found[FIND_MAX];
-    size_t n;
     keys_label(half, kvid, label);
-    CK_ATTRIBUTE match[] = {{CKA_CLASS, &class, sizeof class}, {CKA_TOKEN, &yes, sizeof yes}, {CKA_LABEL, label, strlen(label)}};
-    TRY(object_find(&t->m, t->session, match, 3, found, FIND_MAX, &n, e));
+    /* Labels last: SoftHSM decrypts each that it has to compare. */
+    CK_ATTRIBUTE match[] = {{CKA_CLASS, &class, sizeof class}, {CKA_KEY_TYPE, &type, sizeof type}, {CKA_TOKEN, &yes, sizeof yes},
+                            {CKA_LABEL, label, strlen(label)}};
+    return object_find(&t->m, t->session, match, 4, ret, KEYS_FIND_MAX, ret_n, e);
+}
+
+static RESULT search(struct token *t, enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], struct err *e)
+{
+    CK_OBJECT_HANDLE found[KEYS_FIND_MAX];
+    size_t n;
+    TRY(keys_find(t, half, kvid, found, &n, e));
     for (size_t i = 0; i < n; i++)
-        TRY(keys_take(&t->keys, &t->m, t->session, found[i], half, kvid, e));
+        TRY(keys_take(&t->keys, found[i], half, kvid, e));
     return ok();
 }
 
@@ -239,10 +270,12 @@ RESULT keys_get(struct token *t, const uint8_t kvid[HSM_KVID_BYTES], struct key_
         TRY(search(t, KEY_COMMIT, kvid, e));
     }
     *ret = keys_entry(&t->keys, kvid);
-    if (*ret != NULL)
-        return fit(*ret, e);
-    note_absent(t, kvid);
-    return absent(kvid, e);
+    if (*ret == NULL) {
+        note_absent(t, kvid);
+        return absent(kvid, e);
+    }
+    TRY(audit(t, *ret, e));
+    return fit(*ret, e);
 }
 
 void keys_forget(struct keys *k, const uint8_t kvid[HSM_KVID_BYTES])
@@ -257,7 +290,7 @@ void keys_forget(struct keys *k, const uint8_t kvid[HSM_KVID_BYTES])
 
 void keys_clear(struct keys *k)
 {
-    k->n = 0;
+    k->n = k->audit_next = 0;
     memset(k->absent, 0, sizeof k->absent);
 }
 

@@ -4,7 +4,8 @@
  * Threads: the main loop's.
  * Errors:  ERR_NOT_FOUND "HSM_OBJECT_ABSENT", ERR_STATE "HSM_OBJECT_WEAK" (one object of the two is not what it must be: that key is
  *          refused, the others serve), ERR_EXHAUSTED "HSM_KEYS_MAX", else as ckr_fail.
- * Limits:  HSM_KEYS_MAX keys. An absent key is looked for once in KEYS_ABSENT_MS.
+ * Limits:  HSM_KEYS_MAX keys. An absent key is looked for once in KEYS_ABSENT_MS. A start reads the labels alone: each key is audited
+ *          before it is first used after it, and the others by and by while nothing else is asked (keys_audit_some).
  * Secrets: none leave the token. Objects are found by exact class, label and id, and read in one call each:
  *              AES    "claviger-key-<kvid hex>",    CKA_ID u8 4, kvid: CKK_AES of 32 bytes, ENCRYPT and DECRYPT only, {CKM_AES_GCM}
  *              commit "claviger-commit-<kvid hex>", CKA_ID u8 5, kvid: generic secret of 32 bytes, SIGN only, {CKM_SHA256_HMAC}
@@ -18,13 +19,14 @@
 #include "hsm/hsm.h"
 #include "hsm/module.h"
 
-enum { KEYS_LABEL_MAX = 64, KEYS_ID_BYTES = 1 + HSM_KVID_BYTES, KEYS_ABSENT = 16, KEYS_ABSENT_MS = 5000, KEYS_WHY_MAX = 96 };
+enum { KEYS_LABEL_MAX = 64, KEYS_ID_BYTES = 1 + HSM_KVID_BYTES, KEYS_ABSENT = 16, KEYS_ABSENT_MS = 5000, KEYS_FIND_MAX = 4 };
 enum key_half { KEY_AES, KEY_COMMIT, KEY_HALVES };
 
 struct key_pair {
     uint8_t kvid[HSM_KVID_BYTES];
     CK_OBJECT_HANDLE handle[KEY_HALVES]; /* CK_INVALID_HANDLE: not there */
-    const char *weak;                    /* a literal: what is wrong with it; NULL: nothing */
+    bool audited[KEY_HALVES];
+    const char *weak;                    /* a literal: what is wrong with it; NULL: nothing, as far as it was audited */
     bool checked;                        /* it opened its check message since it was looked up */
     uint8_t aad_hash[HSM_AAD_HASH_BYTES], check[HSM_CHECK_BYTES];
 };
@@ -36,6 +38,7 @@ struct keys {
         int64_t until_ms; /* boot time */
     } absent[KEYS_ABSENT];
     unsigned absent_next;
+    size_t audit_next; /* of keys_audit_some */
 };
 struct token;
 
@@ -44,9 +47,13 @@ void keys_id(enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], uint8_t out
 /* True when the label is one of ours; a kvid that is no kvid is not ours. */
 bool keys_parse_label(struct bytes label, enum key_half *ret_half, uint8_t ret_kvid[HSM_KVID_BYTES]);
 
-/* An object of that name was found: audited and taken into the table. Fails only where the token does. */
-RESULT keys_take(struct keys *k, struct module *m, CK_SESSION_HANDLE s, CK_OBJECT_HANDLE h, enum key_half half,
-                 const uint8_t kvid[HSM_KVID_BYTES], struct err *e);
+/* An object of that name was found: into the table. */
+RESULT keys_take(struct keys *k, CK_OBJECT_HANDLE h, enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], struct err *e);
+/* Audits up to n more of those that nobody has asked for yet. *ret_found: one of them is not what it must be. */
+RESULT keys_audit_some(struct token *t, size_t n, bool *ret_found, struct err *e);
+/* On the token, by class, type and label. */
+RESULT keys_find(struct token *t, enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], CK_OBJECT_HANDLE ret[KEYS_FIND_MAX], size_t *ret_n,
+                 struct err *e);
 struct key_pair *keys_entry(struct keys *k, const uint8_t kvid[HSM_KVID_BYTES]); /* NULL: not in the table */
 /* Whole and fit for use; one that is not in the table is looked for on the token. */
 RESULT keys_get(struct token *t, const uint8_t kvid[HSM_KVID_BYTES], struct key_pair **ret, struct err *e);

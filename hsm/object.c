@@ -130,7 +130,7 @@ static RESULT load_one(struct module *m, CK_SESSION_HANDLE s, CK_OBJECT_CLASS cl
     if (!known)
         return ok();
     if (class == CKO_SECRET_KEY && keys_parse_label(BYTES(label, n), &half, kvid))
-        return keys_take(keys, m, s, h, half, kvid, e);
+        return keys_take(keys, h, half, kvid, e);
     TRY(parse_label(BYTES(label, n), &o.kind, &o.version, &ours, e));
     if (!ours)
         return ok();
@@ -189,7 +189,6 @@ static RESULT load_all(struct module *m, CK_SESSION_HANDLE s, struct objects *al
     for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++)
         TRY(load_class(m, s, classes[i], all, keys, &weak, e));
     TRY(check_ids_unique(m, s, all, e));
-    keys_weaknesses(keys, &weak);
     (void)snprintf(all->weaknesses, sizeof all->weaknesses, "%s", buf_cstr(&weak));
     return ok();
 }

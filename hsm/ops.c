@@ -138,6 +138,10 @@ void ops_status(const struct token *t, struct hsm_status *ret)
     backup_look(t, &backup);
     ret->copyable = backup.possible;
     ret->backups = backup.verified;
-    (void)snprintf(ret->weaknesses, sizeof ret->weaknesses, "%s%s%s", backup.same_device ? HSM_WEAK_BACKUP_DEVICE : "",
-                   backup.same_device && t->objects.weaknesses[0] != '\0' ? "; " : "", t->objects.weaknesses);
+    CLEANUP(buf_release) struct buf weak = {0};
+    buf_init(&weak, sizeof ret->weaknesses - 1);
+    buf_putf(&weak, "%s%s%s", backup.same_device ? HSM_WEAK_BACKUP_DEVICE : "",
+             backup.same_device && t->objects.weaknesses[0] != '\0' ? "; " : "", t->objects.weaknesses);
+    keys_weaknesses(&t->keys, &weak);
+    (void)snprintf(ret->weaknesses, sizeof ret->weaknesses, "%s", buf_cstr(&weak));
 }

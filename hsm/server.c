@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { ORIGIN_MAX = 160, FOLDER_MAX = 4200 };
+enum { ORIGIN_MAX = 160, FOLDER_MAX = 4200, SERVER_AUDIT_KEYS = 128 };
 
 struct server {
     const struct server_options *o;
@@ -161,13 +161,28 @@ static void serve_core(struct server *s)
     }
 }
 
+/* Keys that nobody has asked for since the start: a few each idle second. */
+static RESULT audit_more(struct server *s, struct err *e)
+{
+    bool found;
+    TRY(keys_audit_some(&s->token, SERVER_AUDIT_KEYS, &found, e));
+    if (!found)
+        return ok();
+    CLEANUP(buf_release) struct buf weak = {0};
+    buf_init(&weak, 256);
+    keys_weaknesses(&s->token.keys, &weak);
+    log_event(LOG_ERROR, "a key on the token is not what it must be, and is refused", LF_STR("weaknesses", buf_cstr(&weak)));
+    return ok();
+}
+
 static RESULT idle(struct server *s, struct err *e)
 {
     struct err why = {0};
     if (!s->token.ready)
         return retry_token(s, e);
-    if (!token_check(&s->token, &why).failed)
+    if (!token_check(&s->token, &why).failed && !audit_more(s, &why).failed)
         return ok();
+    s->token.ready = false;
     lost(s, &why);
     s->retry_ms = 0;
     return retry_token(s, e);

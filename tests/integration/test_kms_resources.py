@@ -90,7 +90,7 @@ BAD_FIELDS = [
     (dict(purpose=99), Code.INVALID_ARGUMENT, "crypto_key.purpose"),
     (dict(purpose=res.CryptoKey.ASYMMETRIC_SIGN), Code.UNIMPLEMENTED, None),
     (dict(purpose=res.CryptoKey.MAC), Code.UNIMPLEMENTED, None),
-    (dict(version_template=dict(protection_level=res.HSM)), Code.UNIMPLEMENTED, None),
+    (dict(version_template=dict(protection_level=res.EXTERNAL)), Code.UNIMPLEMENTED, None),
     (dict(version_template=dict(protection_level=77)), Code.UNIMPLEMENTED, None),
     (dict(version_template=dict(algorithm=V.AES_256_GCM)), Code.INVALID_ARGUMENT, "crypto_key.version_template.algorithm"),
     (dict(version_template=dict(algorithm=4711)), Code.INVALID_ARGUMENT, "crypto_key.version_template.algorithm"),
