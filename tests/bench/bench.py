@@ -109,6 +109,21 @@ def measure(loadgen, server, method, inflight, connections, seconds, reply=300, 
     return json.loads(run.stdout)
 
 
+def rewrap(program, build, server, rounds, seconds):
+    """Items per second of a campaign; the key is rotated between its sealing and its moving."""
+    env = {"PATH": "/usr/bin:/bin", "KMS_ENDPOINT": server.target, "KMS_CA": server.tls[0], "KMS_CERT": server.tls[1], "KMS_KEY": server.tls[2]}
+    run = subprocess.Popen([program, KEY, str(rounds), str(seconds)], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    if run.stdout.readline() != "sealed\n":
+        raise SystemExit("rewrap: nothing was sealed")
+    keyadmin = os.path.join(server.dir, "certs/acme-keyadmin")
+    subprocess.run([os.path.join(build, "bin/kmsctl"), "keys", "rotate", KEY], env={**env, "KMS_CERT": keyadmin + ".pem", "KMS_KEY": keyadmin + ".key"},
+                   check=True, stdout=subprocess.DEVNULL)
+    out, _ = run.communicate("go on\n", timeout=rounds * seconds * 3 + 60)
+    if run.returncode != 0:
+        raise SystemExit("rewrap failed")
+    return json.loads(out)
+
+
 def fdatasync_us(folder):
     """Median of 4 KiB appends into a file written before, as the journal does it."""
     path = os.path.join(folder, "fdatasync.probe")
@@ -136,7 +151,7 @@ def middle(runs, field):
     return statistics.median(r[field] for r in runs)
 
 
-def report(results, columns, notes):
+def report(results, columns, notes, moved):
     out = ["# Benchmarks", "", "Written by `make bench`; how is in tests/bench/README.md.", ""]
     out += [f"- {note}" for note in notes] + [""]
     echo = "echo behind our front"
@@ -161,6 +176,9 @@ def report(results, columns, notes):
             runs = results[shape][column]
             out.append(f"| {shape[0]} | {shape[1]} | {column} | {middle(runs, 'p50_us'):,.0f} | {middle(runs, 'p99_us'):,.0f} "
                        f"| {middle(runs, 'p999_us'):,.0f} | {middle(runs, 'rps'):,.0f} | {middle(runs, 'client_cpu_us'):.1f} |")
+    out += ["", "## Campaigns: fields of 64 B moved to a key's newest version, 1,000 a batch, two batches on their way", "",
+            "| way | fields/s |", "| --- | --- |", f"| RewrapStream | {moved['rewrap']:,} |", f"| BatchDecrypt, then BatchEncrypt | {moved['decrypt_encrypt']:,} |",
+            f"| RewrapStream, all on the newest version already | {moved['newest']:,} |", "", f"RewrapStream to the other way, within a round: {moved['ratio']:.2f}."]
     return "\n".join(out) + "\n"
 
 
@@ -202,7 +220,8 @@ def main():
                  f"{a.rounds} rounds of {a.seconds} s each, servers in alternation, medians; ratios are taken within a round.",
                  f"64 B plaintext, {reply} B answers (the echoes move as many bytes); TLS 1.3, client certificates, audit on.",
                  f"fdatasync of the journal's disk: median {fdatasync_us(kmsd.dir):.0f} us."]
-        text = report(results, columns, notes)
+        moved = rewrap(os.path.join(build, "bench/rewrap"), build, kmsd, a.rounds, a.seconds)
+        text = report(results, columns, notes, moved)
         print(text)
         if a.out != "-":
             with open(a.out, "w") as f:

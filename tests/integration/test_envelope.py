@@ -260,7 +260,7 @@ def test_a_stream_gives_receipts_and_events_for_each_message(world, key):
     start = world.audit.position()
     call = world.orders.env.EncryptStream(iter(encrypt_messages(key, 4, items=5)), timeout=20)
     assert len(list(call)) == 4
-    events = world.audit.find(start, action="envelope.encrypt", principal="acme-orders")
+    events = world.audit.find(start, action="envelope.encrypt", principal="acme-orders", outcome="ok")  # refusals of others may come late
     assert [e.event.items for e in events] == [5] * 4 and all(e.event.key_version == key + "/cryptoKeyVersions/1" for e in events)
     receipt = dict(call.trailing_metadata())["claviger-receipt"].split()  # of the last message
     assert receipt[1] == str(events[-1].index)

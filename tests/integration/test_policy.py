@@ -30,6 +30,8 @@ def data_plane(c, key):
         "envelope.rewrap": lambda: c.env.Rewrap(env.RewrapRequest(name=key, ciphertext=b"x")),
         "envelope.encrypt": lambda: c.env.BatchEncrypt(env.BatchEncryptRequest(name=key, items=[{}])),
         "envelope.decrypt": lambda: c.env.BatchDecrypt(env.BatchDecryptRequest(name=key, items=[{}])),
+        "rewrap batch": lambda: c.env.BatchRewrap(env.BatchRewrapRequest(name=key, items=[{}])),
+        "rewrap stream": lambda: next(c.env.RewrapStream(iter([env.RewrapStreamRequest(name=key, items=[{}])]), timeout=10)),
         "stream": lambda: next(c.env.EncryptStream(iter([env.EncryptStreamRequest(name=key, items=[{}])]), timeout=10)),
     }
 

@@ -58,6 +58,12 @@ def drive(world, key, other, client, stranger, markers):
         {"ciphertext": r.ciphertext, "context": i["context"]} for r, i in zip(batch.results, items)]))
     stream = list(e.EncryptStream(iter([env.EncryptStreamRequest(name=key, items=[{"plaintext": m("stream")}])] * 2), timeout=10 * SLOWER))
     list(e.DecryptStream(iter([env.DecryptStreamRequest(name=key, items=[{"ciphertext": stream[0].results[0].ciphertext}])]), timeout=10 * SLOWER))
+    old = [{"ciphertext": sealed, "additional_authenticated_data": aad}, {"ciphertext": wrapped, "context": context}]
+    world.rotate(key)
+    moved = e.BatchRewrap(env.BatchRewrapRequest(name=key, items=old)).results
+    streamed = list(e.RewrapStream(iter([env.RewrapStreamRequest(name=key, items=old)] * 2), timeout=10 * SLOWER))
+    assert all(r.version == r.source_version + 1 for r in [*moved, *streamed[0].results, *streamed[1].results])
+    made += [r.ciphertext for r in moved]
     badly(key, other, client, stranger, m, sealed, wrapped, aad)
     return made + [r.ciphertext for r in batch.results]
 
@@ -97,6 +103,12 @@ def badly(key, other, client, stranger, m, sealed, wrapped, aad):
     with fails():
         list(e.EncryptStream(iter([env.EncryptStreamRequest(name=key, items=[{"plaintext": m("stream, good")}]),
                                    env.EncryptStreamRequest(name=other, items=[{"plaintext": m("stream, refused")}])] * 40), timeout=10 * SLOWER))
+    wrong_items = [{"ciphertext": sealed, "additional_authenticated_data": m("rewrap, wrong aad")}, {"ciphertext": m("rewrap, no ciphertext") * 4},
+                   {"ciphertext": sealed, "context": {m("rewrap, a key", text=True): m("rewrap, a value", text=True)}, "ciphertext_crc32c": wrong}]
+    assert e.BatchRewrap(env.BatchRewrapRequest(name=key, items=wrong_items)).failed == 3
+    with fails():
+        list(e.RewrapStream(iter([env.RewrapStreamRequest(name=key, items=wrong_items), env.RewrapStreamRequest(name=other, items=wrong_items)]),
+                            timeout=10 * SLOWER))
     gone = kms.Encrypt.future(msg.EncryptRequest(name=key, plaintext=m("cancelled")))
     gone.cancel()
 

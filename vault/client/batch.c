@@ -13,7 +13,7 @@ struct batch {
     char first_failure[128]; /* in words */
 };
 
-static struct result check_items(const struct claviger_item *items, size_t n, bool encrypting, struct claviger_error *e)
+RESULT items_check(const struct claviger_item *items, size_t n, size_t extra, struct claviger_error *e)
 {
     if (n == 0 || n > CLAVIGER_BATCH_MAX)
         return client_fail(e, CLAVIGER_INVALID_ARGUMENT, "BAD_BATCH", "a batch has 1 to %d items, not %zu", CLAVIGER_BATCH_MAX, n);
@@ -23,11 +23,29 @@ static struct result check_items(const struct claviger_item *items, size_t n, bo
         total += items[i].in_len + items[i].binding.aad_len;
         for (size_t j = 0; j < items[i].binding.context_len; j++)
             total += strlen(items[i].binding.context[j].key) + strlen(items[i].binding.context[j].value);
-        /* ciphertexts are longer than what they hold: the server's limit is on the message */
-        if (total > CLAVIGER_BATCH_BYTES_MAX + (encrypting ? 0 : 32768))
+        if (total > CLAVIGER_BATCH_BYTES_MAX + extra)
             return client_fail(e, CLAVIGER_INVALID_ARGUMENT, "BAD_BATCH", "a batch holds %d bytes at most",
                                CLAVIGER_BATCH_BYTES_MAX);
     }
+    return ok();
+}
+
+void items_clear(struct claviger_item *items, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        items[i].out = (struct claviger_buffer){0};
+        items[i].code = CLAVIGER_OK;
+        items[i].reason[0] = 0;
+        items[i].version = items[i].source_version = 0;
+    }
+}
+
+RESULT items_outcome(size_t n, size_t failed, const char *first, struct claviger_error *e)
+{
+    if (failed > 0 && n == 1 && *first)
+        return client_fail(e, CLAVIGER_ABORTED, "ITEMS_FAILED", "%s", first);
+    if (failed > 0)
+        return client_fail(e, CLAVIGER_ABORTED, "ITEMS_FAILED", "%zu of %zu items failed; the first: %s", failed, n, first);
     return ok();
 }
 
@@ -79,7 +97,7 @@ static struct rpc *start_decrypt(struct transport *t, const char *key, const str
 RESULT batch_start(struct transport *t, const char *key, bool encrypt, struct claviger_item *items, size_t n, struct batch **ret,
                    struct claviger_error *e)
 {
-    TRY(check_items(items, n, encrypt, e));
+    TRY(items_check(items, n, encrypt ? 0 : 32768, e)); /* ciphertexts are longer than what they hold: the server's limit is on the message */
     CLEANUP(arena_release) struct arena a;
     arena_init(&a, CLIENT_ARENA_MAX);
     struct batch *b = calloc(1, sizeof *b);
@@ -96,9 +114,7 @@ static struct result take_item(struct batch *b, size_t i, ProtobufCBinaryData ou
                                size_t *failed, struct claviger_error *e)
 {
     struct claviger_item *item = &b->items[i];
-    item->out = (struct claviger_buffer){0};
     item->code = st ? client_known_code(st->code) : CLAVIGER_OK;
-    item->reason[0] = 0;
     if (item->code == CLAVIGER_OK)
         return buffer_from(pb_bytes_of(out), &item->out, e);
     client_copy_text(item->reason, sizeof item->reason, pb_bytes_of(st->reason));
@@ -135,22 +151,14 @@ static struct result finish(struct batch *b, struct arena *a, struct claviger_er
         claviger_items_free(b->items, b->n);
         return r;
     }
-    if (failed > 0 && b->n == 1 && *b->first_failure)
-        return client_fail(e, CLAVIGER_ABORTED, "ITEMS_FAILED", "%s", b->first_failure);
-    if (failed > 0)
-        return client_fail(e, CLAVIGER_ABORTED, "ITEMS_FAILED", "%zu of %zu items failed; the first: %s", failed, b->n,
-                           b->first_failure);
-    return ok();
+    return items_outcome(b->n, failed, b->first_failure, e);
 }
 
 RESULT batch_finish(struct batch *b, struct claviger_error *e)
 {
     CLEANUP(arena_release) struct arena a;
     arena_init(&a, CLIENT_ARENA_MAX);
-    for (size_t i = 0; i < b->n; i++) {
-        b->items[i].out = (struct claviger_buffer){0};
-        b->items[i].code = CLAVIGER_OK;
-    }
+    items_clear(b->items, b->n);
     struct result r = finish(b, &a, e);
     free(b);
     return r;

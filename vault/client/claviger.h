@@ -1,5 +1,5 @@
 /*
- * Purpose: Claviger's client library: encrypt, decrypt, wrap, data keys and batches over mutual TLS, for services in C and C++.
+ * Purpose: Claviger's client library: encrypt, decrypt, wrap, data keys, batches and campaigns over mutual TLS, for C and C++.
  * Owns:    a struct claviger_buffer owns its bytes (claviger_buffer_free wipes them); every other pointer is borrowed for the call.
  * Threads: one struct claviger serves any number of threads; open one per process. Not usable across fork().
  * Errors:  0, or an enum claviger_code (the numbers of google.rpc.Code); struct claviger_error says why. Outputs are written
@@ -119,13 +119,33 @@ struct claviger_item {
     struct claviger_buffer out; /* yours to free; empty when code is not 0 */
     int code;                   /* this item's outcome */
     char reason[64];
+    uint32_t version, source_version; /* rewrapped: the key version it is under now, and was; equal: out is in, as it was */
 };
 /* 0: every item succeeded. CLAVIGER_ABORTED with reason "ITEMS_FAILED": look at each item's code. Else: nothing was done. */
 int claviger_encrypt_batch(struct claviger *c, const char *key, struct claviger_item *items, size_t items_len,
                            struct claviger_error *error);
 int claviger_decrypt_batch(struct claviger *c, const char *key, struct claviger_item *items, size_t items_len,
                            struct claviger_error *error);
+/* claviger_rewrap for many: `in` is a ciphertext of whichever version, data or a wrapped key; `out` is under the key's newest one. */
+int claviger_rewrap_batch(struct claviger *c, const char *key, struct claviger_item *items, size_t items_len,
+                          struct claviger_error *error);
 void claviger_items_free(struct claviger_item *items, size_t items_len); /* frees every out */
+
+/* A campaign: batch after batch through one stream, answered in order. Send two, receive one, send the next, and so on: at most
+ * CLAVIGER_REWRAP_WINDOW are unanswered, and the server reads none before it has answered the one before. Nothing here has a side
+ * effect, so when the stream breaks it is opened again and what is unanswered sent again, as often and for as long as a single call
+ * would be tried. One thread at a time. */
+#define CLAVIGER_REWRAP_WINDOW 2
+struct claviger_rewrap_stream; /* opaque */
+int claviger_rewrap_stream_open(struct claviger *c, const char *key, struct claviger_rewrap_stream **ret,
+                                struct claviger_error *error);
+/* The items, and what they point at, stay until they were received. */
+int claviger_rewrap_stream_send(struct claviger_rewrap_stream *s, struct claviger_item *items, size_t items_len,
+                                struct claviger_error *error);
+/* Waits for the oldest unanswered batch. Its outcome is claviger_rewrap_batch's; after any failure but CLAVIGER_ABORTED it is still
+ * the oldest, and this may be called again. */
+int claviger_rewrap_stream_receive(struct claviger_rewrap_stream *s, struct claviger_error *error);
+void claviger_rewrap_stream_close(struct claviger_rewrap_stream *s); /* before claviger_free; NULL accepted */
 
 /* Local encryption: this process encrypts with AES-256-GCM under a cached data key, whose wrapped form travels inside each
  * message (docs/CLIENT.md has the bytes). The server is asked once per data key, not once per field: microseconds, not round

@@ -33,6 +33,13 @@ RESULT batch_finish(struct batch *b, struct claviger_error *e);
 
 RESULT buffer_from(struct bytes b, struct claviger_buffer *ret, struct claviger_error *e);
 
+/* How many, their bindings, and their bytes, of which `extra` more are allowed than CLAVIGER_BATCH_BYTES_MAX. */
+RESULT items_check(const struct claviger_item *items, size_t n, size_t extra, struct claviger_error *e);
+/* Empty results, whatever they held before. */
+void items_clear(struct claviger_item *items, size_t n);
+/* CLAVIGER_ABORTED "ITEMS_FAILED", or ok when none did. first: the first one's failure in words, may be "". */
+RESULT items_outcome(size_t n, size_t failed, const char *first, struct claviger_error *e);
+
 /* NULL binding: none. The entries are messages of type d (any map entry of two byte strings), in the arena. */
 RESULT binding_check(const struct claviger_binding *b, bool aad_allowed, struct claviger_error *e);
 void **binding_entries(const struct claviger_binding *b, const ProtobufCMessageDescriptor *d, struct arena *a, size_t *ret_n);

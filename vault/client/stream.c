@@ -1,5 +1,6 @@
 #include "vault/client/transport.h"
 
+#include "base/clock.h"
 #include "vault/client/error.h"
 #include "vault/client/wire.h"
 
@@ -7,7 +8,10 @@
 
 struct stream {
     struct wire w;
-    bool finished; /* status has been read */
+    bool finished;  /* status has been read */
+    bool receiving; /* the next answer is asked for already */
+    grpc_byte_buffer *answer;
+    uint32_t patience_ms; /* 0: for ever */
     char tag_initial, tag_status, tag_send, tag_recv;
 };
 
@@ -34,6 +38,11 @@ static struct result stream_failure(struct stream *s, struct claviger_error *e)
     return wire_failure(&s->w, e);
 }
 
+static bool stream_wait(struct stream *s, void *tag)
+{
+    return s->patience_ms ? wire_wait_until(&s->w, tag, clock_boot_ms(&clock_system) + s->patience_ms) : wire_wait(&s->w, tag);
+}
+
 RESULT stream_open(struct transport *t, const struct rpc_options *o, struct stream **ret, struct claviger_error *e)
 {
     struct stream *s = calloc(1, sizeof *s);
@@ -48,7 +57,8 @@ RESULT stream_open(struct transport *t, const struct rpc_options *o, struct stre
     op.data.send_initial_metadata.count = s->w.nmeta;
     op.data.send_initial_metadata.metadata = s->w.meta;
     wire_start(&s->w, &op, 1, &s->tag_send);
-    if (!wire_wait(&s->w, &s->tag_send)) {
+    s->patience_ms = o->patience_ms;
+    if (!stream_wait(s, &s->tag_send)) {
         struct result r = stream_failure(s, e);
         stream_close(s);
         return r;
@@ -67,7 +77,7 @@ RESULT stream_send(struct stream *s, const ProtobufCMessage *m, struct claviger_
     grpc_op op = {.op = GRPC_OP_SEND_MESSAGE};
     op.data.send_message.send_message = b;
     wire_start(&s->w, &op, 1, &s->tag_send);
-    bool sent = wire_wait(&s->w, &s->tag_send);
+    bool sent = stream_wait(s, &s->tag_send);
     grpc_byte_buffer_destroy(b);
     return sent ? ok() : stream_failure(s, e);
 }
@@ -78,19 +88,28 @@ RESULT stream_half_close(struct stream *s, struct claviger_error *e)
         return stream_failure(s, e);
     grpc_op op = {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT};
     wire_start(&s->w, &op, 1, &s->tag_send);
-    return wire_wait(&s->w, &s->tag_send) ? ok() : stream_failure(s, e);
+    return stream_wait(s, &s->tag_send) ? ok() : stream_failure(s, e);
+}
+
+void stream_recv_start(struct stream *s)
+{
+    if (s->finished || s->receiving)
+        return;
+    grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
+    op.data.recv_message.recv_message = &s->answer;
+    s->receiving = true;
+    wire_start(&s->w, &op, 1, &s->tag_recv);
 }
 
 RESULT stream_recv(struct stream *s, const ProtobufCMessageDescriptor *answer, struct arena *a, ProtobufCMessage **ret,
                    struct claviger_error *e)
 {
-    grpc_byte_buffer *b = NULL;
-    if (!s->finished) {
-        grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
-        op.data.recv_message.recv_message = &b;
-        wire_start(&s->w, &op, 1, &s->tag_recv);
-        (void)wire_wait(&s->w, &s->tag_recv); /* no message, for whatever cause: the status tells */
-    }
+    stream_recv_start(s);
+    if (s->receiving)
+        (void)stream_wait(s, &s->tag_recv); /* no message, for whatever cause: the status tells */
+    s->receiving = false;
+    grpc_byte_buffer *b = s->answer;
+    s->answer = NULL;
     if (b) {
         struct result r = wire_unpack(b, answer, a, ret, e);
         grpc_byte_buffer_destroy(b);
@@ -120,6 +139,10 @@ void stream_close(struct stream *s)
         INVARIANT(wire_wait(&s->w, &s->tag_status));
     }
     (void)wire_wait(&s->w, &s->tag_initial);
+    if (s->receiving)
+        (void)wire_wait(&s->w, &s->tag_recv);
+    if (s->answer)
+        grpc_byte_buffer_destroy(s->answer);
     wire_close(&s->w);
     free(s);
 }

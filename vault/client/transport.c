@@ -1,15 +1,11 @@
 #include "vault/client/transport.h"
 
 #include "base/clock.h"
-#include "base/rng.h"
 #include "vault/client/error.h"
 #include "vault/client/wire.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-enum { BACKOFF_FIRST_MS = 100, BACKOFF_MAX_MS = 1600 };
 
 struct rpc {
     struct wire w;
@@ -64,32 +60,13 @@ struct rpc *rpc_start(struct transport *t, const struct rpc_options *o, const Pr
     return r;
 }
 
-/* Exponential with full jitter, so that clients of a restarted server do not come back in step. False: no time is left. */
-static bool back_off(const struct rpc *r, uint64_t asked_ms)
-{
-    uint64_t ceiling = BACKOFF_FIRST_MS;
-    for (unsigned i = 1; i < r->attempts && ceiling < BACKOFF_MAX_MS; i++)
-        ceiling *= 2;
-    uint64_t draw;
-    rng_fill(&rng_system, &draw, sizeof draw);
-    uint64_t wait_ms = ceiling / 2 + draw % (ceiling / 2 + 1);
-    if (wait_ms < asked_ms)
-        wait_ms = asked_ms;
-    if (clock_boot_ms(&clock_system) + (int64_t)wait_ms >= r->deadline_ms)
-        return false;
-    struct timespec ts = {(time_t)(wait_ms / 1000), (long)(wait_ms % 1000) * 1000000};
-    while (nanosleep(&ts, &ts) != 0) {
-    }
-    return true;
-}
-
 static bool should_retry(struct rpc *r)
 {
     if (r->w.status != GRPC_STATUS_UNAVAILABLE || !r->o.retry || r->attempts >= r->w.t->max_attempts)
         return false;
     struct claviger_error e = {0};
     (void)wire_failure(&r->w, &e);
-    return back_off(r, e.retry_after_ms);
+    return wire_back_off(r->attempts, e.retry_after_ms, r->deadline_ms);
 }
 
 static void rpc_free(struct rpc *r)

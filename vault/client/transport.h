@@ -31,7 +31,8 @@ struct rpc_options {
     const char *path;            /* "/google.cloud.kms.v1.KeyManagementService/Encrypt" */
     bool retry;                  /* no side effect: may be sent again on UNAVAILABLE */
     const char *idempotency_key; /* of a mutation, or NULL */
-    uint32_t timeout_ms;         /* 0: the transport's */
+    uint32_t timeout_ms;         /* 0: the transport's; a stream: of the whole of it, 0: for ever */
+    uint32_t patience_ms;        /* a stream: how long each message may take, DEADLINE_EXCEEDED after that; 0: for ever */
 };
 /* One call and its answer, decoded into arena. */
 RESULT rpc_unary(struct transport *t, const struct rpc_options *o, const ProtobufCMessage *req,
@@ -48,6 +49,9 @@ struct stream;
 RESULT stream_open(struct transport *t, const struct rpc_options *o, struct stream **ret, struct claviger_error *e);
 RESULT stream_send(struct stream *s, const ProtobufCMessage *m, struct claviger_error *e);
 RESULT stream_half_close(struct stream *s, struct claviger_error *e); /* nothing more to send */
+/* Asks for the next answer before stream_recv waits for it: a server that answers each message before it reads the next can then
+ * go on while a send of ours is held up by it. Does nothing when one is asked for already. */
+void stream_recv_start(struct stream *s);
 /* *ret is NULL when the stream has ended well. */
 RESULT stream_recv(struct stream *s, const ProtobufCMessageDescriptor *answer, struct arena *a, ProtobufCMessage **ret,
                    struct claviger_error *e);

@@ -1,5 +1,6 @@
 #include "vault/client/wire.h"
 
+#include "base/clock.h"
 #include "base/rng.h"
 #include "vault/client/error.h"
 #include "vault/client/pem.h"
@@ -8,6 +9,9 @@
 #include <grpc/grpc_security.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+enum { BACKOFF_FIRST_MS = 100, BACKOFF_MAX_MS = 1600 };
 
 /* ---- channel ---------------------------------------------------------------------------------------------------------- */
 
@@ -113,6 +117,35 @@ bool wire_wait(struct wire *w, void *tag)
 {
     grpc_event ev = grpc_completion_queue_pluck(w->cq, tag, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
     return ev.type == GRPC_OP_COMPLETE && ev.success != 0;
+}
+
+bool wire_wait_until(struct wire *w, void *tag, int64_t deadline_ms)
+{
+    gpr_timespec left = gpr_time_from_millis(deadline_ms - clock_boot_ms(&clock_system), GPR_TIMESPAN);
+    grpc_event ev = grpc_completion_queue_pluck(w->cq, tag, gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), left), NULL);
+    if (ev.type != GRPC_QUEUE_TIMEOUT)
+        return ev.type == GRPC_OP_COMPLETE && ev.success != 0;
+    (void)grpc_call_cancel_with_status(w->call, GRPC_STATUS_DEADLINE_EXCEEDED, "no answer in time", NULL);
+    return wire_wait(w, tag);
+}
+
+/* Exponential with full jitter, so that clients of a restarted server do not come back in step. */
+bool wire_back_off(unsigned attempts, uint64_t asked_ms, int64_t deadline_ms)
+{
+    uint64_t ceiling = BACKOFF_FIRST_MS;
+    for (unsigned i = 1; i < attempts && ceiling < BACKOFF_MAX_MS; i++)
+        ceiling *= 2;
+    uint64_t draw;
+    rng_fill(&rng_system, &draw, sizeof draw);
+    uint64_t wait_ms = ceiling / 2 + draw % (ceiling / 2 + 1);
+    if (wait_ms < asked_ms)
+        wait_ms = asked_ms;
+    if (clock_boot_ms(&clock_system) + (int64_t)wait_ms >= deadline_ms)
+        return false;
+    struct timespec ts = {(time_t)(wait_ms / 1000), (long)(wait_ms % 1000) * 1000000};
+    while (nanosleep(&ts, &ts) != 0) {
+    }
+    return true;
 }
 
 static struct bytes slice_bytes(const grpc_slice *s)

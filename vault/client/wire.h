@@ -39,6 +39,10 @@ void wire_open(struct wire *w, struct transport *t, const char *path, const char
 void wire_close(struct wire *w);
 void wire_start(struct wire *w, const grpc_op *ops, size_t n, void *tag);
 bool wire_wait(struct wire *w, void *tag);
+bool wire_wait_until(struct wire *w, void *tag, int64_t deadline_ms); /* boot clock; past it the call is ended: DEADLINE_EXCEEDED */
+/* Waits before the next attempt, after so many and as long as the server asked for. False: no time is left before the deadline
+ * (boot clock). */
+bool wire_back_off(unsigned attempts, uint64_t asked_ms, int64_t deadline_ms);
 struct result wire_failure(const struct wire *w, struct claviger_error *e);
 grpc_slice wire_pack(const ProtobufCMessage *m);
 struct result wire_unpack(grpc_byte_buffer *b, const ProtobufCMessageDescriptor *d, struct arena *a, ProtobufCMessage **ret,

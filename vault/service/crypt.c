@@ -12,11 +12,12 @@ void crypt_key_release(struct crypt_key *k)
 
 RESULT crypt_key_for_seal(struct call *c, const struct name *n, enum key_use use, struct crypt_key *k, struct err *e)
 {
-    if (k->handle != NULL && k->name == n)
+    if (k->handle != NULL && k->name == n && k->use == use)
         return ok();
     crypt_key_release(k);
     TRY(keyring_use_encrypt(c->svc->keyring, n, use, c->may_block, &k->handle, &k->view, e));
     k->name = n;
+    k->use = use;
     return ok();
 }
 
@@ -64,16 +65,46 @@ RESULT crypt_open(struct call *c, const struct name *n, enum key_use use, struct
         return bad_ciphertext(c, n, why.detail, e);
     if (h.type != type_of(use))
         return bad_ciphertext(c, n, "another type of ciphertext", e);
-    if (k->handle == NULL || k->name != n || memcmp(k->view.kvid, h.kvid, sizeof h.kvid) != 0) {
+    if (k->handle == NULL || k->name != n || k->use != use || memcmp(k->view.kvid, h.kvid, sizeof h.kvid) != 0) {
         crypt_key_release(k);
         TRY(keyring_use_decrypt(c->svc->keyring, n, use, h.kvid, c->may_block, &k->handle, &k->view, e));
         k->name = n;
+        k->use = use;
     }
     uint8_t *out;
     TRY(room(c, sealed.n - FORMAT_OVERHEAD, &out, e));
     TRY(envelope_open(k->view.aead, h.type, h.kvid, aad, sealed, out, e));
     *ret = BYTES(out, sealed.n - FORMAT_OVERHEAD);
     return uses_add(c, &k->view, opens(use), e);
+}
+
+/* Data or a wrapped key: the header says which, and the new one is what the old one was. */
+static enum key_use use_of(struct bytes sealed)
+{
+    struct format_header h;
+    struct err why = {0};
+    return !format_header_parse(sealed, &h, &why).failed && h.type == FORMAT_WRAPPED_KEY ? KEY_USE_WRAP : KEY_USE_ENCRYPT;
+}
+
+static RESULT seal_again(struct call *c, const struct name *n, enum key_use use, struct bytes aad, struct bytes plain, struct bytes sealed,
+                         const struct crypt_key *from, struct crypt_key *to, struct bytes *ret, struct err *e)
+{
+    TRY(crypt_key_for_seal(c, n, use, to, e));
+    *ret = sealed;
+    return from->view.version == to->view.version ? ok() : crypt_seal(c, to, use, aad, plain, ret, e);
+}
+
+RESULT crypt_rewrap(struct call *c, const struct name *n, struct bytes aad, struct bytes sealed, struct crypt_key *from,
+                    struct crypt_key *to, struct bytes *ret, struct err *e)
+{
+    enum key_use use = use_of(sealed);
+    struct bytes plain;
+    TRY(crypt_open(c, n, use, aad, sealed, from, &plain, e));
+    struct result done = seal_again(c, n, use, aad, plain, sealed, from, to, ret, e);
+    if (done.failed)
+        uses_take_back(c, &from->view, opens(use));
+    wipe((void *)(uintptr_t)plain.p, plain.n); /* not left for the arena's end: a stream's message waits there for its answer to be read */
+    return done;
 }
 
 ProtobufCBinaryData crypt_version_name(struct call *c, const struct crypt_key *k)

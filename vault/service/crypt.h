@@ -14,7 +14,8 @@
 struct crypt_key {
     struct key_handle *handle;
     struct key_view view;
-    const struct name *name; /* what it was asked for with: a batch re-uses it while the name stays */
+    const struct name *name; /* what it was asked for with: a batch re-uses it while name and use stay */
+    enum key_use use;
 };
 void crypt_key_release(struct crypt_key *k); /* {0} accepted */
 
@@ -26,6 +27,10 @@ RESULT crypt_seal(struct call *c, const struct crypt_key *k, enum key_use use, s
  * holds the version that had sealed it. k may hold one from an earlier call: it is re-used or released. */
 RESULT crypt_open(struct call *c, const struct name *n, enum key_use use, struct bytes aad, struct bytes sealed,
                   struct crypt_key *k, struct bytes *ret, struct err *e);
+/* From under whichever version to under the key's primary one; the plaintext is wiped before this returns. What is there already is
+ * opened all the same, and *ret is `sealed` itself. `from` and `to` as k above; both are held on success. */
+RESULT crypt_rewrap(struct call *c, const struct name *n, struct bytes aad, struct bytes sealed, struct crypt_key *from,
+                    struct crypt_key *to, struct bytes *ret, struct err *e);
 ProtobufCBinaryData crypt_version_name(struct call *c, const struct crypt_key *k); /* copied; also into the audit event */
 
 #endif

@@ -122,29 +122,19 @@ static struct result rewrap(struct call *c, const ProtobufCMessage *req, Protobu
     const RewrapRequest *q = (const RewrapRequest *)req;
     RewrapResponse *r = call_response(c);
     const struct name *n = &c->resources[0].name;
-    struct bytes sealed = pb_bytes(q->ciphertext), plain, again;
+    struct bytes sealed = pb_bytes(q->ciphertext), again;
     bool verified;
     TRY(keyring_key_exists(c->svc->keyring, n, c->may_block, e));
     TRY(field_check_size(sealed, FIELD_BYTES_MAX + FORMAT_OVERHEAD, "ciphertext", e));
     TRY(field_check_crc32c(q->ciphertext_crc32c, sealed, "ciphertext_crc32c", &verified, e));
-    struct format_header h;
-    struct err why = {0};
-    enum key_use use = KEY_USE_ENCRYPT;
-    if (!format_header_parse(sealed, &h, &why).failed && h.type == FORMAT_WRAPPED_KEY)
-        use = KEY_USE_WRAP;
     CLEANUP(buf_release) struct buf aad;
     buf_init(&aad, AAD_BUF_MAX);
     TRY(field_aad(CONTEXT(q), q->additional_authenticated_data, &aad, e));
     CLEANUP(crypt_key_release) struct crypt_key old = {0}, new = {0};
-    TRY(crypt_open(c, n, use, buf_bytes(&aad), sealed, &old, &plain, e));
-    TRY(crypt_key_for_seal(c, n, use, &new, e));
+    TRY(crypt_rewrap(c, n, buf_bytes(&aad), sealed, &old, &new, &again, e));
     r->source_name = crypt_version_name(c, &old);
     r->name = crypt_version_name(c, &new);
     r->already_newest = old.view.version == new.view.version;
-    if (r->already_newest)
-        again = sealed;
-    else
-        TRY(crypt_seal(c, &new, use, buf_bytes(&aad), plain, &again, e));
     r->ciphertext = pb_view(again);
     r->ciphertext_crc32c = field_crc32c(c, again);
     *resp = &r->base;

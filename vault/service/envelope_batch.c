@@ -1,13 +1,8 @@
 /* claviger.envelope.v1: batches and streams of items. Each item has its own decision and its own status: one bad item never
  * fails the rest. A stream's message is a batch; its answer leaves when its event is durable. */
 #include "vault/service/crypt.h"
+#include "vault/service/items.h"
 #include "vault/service/rows.h"
-#include "vault/service/status_code.h"
-
-#include "claviger/envelope/v1/envelope.pb-c.h"
-
-#include <stdlib.h>
-#include <string.h>
 
 typedef Claviger__Envelope__V1__EncryptItem EncryptItem;
 typedef Claviger__Envelope__V1__EncryptResult EncryptResult;
@@ -17,41 +12,7 @@ typedef Claviger__Envelope__V1__ItemStatus ItemStatus;
 typedef Claviger__Envelope__V1__BatchEncryptRequest EncryptRequest;
 typedef Claviger__Envelope__V1__BatchDecryptRequest DecryptRequest;
 
-enum { AAD_BUF_MAX = FIELD_BYTES_MAX + 64 };
-
 /* ---- resources: one an item; items without a name share the request's ---------------------------------------------- */
-static RESULT items_name(struct call *c, ProtobufCBinaryData name, unsigned kinds, struct name *ret, struct err *e)
-{
-    struct bytes text = pb_bytes(name);
-    if (text.n == 0 && c->stream != NULL) /* a stream's name is given once, in its first message */
-        text = bytes_str(c->stream);
-    return name_parse_any(text, kinds, "name", ret, e);
-}
-
-static RESULT items_resources(struct call *c, ProtobufCBinaryData name, size_t n, ProtobufCBinaryData (*item_name)(const void *q, size_t i),
-                              const void *q, unsigned kinds, struct err *e)
-{
-    if (n == 0 || n > CALL_ITEMS_MAX)
-        return err_field(e, "items", "1 to 1000 items");
-    c->resources = arena_zalloc(&c->arena, n * sizeof *c->resources);
-    if (c->resources == NULL)
-        FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "no room for %zu items", n);
-    struct name shared = {.kind = NAME_NONE};
-    for (size_t i = 0; i < n; i++) {
-        ProtobufCBinaryData own = item_name(q, i);
-        if (own.len > 0)
-            TRY(name_parse_any(pb_bytes(own), kinds, "items.name", &c->resources[i].name, e));
-        else if (shared.kind != NAME_NONE)
-            c->resources[i].name = shared;
-        else {
-            TRY(items_name(c, name, kinds, &shared, e));
-            c->resources[i].name = shared;
-        }
-    }
-    c->nresources = n;
-    return ok();
-}
-
 static ProtobufCBinaryData encrypt_item_name(const void *q, size_t i)
 {
     return ((const EncryptRequest *)q)->items[i]->name;
@@ -88,36 +49,10 @@ static void batch_release(struct batch *b)
     buf_release(&b->aad);
 }
 
-static const struct name *same_name(struct batch *b, const struct name *n)
-{
-    if (b->key_name == NULL || !name_equal(b->key_name, n))
-        b->key_name = n;
-    return b->key_name;
-}
-
-static RESULT item_allowed(const struct resource *r, struct err *e)
-{
-    if (r->denied)
-        FAIL(e, ERR_DENIED, "PERMISSION_DENIED", "rule %s", r->rule);
-    return ok();
-}
-
-static ItemStatus *item_failed(struct call *c, struct batch *b, const struct err *why)
-{
-    ItemStatus *s = call_new_message(c, &claviger__envelope__v1__item_status__descriptor);
-    INVARIANT(s != NULL);
-    char text[256];
-    s->code = status_code(why->code);
-    s->reason = call_text(c, why->reason != NULL ? why->reason : err_name(why->code) + strlen("ERR_"));
-    s->message = call_text(c, err_public(why, text, sizeof text));
-    b->failed++;
-    return s;
-}
-
 static RESULT encrypt_one(struct call *c, struct batch *b, const struct resource *res, const EncryptItem *item, EncryptResult *r,
                           struct err *e)
 {
-    const struct name *n = same_name(b, &res->name);
+    const struct name *n = items_same_name(&b->key_name, &res->name);
     TRY(item_allowed(res, e));
     TRY(crypt_key_for_seal(c, n, KEY_USE_ENCRYPT, &b->key, e));
     struct bytes plain = pb_bytes(item->plaintext), sealed;
@@ -132,7 +67,7 @@ static RESULT encrypt_one(struct call *c, struct batch *b, const struct resource
 static RESULT decrypt_one(struct call *c, struct batch *b, const struct resource *res, const DecryptItem *item, DecryptResult *r,
                           struct err *e)
 {
-    const struct name *n = same_name(b, &res->name);
+    const struct name *n = items_same_name(&b->key_name, &res->name);
     struct bytes sealed = pb_bytes(item->ciphertext), plain;
     TRY(item_allowed(res, e));
     TRY(field_check_size(sealed, FIELD_BYTES_MAX + FORMAT_OVERHEAD, "ciphertext", e));
@@ -149,22 +84,11 @@ static ProtobufCBinaryData run_name(struct call *c, const struct batch *b, Proto
     return last.data != NULL && bytes_equal(pb_bytes(last), b->key.view.version_name) ? last : crypt_version_name(c, &b->key);
 }
 
-/* An item that needs the slow lane takes the whole batch there: nothing of it has had an effect. */
-static RESULT item_outcome(struct call *c, struct batch *b, const struct err *why, ItemStatus **status, struct err *e)
-{
-    if (why->code == ERR_WOULD_BLOCK) {
-        *e = *why;
-        return (struct result){1};
-    }
-    *status = item_failed(c, b, why);
-    return ok();
-}
-
 static RESULT encrypt_items(struct call *c, EncryptItem *const *items, size_t n, EncryptResult ***ret, uint32_t *ret_failed,
                             struct err *e)
 {
     CLEANUP(batch_release) struct batch b = {0};
-    buf_init(&b.aad, AAD_BUF_MAX);
+    buf_init(&b.aad, ITEM_AAD_MAX);
     EncryptResult **out = arena_alloc(&c->arena, n * sizeof *out);
     ProtobufCBinaryData last = {0};
     for (size_t i = 0; out != NULL && i < n; i++) {
@@ -172,7 +96,7 @@ static RESULT encrypt_items(struct call *c, EncryptItem *const *items, size_t n,
         if ((out[i] = call_new_message(c, &claviger__envelope__v1__encrypt_result__descriptor)) == NULL)
             out = NULL;
         else if (encrypt_one(c, &b, &c->resources[i], items[i], out[i], &why).failed)
-            TRY(item_outcome(c, &b, &why, &out[i]->status, e));
+            TRY(item_outcome(c, &why, &out[i]->status, &b.failed, e));
         else
             out[i]->name = last = run_name(c, &b, last);
     }
@@ -187,7 +111,7 @@ static RESULT decrypt_items(struct call *c, DecryptItem *const *items, size_t n,
                             struct err *e)
 {
     CLEANUP(batch_release) struct batch b = {0};
-    buf_init(&b.aad, AAD_BUF_MAX);
+    buf_init(&b.aad, ITEM_AAD_MAX);
     DecryptResult **out = arena_alloc(&c->arena, n * sizeof *out);
     ProtobufCBinaryData last = {0};
     for (size_t i = 0; out != NULL && i < n; i++) {
@@ -195,7 +119,7 @@ static RESULT decrypt_items(struct call *c, DecryptItem *const *items, size_t n,
         if ((out[i] = call_new_message(c, &claviger__envelope__v1__decrypt_result__descriptor)) == NULL)
             out = NULL;
         else if (decrypt_one(c, &b, &c->resources[i], items[i], out[i], &why).failed)
-            TRY(item_outcome(c, &b, &why, &out[i]->status, e));
+            TRY(item_outcome(c, &why, &out[i]->status, &b.failed, e));
         else
             out[i]->name = last = run_name(c, &b, last);
     }
@@ -228,22 +152,12 @@ static struct result batch_decrypt(struct call *c, const ProtobufCMessage *req, 
 }
 
 /* ---- streams: c->stream is the name given first, as text ---------------------------------------------------------------- */
-static void remember_name(struct call *c, ProtobufCBinaryData name)
-{
-    if (name.len == 0)
-        return;
-    free(c->stream);
-    c->stream = calloc(1, name.len + 1);
-    INVARIANT(c->stream != NULL);
-    memcpy(c->stream, name.data, name.len);
-}
-
 static struct result stream_encrypt(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)
 {
     const Claviger__Envelope__V1__EncryptStreamRequest *q = (const Claviger__Envelope__V1__EncryptStreamRequest *)req;
     Claviger__Envelope__V1__EncryptStreamResponse *r = call_response(c);
     TRY(encrypt_items(c, q->items, q->n_items, &r->results, &r->failed, e));
-    remember_name(c, q->name);
+    items_remember_name(c, q->name);
     r->n_results = q->n_items;
     r->sequence = q->sequence;
     *resp = &r->base;
@@ -255,21 +169,15 @@ static struct result stream_decrypt(struct call *c, const ProtobufCMessage *req,
     const Claviger__Envelope__V1__DecryptStreamRequest *q = (const Claviger__Envelope__V1__DecryptStreamRequest *)req;
     Claviger__Envelope__V1__DecryptStreamResponse *r = call_response(c);
     TRY(decrypt_items(c, q->items, q->n_items, &r->results, &r->failed, e));
-    remember_name(c, q->name);
+    items_remember_name(c, q->name);
     r->n_results = q->n_items;
     r->sequence = q->sequence;
     *resp = &r->base;
     return ok();
 }
 
-static void stream_close(struct call *c)
-{
-    free(c->stream);
-    c->stream = NULL;
-}
-
-static const struct rpc_stream encrypt_stream = {.message = stream_encrypt, .close = stream_close};
-static const struct rpc_stream decrypt_stream = {.message = stream_decrypt, .close = stream_close};
+static const struct rpc_stream encrypt_stream = {.message = stream_encrypt, .close = items_stream_close};
+static const struct rpc_stream decrypt_stream = {.message = stream_decrypt, .close = items_stream_close};
 
 /* The extractors read both a batch's and a stream's request: they begin alike (checked where it would go unnoticed). */
 _Static_assert(offsetof(EncryptRequest, items) == offsetof(Claviger__Envelope__V1__EncryptStreamRequest, items), "layout");

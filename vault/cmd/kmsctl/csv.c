@@ -97,6 +97,18 @@ void csv_reader_release(struct csv_reader *r)
     buf_release(&r->buf);
 }
 
+RESULT csv_reader_seek(struct csv_reader *r, uint64_t bytes, uint64_t records, struct claviger_error *e)
+{
+    if (lseek(r->fd, (off_t)bytes, SEEK_SET) < 0)
+        return client_fail(e, CLAVIGER_UNKNOWN, "INPUT", "the input cannot be read from its middle: %s", strerror(errno));
+    buf_reset(&r->buf);
+    r->at = 0;
+    r->eof = false;
+    r->bytes = bytes;
+    r->records = records;
+    return ok();
+}
+
 static struct result fill(struct csv_reader *r, struct claviger_error *e)
 {
     if (r->at > 0) {

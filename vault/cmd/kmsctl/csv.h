@@ -40,6 +40,8 @@ struct csv_reader {
 };
 void csv_reader_init(struct csv_reader *r, int fd);
 void csv_reader_release(struct csv_reader *r);
+/* The next record begins at that byte of the file, and so many came before it. */
+RESULT csv_reader_seek(struct csv_reader *r, uint64_t bytes, uint64_t records, struct claviger_error *e);
 /* *ret_more false: the file has ended. The views live until the next call. */
 RESULT csv_next(struct csv_reader *r, struct csv_record *ret, bool *ret_more, struct claviger_error *e);
 

@@ -81,6 +81,8 @@ RESULT job_header(struct job *j, struct claviger_error *e)
     TRY(map_columns(j, names, j->record.n, e));
     buf_put_bytes(&j->out, j->record.text);
     buf_put_bytes(&j->out, j->record.eol);
+    j->taken_bytes = j->in.bytes;
+    j->taken_records = j->in.records;
     return ok();
 }
 
@@ -106,11 +108,15 @@ static struct result field_input(struct job *j, struct chunk *k, const struct cs
                                  struct claviger_error *e)
 {
     struct bytes v = csv_value(f, &k->arena);
-    *ret_skip = v.n == 0 && !(j->encrypt && j->encrypt_empty);
+    *ret_skip = v.n == 0 && !(j->mode == JOB_ENCRYPT && j->encrypt_empty);
     *ret = v;
+    if (!*ret_skip && j->mode == JOB_REWRAP && !has_prefix(v)) {
+        k->kept++;
+        *ret_skip = true;
+    }
     if (*ret_skip)
         return ok();
-    if (j->encrypt) {
+    if (j->mode == JOB_ENCRYPT) {
         if (has_prefix(v) && !j->again)
             return bad_row(j, e, "a field begins with clv1: and is encrypted already (--again encrypts it once more)");
         return v.n <= CLAVIGER_PLAINTEXT_MAX ? ok() : bad_row(j, e, "a field is longer than 64 KiB");
@@ -178,6 +184,8 @@ static struct result add_row(struct job *j, struct chunk *k, struct claviger_err
     *k->tail = r;
     k->tail = &r->next;
     k->text_bytes += rec->text.n;
+    k->input_bytes = j->taken_bytes = j->in.bytes;
+    k->records = j->taken_records = j->in.records;
     return blank ? ok() : add_items(j, k, r, e);
 }
 
@@ -195,6 +203,8 @@ RESULT job_fill(struct job *j, struct chunk *k, bool *pending, bool *more, struc
     k->tail = &k->rows;
     k->items = arena_alloc(&k->arena, j->batch_max * sizeof *k->items);
     INVARIANT(k->items);
+    k->input_bytes = j->taken_bytes;
+    k->records = j->taken_records;
     while (true) {
         if (!*pending)
             TRY(csv_next(&j->in, &j->record, more, e));
@@ -209,6 +219,5 @@ RESULT job_fill(struct job *j, struct chunk *k, bool *pending, bool *more, struc
         TRY(add_row(j, k, e));
         *pending = false;
     }
-    k->input_bytes = j->in.bytes;
     return ok();
 }

@@ -40,15 +40,20 @@ RESULT read_all(const char *path, size_t max, struct buf *out, struct claviger_e
     return read_fd_all(fd, path, max, out, e);
 }
 
-RESULT write_all(struct bytes b, struct claviger_error *e)
+RESULT write_fd(int fd, const char *what, struct bytes b, struct claviger_error *e)
 {
     while (b.n > 0) {
-        ssize_t n = write(STDOUT_FILENO, b.p, b.n);
+        ssize_t n = write(fd, b.p, b.n);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            return client_fail(e, CLAVIGER_UNKNOWN, "OUTPUT", "stdout cannot be written: %s", strerror(errno));
+            return client_fail(e, CLAVIGER_UNKNOWN, "OUTPUT", "%s cannot be written: %s", what, strerror(errno));
         b = BYTES(b.p + n, b.n - (size_t)n);
     }
     return ok();
+}
+
+RESULT write_all(struct bytes b, struct claviger_error *e)
+{
+    return write_fd(STDOUT_FILENO, "stdout", b, e);
 }

@@ -40,6 +40,8 @@ enum { ARGS_MAX = 4, REPEAT_MAX = 64 };
     X(OPT_IN_FLIGHT, "in-flight", "N", "batches on their way at a time, 1 to 32 (default 4)")                             \
     X(OPT_ENCRYPT_EMPTY, "encrypt-empty", NULL, "also encrypt empty fields; else they stay empty")                        \
     X(OPT_AGAIN, "again", NULL, "also encrypt fields that look encrypted already")                                        \
+    X(OPT_OUT, "out", "FILE", "write this file in place of stdout; it must not be there yet")                             \
+    X(OPT_RESUME, "resume", NULL, "go on where an interrupted run with the same --out was, if there was one")             \
     X(OPT_LABEL, "label", "K=V", "label (repeat for more); update: K= removes it")                                        \
     X(OPT_ROTATION, "rotation-period", "DURATION", "e.g. 90d; update: none turns rotation off")                           \
     X(OPT_NO_VERSION, "no-version", NULL, "create the key without a first version")                                       \
@@ -157,6 +159,7 @@ void usage_tell(struct ctl *c, ProtobufCBinaryData version);
 RESULT read_all(const char *path /* NULL: stdin */, size_t max, struct buf *out, struct claviger_error *e);
 RESULT read_fd_all(int fd, const char *what, size_t max, struct buf *out, struct claviger_error *e);
 RESULT write_all(struct bytes b, struct claviger_error *e); /* stdout */
+RESULT write_fd(int fd, const char *what, struct bytes b, struct claviger_error *e);
 
 /* output.c: messages as JSON (field names as in the .proto), JSON as tables. */
 json_t *json_of(const ProtobufCMessage *m);

@@ -69,6 +69,8 @@ def seal(kind, name, context, aad, data):
 
 def unseal(kind, name, context, aad, sealed):
     data = bytes(b ^ 0x5A for b in sealed[20:])
+    if kind == b"FAKE" and sealed[:4] == b"FAK2":  # of the key's second version
+        kind = b"FAK2"
     if sealed != seal(kind, name, context, aad, data):
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "CIPHERTEXT")
     return data
@@ -209,6 +211,56 @@ class Envelope(env_grpc.EnvelopeServicer):
         r, failed = self.batch(q, ctx, lambda name, i: env.DecryptResult(
             plaintext=unseal(b"FAKE", name, i.context, i.additional_authenticated_data, i.ciphertext)))
         return env.BatchDecryptResponse(results=r, failed=failed)
+
+    def rewrapped(self, q):
+        """From version 1 (FAKE) to 2 (FAK2)."""
+        def one(i):
+            if i.ciphertext_crc32c.value != crc32c(i.ciphertext):
+                raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "CRC32C_MISMATCH")
+            data = unseal(b"FAKE", q.name, i.context, i.additional_authenticated_data, i.ciphertext)
+            r = env.RewrapResult(version=2, source_version=2 if i.ciphertext[:4] == b"FAK2" else 1)
+            r.already_newest = r.source_version == 2
+            r.ciphertext = seal(b"FAK2", q.name, i.context, i.additional_authenticated_data, data)
+            if not q.name.endswith("nocrc"):
+                r.ciphertext_crc32c.value = crc32c(r.ciphertext) ^ q.name.endswith("damaged")
+            return r
+        results = []
+        for i in q.items:
+            try:
+                results.append(one(i))
+            except Refused as r:
+                results.append(env.RewrapResult(status=env.ItemStatus(code=r.args[0].value[0], reason=r.args[1], message="refused")))
+        return results, sum(r.status.code != 0 for r in results)
+
+    def BatchRewrap(self, q, ctx):
+        how = behave("BatchRewrap", q.name, ctx)
+        r, failed = self.rewrapped(q)
+        return env.BatchRewrapResponse(results=r[:-1] if how == "lost" else r, failed=failed)
+
+    def RewrapStream(self, requests, ctx):
+        """One message at a time, as the daemon. `breaks`: every third message of all ends the stream; `leaves`: it ends well, but early;
+        `silent`: no answer; `swapped`: another's sequence; `throttled`: over the rate at first; `down` and so on: as everywhere."""
+        for q in requests:
+            how = q.name.rsplit("/", 1)[-1]
+            with lock:
+                counts["stream " + how] = n = counts.get("stream " + how, 0) + 1
+            if how in ("denied", "state", "down"):
+                behave("RewrapStream", q.name, ctx)
+            if how == "throttled" and n <= 2:
+                refuse(ctx, grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", retry_ms=20)
+            if how == "budget":
+                refuse(ctx, grpc.StatusCode.RESOURCE_EXHAUSTED, "BUDGET_DAY", retry_ms=20)
+            if how == "breaks" and n % 3 == 0:
+                refuse(ctx, grpc.StatusCode.UNAVAILABLE, "RESTARTING")
+            if how == "leaves" and n % 3 == 0:
+                return
+            if how == "silent":
+                gone = threading.Event()
+                ctx.add_callback(gone.set)
+                gone.wait(10)
+                return
+            r, failed = self.rewrapped(q)
+            yield env.RewrapStreamResponse(sequence=q.sequence + (how == "swapped"), results=r[:-1] if how == "lost" else r, failed=failed)
 
     def EncryptStream(self, requests, ctx):
         for q in requests:

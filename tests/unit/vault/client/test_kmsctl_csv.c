@@ -1,11 +1,7 @@
 #include "base/rng.h"
 #include "vault/cmd/kmsctl/csv.h"
-#include "vault/cmd/kmsctl/kmsctl.h"
 
-#include "tests/unit/vault/client/standin.h"
-#include "tests/unit/vault/client/testing.h"
-
-#include <fcntl.h>
+#include "tests/unit/vault/client/commands.h"
 
 /* ---- the parser ----------------------------------------------------------------------------------------------------------- */
 
@@ -99,12 +95,7 @@ static int setup(void **state)
     standin_path(f->in, &f->server, "in.csv");
     standin_path(f->enc, &f->server, "enc.csv");
     standin_path(f->dec, &f->server, "dec.csv");
-    setenv("KMS_ENDPOINT", f->server.endpoint, 1);
-    setenv("KMS_CA", f->server.ca, 1);
-    setenv("KMS_CERT", f->server.cert, 1);
-    setenv("KMS_KEY", f->server.key, 1);
-    setenv("HOME", f->server.dir, 1);
-    unsetenv("XDG_CONFIG_HOME");
+    use_standin(&f->server);
     *state = f;
     return 0;
 }
@@ -117,53 +108,6 @@ static int teardown(void **state)
     return 0;
 }
 
-static void write_file(const char *path, struct bytes b)
-{
-    FILE *f = fopen(path, "w");
-    assert_non_null(f);
-    assert_int_equal(fwrite(b.p, 1, b.n, f), b.n);
-    fclose(f);
-}
-
-static void read_file(const char *path, struct buf *out)
-{
-    struct claviger_error e;
-    assert_false(read_all(path, 8 << 20, out, &e).failed);
-}
-
-/* Runs a command line with stdout in a file and stderr in /dev/null; returns the exit code. */
-static int run(const char *out_path, struct claviger_error *e, char **argv)
-{
-    struct ctl c = {0};
-    struct words w;
-    int argc = 0, saved = dup(1), saved_err = dup(2), code = 0;
-    while (argv[argc])
-        argc++;
-    arena_init(&c.arena, 64 << 20);
-    fflush(stdout);
-    int fd = open(out_path, O_WRONLY | O_CREAT | O_TRUNC, 0600), null = open("/dev/null", O_WRONLY);
-    dup2(fd, 1);
-    dup2(null, 2);
-    struct result r = args_parse(argc, argv, &w, &c.args, e);
-    const struct command *cmd = r.failed ? NULL : command_find(w.noun, w.verb);
-    if (cmd) {
-        c.role = cmd->role;
-        r = cmd->run(&c, e);
-    }
-    code = r.failed ? exit_code(e) : 0;
-    fflush(stdout);
-    dup2(saved, 1);
-    dup2(saved_err, 2);
-    close(saved);
-    close(saved_err);
-    close(fd);
-    close(null);
-    claviger_free(c.client);
-    arena_release(&c.arena);
-    return code;
-}
-
-#define ARGS(...) ((char *[]){"kmsctl", __VA_ARGS__, NULL})
 #define KEY "--key", "acme/eu/pii/email"
 
 static void round_trip(struct fixture *f, struct bytes text, const char *columns, const char *batch, char *extra)
@@ -174,7 +118,6 @@ static void round_trip(struct fixture *f, struct bytes text, const char *columns
     assert_int_equal(run(f->enc, &e, ARGS("csv", "encrypt", "--columns", col, KEY, "--in", f->in, "--batch", b, extra)), 0);
     assert_int_equal(run(f->dec, &e, ARGS("csv", "decrypt", "--columns", col, KEY, "--in", f->enc, "--batch", b)), 0);
     CLEANUP(buf_release) struct buf back;
-    buf_init(&back, 8 << 20);
     read_file(f->dec, &back);
     assert_int_equal(back.n, text.n);
     assert_memory_equal(back.p, text.p, text.n);
@@ -229,7 +172,6 @@ static void test_what_encrypted_looks_like(void **state)
     write_file(f->in, BYTES_LIT("id,a,b\n1,x,keep\n2,\"y\",\n3,,keep\n"));
     assert_int_equal(run(f->enc, &e, ARGS("csv", "encrypt", "--columns", "a", KEY, "--id-column", "id", "--in", f->in)), 0);
     CLEANUP(buf_release) struct buf enc;
-    buf_init(&enc, 1 << 20);
     read_file(f->enc, &enc);
     const char *t = buf_cstr(&enc);
     assert_memory_equal(t, "id,a,b\n1,clv1:", 14);
@@ -293,7 +235,6 @@ static void test_people(void **state)
 {
     struct fixture *f = *state;
     CLEANUP(buf_release) struct buf text;
-    buf_init(&text, 8 << 20);
     read_file("docs/examples/people.csv", &text);
     round_trip(f, buf_bytes(&text), "name,email,note", "500", NULL);
 }

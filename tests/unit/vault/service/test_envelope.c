@@ -8,6 +8,7 @@
 #include "kms/keyring/internal.h"
 
 #include <setjmp.h>
+#include <stdalign.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -90,8 +91,8 @@ static int setup(void **state)
 
 static const struct rpc_row *row_of(const char *method)
 {
-    const struct row_list *lists[] = {&rows_envelope, &rows_envelope_batch};
-    for (size_t l = 0; l < 2; l++)
+    const struct row_list *lists[] = {&rows_envelope, &rows_envelope_batch, &rows_envelope_rewrap};
+    for (size_t l = 0; l < sizeof lists / sizeof lists[0]; l++)
         for (size_t i = 0; i < lists[l]->n; i++)
             if (strcmp(strrchr(lists[l]->rows[i].path, '/') + 1, method) == 0)
                 return &lists[l]->rows[i];
@@ -167,6 +168,11 @@ static uint32_t decrypt_failed(const ProtobufCMessage *m)
     return ((const Claviger__Envelope__V1__BatchDecryptResponse *)m)->failed;
 }
 
+static uint32_t rewrap_failed(const ProtobufCMessage *m)
+{
+    return ((const Claviger__Envelope__V1__BatchRewrapResponse *)m)->failed;
+}
+
 /* One request of each kind. A batch has two keys and two versions of one: what is kept from one item to the next is not taken for
  * another's. */
 static const void *wrap_request(void)
@@ -226,6 +232,23 @@ static const void *batch_decrypt_request(void)
         claviger__envelope__v1__decrypt_item__init(items[i] = &item[i]);
         item[i].name = TEXT(KEYS[which[i].key]);
         item[i].ciphertext = sealed_under(which[i].key, which[i].version, KEY_USE_ENCRYPT, BYTES(plain, sizeof plain), buf[i]);
+    }
+    r.name = TEXT(KEYS[0]);
+    r.items = items;
+    r.n_items = ITEMS;
+    return &r;
+}
+
+/* Types alternate too: a wrapped key is opened and sealed as one beside data of the same version. */
+static const void *batch_rewrap_request(void)
+{
+    static uint8_t buf[ITEMS][sizeof key_bytes + FORMAT_OVERHEAD];
+    static Claviger__Envelope__V1__RewrapItem item[ITEMS], *items[ITEMS];
+    static Claviger__Envelope__V1__BatchRewrapRequest r = CLAVIGER__ENVELOPE__V1__BATCH_REWRAP_REQUEST__INIT;
+    for (unsigned i = 0; i < ITEMS; i++) {
+        claviger__envelope__v1__rewrap_item__init(items[i] = &item[i]);
+        item[i].name = TEXT(KEYS[which[i].key]);
+        item[i].ciphertext = sealed_under(which[i].key, which[i].version, i & 1 ? KEY_USE_WRAP : KEY_USE_ENCRYPT, BYTES(key_bytes, sizeof key_bytes), buf[i]);
     }
     r.name = TEXT(KEYS[0]);
     r.items = items;
@@ -321,7 +344,8 @@ static void no_answer_is_in_part(void **state)
                                         {"GenerateDataKey", data_key_request, none_failed},
                                         {"Rewrap", rewrap_request, none_failed},
                                         {"BatchEncrypt", batch_encrypt_request, encrypt_failed},
-                                        {"BatchDecrypt", batch_decrypt_request, decrypt_failed}};
+                                        {"BatchDecrypt", batch_decrypt_request, decrypt_failed},
+                                        {"BatchRewrap", batch_rewrap_request, rewrap_failed}};
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
         memory_runs_out(&kinds[i]);
 }
@@ -340,6 +364,63 @@ static void items_do_not_mix(void **state)
     assert_int_equal(r->n_results, ITEMS);
     for (unsigned i = 0; i < ITEMS; i++)
         assert_true(bytes_equal(pb_bytes(r->results[i]->plaintext), BYTES(plain, sizeof plain)));
+    arena_release(&c.arena);
+}
+
+struct arena_block { /* as base/arena.c has it */
+    struct arena_block *next;
+    size_t cap, used;
+    alignas(16) uint8_t data[];
+};
+
+static bool arena_holds(const struct arena *a, struct bytes what)
+{
+    for (const struct arena_block *b = a->head; b != NULL; b = b->next)
+        if (memmem(b->data, b->used, what.p, what.n) != NULL)
+            return true;
+    return false;
+}
+
+/* What was sealed again opens to the same, under the newest version and as the type it was; what was there already is as it was. And
+ * when the handler is done, no plaintext is left in the call's memory. */
+static void items_are_rewrapped(void **state)
+{
+    (void)state;
+    struct call c;
+    struct err e = {0};
+    ProtobufCMessage *resp = NULL;
+    for (unsigned i = 0; i < sizeof key_bytes; i++)
+        key_bytes[i] = (uint8_t)(i * 7 + 3);
+    const Claviger__Envelope__V1__BatchRewrapRequest *q = batch_rewrap_request();
+    begin(&c, "BatchRewrap", CALL_ARENA_MAX);
+    assert_false(ask(&c, q, &resp, &e).failed);
+    const Claviger__Envelope__V1__BatchRewrapResponse *r = (const void *)resp;
+    assert_int_equal(r->n_results, ITEMS);
+    assert_int_equal(r->failed, 0);
+    struct bytes sealed[ITEMS];
+    for (unsigned i = 0; i < ITEMS; i++) {
+        const Claviger__Envelope__V1__RewrapResult *one = r->results[i];
+        sealed[i] = pb_bytes(one->ciphertext);
+        assert_int_equal(one->source_version, which[i].version);
+        assert_int_equal(one->version, 2);
+        assert_int_equal(one->already_newest, which[i].version == 2);
+        assert_int_equal(bytes_equal(sealed[i], pb_bytes(q->items[i]->ciphertext)), which[i].version == 2);
+        assert_int_equal(one->ciphertext_crc32c->value, crc32c(sealed[i]));
+    }
+    assert_true(arena_holds(&c.arena, sealed[0]));
+    assert_false(arena_holds(&c.arena, BYTES(key_bytes, 32)));
+    for (unsigned i = 0; i < ITEMS; i++) {
+        struct crypt_key k = {0};
+        struct bytes back;
+        CLEANUP(buf_release) struct buf aad;
+        buf_init(&aad, 64);
+        format_plain_aad((struct bytes){0}, &aad);
+        assert_false(crypt_open(&c, &c.resources[i].name, i & 1 ? KEY_USE_WRAP : KEY_USE_ENCRYPT, buf_bytes(&aad), sealed[i], &k, &back, &e).failed);
+        assert_true(bytes_equal(back, BYTES(key_bytes, sizeof key_bytes)));
+        assert_true(arena_holds(&c.arena, BYTES(key_bytes, 32))); /* where it would be found */
+        crypt_key_release(&k);
+    }
+    assert_string_equal(strrchr((const char *)c.ev.key_version.p, '/') + 1, "2");
     arena_release(&c.arena);
 }
 
@@ -386,6 +467,58 @@ static void every_refusal_has_its_code(void **state)
     assert_int_equal(code_when("BatchDecrypt", &dr, "items"), ERR_INVALID);
     dr.n_items = CALL_ITEMS_MAX;
     assert_int_equal(code_when("BatchDecrypt", &dr, NULL), ERR_NONE); /* each of them refused for itself */
+}
+
+/* A rewrap item's own refusals, and what is refused with the message. */
+static void rewrap_refusals(void **state)
+{
+    (void)state;
+    static uint8_t big[FIELD_BYTES_MAX + FORMAT_OVERHEAD + 1], good[256];
+    Claviger__Envelope__V1__RewrapItem item = CLAVIGER__ENVELOPE__V1__REWRAP_ITEM__INIT, fine = CLAVIGER__ENVELOPE__V1__REWRAP_ITEM__INIT;
+    Claviger__Envelope__V1__RewrapItem *items[CALL_ITEMS_MAX + 1];
+    Claviger__Envelope__V1__BatchRewrapRequest br = CLAVIGER__ENVELOPE__V1__BATCH_REWRAP_REQUEST__INIT;
+    Claviger__Envelope__V1__RewrapStreamRequest sr = CLAVIGER__ENVELOPE__V1__REWRAP_STREAM_REQUEST__INIT;
+    Google__Protobuf__Int64Value crc = GOOGLE__PROTOBUF__INT64_VALUE__INIT;
+    for (size_t i = 0; i <= CALL_ITEMS_MAX; i++)
+        items[i] = &fine;
+    br.name = sr.name = TEXT(KEYS[0]);
+    br.items = sr.items = items;
+    assert_int_equal(code_when("BatchRewrap", &br, "items"), ERR_INVALID);
+    br.n_items = CALL_ITEMS_MAX + 1;
+    assert_int_equal(code_when("BatchRewrap", &br, "items"), ERR_INVALID);
+    br.n_items = sr.n_items = 2;
+    sr.name = TEXT("projects/acme/locations/eu/keyRings/r/cryptoKeys/not-cached");
+    assert_int_equal(code_when("RewrapStream", &sr, NULL), ERR_WOULD_BLOCK);
+
+    fine.ciphertext = sealed_under(0, 1, KEY_USE_ENCRYPT, BYTES(plain, 10), good);
+    static const struct {
+        int what, code;
+    } t[] = {{0, 0}, {1, 3}, {2, 3}, {3, 0}, {4, 7}, {5, 9}};
+    for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
+        struct call c;
+        struct err e = {0};
+        ProtobufCMessage *resp = NULL;
+        item = fine;
+        items[0] = &item;
+        if (t[i].what == 1)
+            item.ciphertext = (ProtobufCBinaryData){sizeof big, big};
+        crc.value = (int64_t)crc32c(pb_bytes(item.ciphertext)) + (t[i].what == 2);
+        if (t[i].what == 2 || t[i].what == 3)
+            item.ciphertext_crc32c = &crc;
+        begin(&c, "BatchRewrap", CALL_ARENA_MAX);
+        assert_false(c.row->resources(&c, &br.base, &e).failed);
+        c.resources[0].denied = t[i].what == 4;
+        c.resources[0].rule = "some-rule";
+        entries[0]->versions[1].state = t[i].what == 5 ? VERSION_DISABLED : VERSION_ENABLED; /* opens, but may not be sealed again */
+        assert_false(c.row->handle(&c, &br.base, &resp, &e).failed);
+        const Claviger__Envelope__V1__BatchRewrapResponse *r = (const void *)resp;
+        assert_int_equal(r->results[0]->status != NULL ? r->results[0]->status->code : 0, t[i].code);
+        assert_int_equal(r->results[0]->ciphertext.len > 0, t[i].code == 0);
+        assert_int_equal(r->failed, (t[i].code != 0) + (t[i].what == 5)); /* the fine one beside it */
+        assert_int_equal(c.ev.items_failed, r->failed);
+        arena_release(&c.arena);
+    }
+    entries[0]->versions[1].state = VERSION_ENABLED;
 }
 
 static uint32_t failed_of(const Claviger__Envelope__V1__BatchDecryptRequest *dr, uint32_t *ret_code)
@@ -468,7 +601,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_answer_is_in_part), /* first: its children make their own keys */
         cmocka_unit_test_setup(items_do_not_mix, setup),
+        cmocka_unit_test(items_are_rewrapped),
         cmocka_unit_test(every_refusal_has_its_code),
+        cmocka_unit_test(rewrap_refusals),
         cmocka_unit_test(items_are_refused_for_themselves),
         cmocka_unit_test(the_slow_lane_and_denied_items),
     };

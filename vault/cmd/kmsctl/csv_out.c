@@ -1,0 +1,331 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+/* OpenSSL's types.h declares a type ERR_STATE, which is the name of one of our codes. */
+#define ERR_STATE OPENSSL_ERR_STATE
+#include <openssl/evp.h>
+#undef ERR_STATE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "vault/cmd/kmsctl/csv_out.h"
+#include "vault/cmd/kmsctl/kmsctl.h"
+
+enum { PLACE_MAX = 65536, FORMAT = 1, READ_BLOCK = 65536 };
+
+struct csv_out {
+    struct csv_work work;
+    char *path, *part, *place, *fresh; /* fresh: the next place, until it is renamed */
+    char *folder;
+    int fd;                            /* of part */
+    uint64_t bytes;                    /* in part */
+    EVP_MD_CTX *sum;                   /* of those */
+    int64_t noted_ms;
+};
+
+static struct result io_failed(struct claviger_error *e, const char *what, const char *path)
+{
+    return client_fail(e, CLAVIGER_UNKNOWN, "OUTPUT", "%s cannot be %s: %s", path, what, strerror(errno));
+}
+
+static char *joined(const char *a, const char *b)
+{
+    char *text = NULL;
+    INVARIANT(asprintf(&text, "%s%s", a, b) >= 0);
+    return text;
+}
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+}
+
+static struct result sync_folder(const struct csv_out *o, struct claviger_error *e)
+{
+    CLEANUP(close_fd) int fd = open(o->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd >= 0 && fsync(fd) == 0 ? ok() : io_failed(e, "synced", o->folder);
+}
+
+/* ---- sums ------------------------------------------------------------------------------------------------------------------- */
+
+static EVP_MD_CTX *sum_new(void)
+{
+    EVP_MD_CTX *m = EVP_MD_CTX_new();
+    INVARIANT(m && EVP_DigestInit_ex(m, EVP_sha256(), NULL) == 1);
+    return m;
+}
+
+/* Of what it has seen so far; it can go on. */
+static void sum_text(const EVP_MD_CTX *m, char out[CSV_SUM_TEXT])
+{
+    uint8_t sum[32];
+    EVP_MD_CTX *copy = EVP_MD_CTX_new();
+    INVARIANT(copy && EVP_MD_CTX_copy_ex(copy, m) == 1 && EVP_DigestFinal_ex(copy, sum, NULL) == 1);
+    EVP_MD_CTX_free(copy);
+    hex_encode(sum, sizeof sum, out);
+}
+
+/* The first `limit` bytes, or what there is; reads by position, so that a descriptor from elsewhere stays where it is. */
+static struct result sum_fd(int fd, const char *what, uint64_t limit, EVP_MD_CTX *m, uint64_t *ret_bytes, struct claviger_error *e)
+{
+    uint8_t block[READ_BLOCK];
+    uint64_t at = 0;
+    struct result r = ok();
+    while (at < limit) {
+        ssize_t n = pread(fd, block, limit - at < sizeof block ? (size_t)(limit - at) : sizeof block, (off_t)at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            r = client_fail(e, CLAVIGER_UNKNOWN, "INPUT", "%s cannot be read: %s", what, strerror(errno));
+        if (n <= 0)
+            break;
+        INVARIANT(EVP_DigestUpdate(m, block, (size_t)n) == 1);
+        at += (uint64_t)n;
+    }
+    wipe(block, sizeof block);
+    *ret_bytes = at;
+    return r;
+}
+
+RESULT csv_sum_file(int fd, const char *what, char ret_sum[CSV_SUM_TEXT], uint64_t *ret_bytes, struct claviger_error *e)
+{
+    EVP_MD_CTX *m = sum_new();
+    struct result r = sum_fd(fd, what, UINT64_MAX, m, ret_bytes, e);
+    if (!r.failed)
+        sum_text(m, ret_sum);
+    EVP_MD_CTX_free(m);
+    return r;
+}
+
+/* ---- the place, on disk -------------------------------------------------------------------------------------------------------- */
+
+static json_t *place_json(const struct csv_out *o, const struct csv_place *at)
+{
+    char sum[CSV_SUM_TEXT];
+    sum_text(o->sum, sum);
+    return json_pack("{s:i,s:s,s:s,s:s,s:I,s:s,s:I,s:I,s:I,s:s,s:I,s:I,s:I}", "claviger_csv_rewrap", FORMAT, "key", o->work.key, "columns",
+                     o->work.columns, "id_column", o->work.id_column, "input_bytes", (json_int_t)o->work.input_bytes, "input_sha256",
+                     o->work.input_sum, "read_bytes", (json_int_t)at->input_bytes, "records", (json_int_t)at->records, "written_bytes",
+                     (json_int_t)o->bytes, "written_sha256", sum, "moved", (json_int_t)at->moved, "newest", (json_int_t)at->newest, "kept",
+                     (json_int_t)at->kept);
+}
+
+static struct result put_fresh(const struct csv_out *o, const char *text, struct claviger_error *e)
+{
+    CLEANUP(close_fd) int fd = open(o->fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return io_failed(e, "made", o->fresh);
+    TRY(write_fd(fd, o->fresh, bytes_str(text), e));
+    return fsync(fd) == 0 ? ok() : io_failed(e, "synced", o->fresh);
+}
+
+static struct result put_place(struct csv_out *o, const struct csv_place *at, struct claviger_error *e)
+{
+    if (fdatasync(o->fd) != 0)
+        return io_failed(e, "synced", o->part);
+    json_t *j = place_json(o, at);
+    char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
+    json_decref(j);
+    if (!text)
+        return usage(e, "the names of columns must be UTF-8");
+    struct result r = put_fresh(o, text, e);
+    free(text);
+    TRY(r);
+    if (rename(o->fresh, o->place) != 0)
+        return io_failed(e, "renamed", o->fresh);
+    o->noted_ms = clock_boot_ms(&clock_system);
+    return ok();
+}
+
+struct left { /* what an interrupted run left */
+    struct csv_place at;
+    uint64_t written;
+    char written_sum[CSV_SUM_TEXT];
+};
+
+static struct result is_damaged(struct claviger_error *e, const char *path)
+{
+    return client_fail(e, CLAVIGER_DATA_LOSS, "RESUME", "%s is not what the interrupted run left: remove it and begin again", path);
+}
+
+static struct result is_other(struct claviger_error *e, const char *what)
+{
+    return client_fail(e, CLAVIGER_FAILED_PRECONDITION, "RESUME", "the interrupted run had another %s: finish that one, or remove what it left", what);
+}
+
+/* Values and what they are of, from the text of FILE.place. */
+static struct result read_values(const struct csv_out *o, const json_t *j, struct left *ret, struct claviger_error *e)
+{
+    int format = 0;
+    const char *key, *columns, *id_column, *input_sum, *written_sum;
+    json_int_t input, read, records, written, moved, newest, kept;
+    if (json_unpack((json_t *)(uintptr_t)j, "{s:i,s:s,s:s,s:s,s:I,s:s,s:I,s:I,s:I,s:s,s:I,s:I,s:I !}", "claviger_csv_rewrap", &format, "key", &key,
+                    "columns", &columns, "id_column", &id_column, "input_bytes", &input, "input_sha256", &input_sum, "read_bytes", &read,
+                    "records", &records, "written_bytes", &written, "written_sha256", &written_sum, "moved", &moved, "newest", &newest,
+                    "kept", &kept) != 0 ||
+        format != FORMAT || read < 0 || read > input || records < 1 || written < 0 || moved < 0 || newest < 0 || kept < 0 ||
+        strlen(written_sum) != CSV_SUM_TEXT - 1)
+        return is_damaged(e, o->place);
+    const struct csv_work *w = &o->work;
+    if (strcmp(key, w->key) != 0)
+        return is_other(e, "key");
+    if (strcmp(columns, w->columns) != 0 || strcmp(id_column, w->id_column) != 0)
+        return is_other(e, "choice of columns");
+    if ((uint64_t)input != w->input_bytes || strcmp(input_sum, w->input_sum) != 0)
+        return is_other(e, "input, or it was changed meanwhile");
+    *ret = (struct left){.at = {.input_bytes = (uint64_t)read, .records = (uint64_t)records, .moved = (uint64_t)moved,
+                                .newest = (uint64_t)newest, .kept = (uint64_t)kept},
+                         .written = (uint64_t)written};
+    memcpy(ret->written_sum, written_sum, CSV_SUM_TEXT);
+    return ok();
+}
+
+static struct result read_place(const struct csv_out *o, struct left *ret, struct claviger_error *e)
+{
+    CLEANUP(buf_release) struct buf text;
+    buf_init(&text, PLACE_MAX + 1);
+    TRY(read_all(o->place, PLACE_MAX, &text, e));
+    json_t *j = json_loadb((const char *)text.p, text.n, JSON_REJECT_DUPLICATES, NULL);
+    struct result r = j ? read_values(o, j, ret, e) : is_damaged(e, o->place);
+    json_decref(j);
+    return r;
+}
+
+/* ---- opening ------------------------------------------------------------------------------------------------------------------- */
+
+static bool is_there(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0;
+}
+
+/* What is before the place is what was written; what comes after it is a run's that did not live to say so. */
+static struct result go_on(struct csv_out *o, int fd, const char *path, const struct left *l, struct claviger_error *e)
+{
+    char sum[CSV_SUM_TEXT];
+    TRY(sum_fd(fd, path, l->written, o->sum, &o->bytes, e));
+    sum_text(o->sum, sum);
+    return o->bytes == l->written && strcmp(sum, l->written_sum) == 0 ? ok() : is_damaged(e, path);
+}
+
+/* The run died between the two last steps: FILE has its name, and its place is still there. */
+static struct result already_complete(struct csv_out *o, struct csv_place *ret, struct claviger_error *e)
+{
+    struct left l;
+    struct stat st;
+    TRY(read_place(o, &l, e));
+    CLEANUP(close_fd) int fd = open(o->path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) != 0)
+        return io_failed(e, "read", o->path);
+    TRY(go_on(o, fd, o->path, &l, e));
+    if ((uint64_t)st.st_size != l.written || l.at.input_bytes != o->work.input_bytes)
+        return is_damaged(e, o->path);
+    if (unlink(o->place) != 0)
+        return io_failed(e, "removed", o->place);
+    *ret = l.at;
+    return sync_folder(o, e);
+}
+
+/* The lock is of the file, not of its name: who waited for a run that then finished holds one that is FILE by now. */
+static struct result lock_part(struct csv_out *o, struct claviger_error *e)
+{
+    struct stat mine, there;
+    o->fd = open(o->part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (o->fd < 0)
+        return io_failed(e, "made", o->part);
+    if (flock(o->fd, LOCK_EX | LOCK_NB) != 0 || fstat(o->fd, &mine) != 0 || lstat(o->part, &there) != 0 || mine.st_ino != there.st_ino)
+        return client_fail(e, CLAVIGER_FAILED_PRECONDITION, "RESUME", "another run is at work on %s", o->path);
+    return ok();
+}
+
+static struct result open_part(struct csv_out *o, bool resume, struct csv_place *ret, struct claviger_error *e)
+{
+    struct left l = {0};
+    TRY(lock_part(o, e));
+    bool left = is_there(o->place);
+    if (left && !resume)
+        return client_fail(e, CLAVIGER_FAILED_PRECONDITION, "RESUME",
+                           "an interrupted run left %s: --resume goes on with it, or remove it and %s", o->place, o->part);
+    if (left) {
+        TRY(read_place(o, &l, e));
+        TRY(go_on(o, o->fd, o->part, &l, e));
+    }
+    if (ftruncate(o->fd, (off_t)l.written) != 0 || lseek(o->fd, (off_t)l.written, SEEK_SET) < 0)
+        return io_failed(e, "cut", o->part);
+    *ret = l.at;
+    return sync_folder(o, e); /* a place without its file would be damage */
+}
+
+static struct result open_any(struct csv_out *o, bool resume, struct csv_place *ret, bool *ret_complete, struct claviger_error *e)
+{
+    *ret_complete = is_there(o->path);
+    if (*ret_complete && !(resume && is_there(o->place)))
+        return client_fail(e, CLAVIGER_ALREADY_EXISTS, "OUTPUT_EXISTS", "%s is there already", o->path);
+    return *ret_complete ? already_complete(o, ret, e) : open_part(o, resume, ret, e);
+}
+
+RESULT csv_out_open(const char *path, const struct csv_work *work, bool resume, struct csv_place *ret_place, struct csv_out **ret,
+                    struct claviger_error *e)
+{
+    struct csv_out *o = calloc(1, sizeof *o);
+    char *copy = strdup(path);
+    bool complete = false;
+    INVARIANT(o && copy);
+    *o = (struct csv_out){.work = *work, .path = joined(path, ""), .part = joined(path, ".part"), .place = joined(path, ".place"),
+                          .fresh = joined(path, ".place.new"), .folder = joined(dirname(copy), ""), .fd = -1, .sum = sum_new()};
+    free(copy);
+    struct result r = open_any(o, resume, ret_place, &complete, e);
+    *ret = o;
+    if (r.failed || complete) {
+        csv_out_free(o);
+        *ret = NULL;
+    }
+    return r;
+}
+
+/* ---- writing ------------------------------------------------------------------------------------------------------------------- */
+
+RESULT csv_out_write(struct csv_out *o, struct bytes b, struct claviger_error *e)
+{
+    TRY(write_fd(o->fd, o->part, b, e));
+    INVARIANT(EVP_DigestUpdate(o->sum, b.p, b.n) == 1);
+    o->bytes += b.n;
+    return ok();
+}
+
+RESULT csv_out_note(struct csv_out *o, const struct csv_place *at, bool now, struct claviger_error *e)
+{
+    return now || clock_boot_ms(&clock_system) - o->noted_ms >= CSV_NOTE_MS ? put_place(o, at, e) : ok();
+}
+
+RESULT csv_out_finish(struct csv_out *o, const struct csv_place *at, struct claviger_error *e)
+{
+    TRY(put_place(o, at, e));
+    if (renameat2(AT_FDCWD, o->part, AT_FDCWD, o->path, RENAME_NOREPLACE) != 0 && /* somebody may have made FILE meanwhile */
+        (errno != EINVAL || is_there(o->path) || rename(o->part, o->path) != 0))  /* not every file system knows it */
+        return io_failed(e, "made", o->path);
+    TRY(sync_folder(o, e));
+    if (unlink(o->place) != 0)
+        return io_failed(e, "removed", o->place);
+    return sync_folder(o, e);
+}
+
+void csv_out_free(struct csv_out *o)
+{
+    if (!o)
+        return;
+    close_fd(&o->fd);
+    EVP_MD_CTX_free(o->sum);
+    free(o->path);
+    free(o->part);
+    free(o->place);
+    free(o->fresh);
+    free(o->folder);
+    free(o);
+}
