@@ -82,7 +82,7 @@ static RESULT each(struct checking *x, enum rec_kind kind, check_fn *check, stru
 static RESULT master_gone(struct checking *x, uint32_t version, bool *ret, struct err *e)
 {
     CLEANUP(secret_freep) struct secret *answer = NULL;
-    CLEANUP(buf_release) struct buf input;
+    CLEANUP(buf_release) struct buf input = {0};
     uint8_t nonce[32];
     const struct bytes fields[] = {BYTES(nonce, sizeof nonce)};
     struct err why = {0};
