@@ -1,5 +1,5 @@
 /* What fsck asks of the keys: can everything that is stored be used? */
-#include "kms/crypto/nonce.h"
+#include "base/rng.h"
 #include "kms/keyring/internal.h"
 
 #include <stdio.h>
@@ -92,7 +92,7 @@ static RESULT master_gone(struct checking *x, uint32_t version, bool *ret, struc
             return ok();
         }
     buf_init(&input, KDFENC_MAX_BYTES);
-    nonce_fill(nonce, sizeof nonce);
+    rng_fill(&rng_system, nonce, sizeof nonce);
     INVARIANT(kdfenc_build(KDF_CHALLENGE, fields, 1, &input));
     *ret = hsm_derive(x->k->hsm, HSM_MASTER, version, buf_bytes(&input), &answer, &why).failed;
     if (*ret && why.code != ERR_NOT_FOUND) {

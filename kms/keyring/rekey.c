@@ -143,17 +143,21 @@ static RESULT move_page(struct keyring *k, struct rekey *r, uint32_t to, struct 
     return ok();
 }
 
-static void put_tenant(struct store_txn *txn, const struct record *row, const struct model_tenant *m)
+static void put_tenant(struct store_txn *txn, const struct record *row, const struct model_tenant *m, struct rekey *r)
 {
     CLEANUP(buf_release) struct buf body;
     buf_init(&body, 4096);
     model_tenant_put(m, &body);
     INVARIANT(!body.overflow);
-    struct record r = *row;
-    r.body = buf_bytes(&body);
-    store_txn_put(txn, &r, row->revision);
+    struct record changed = *row;
+    changed.body = buf_bytes(&body);
+    store_txn_put(txn, &changed, row->revision);
+    r->changed = true;
+    r->held->t.revision = 0; /* it is ahead of the store until the caller has committed: read again then */
 }
 
+/* The first step alone makes the new master the tenant's: from its commit on nothing comes to be under the old one, so the pages, which
+ * are read after it, are complete. Read before it, they could miss what is made between their reading and their commit. */
 RESULT keyring_rekey(struct keyring *k, struct bytes tenant, struct rekey *r, struct store_txn *txn, struct err *e)
 {
     CLEANUP(arena_release) struct arena a;
@@ -169,22 +173,19 @@ RESULT keyring_rekey(struct keyring *k, struct bytes tenant, struct rekey *r, st
         r->end = true;
         return ok();
     }
-    const bool begins = m.t.master_version != to;
-    if (begins) {
+    if (m.t.master_version != to) {
         r->from = m.t.master_version;
         TRY(begin(k, r->held, &m, to, e));
+        put_tenant(txn, &row, &m, r);
+        return ok();
     }
     TRY(move_page(k, r, to, txn, e));
-    const bool ends = r->end && r->broken == 0;
-    if (ends)
-        m.nkeks = 1;
-    if (!begins && !ends) {
+    if (!r->end || r->broken > 0) {
         store_txn_check(txn, REC_TENANT, no_tenant, row.id, row.revision);
         return ok();
     }
-    put_tenant(txn, &row, &m);
-    r->changed = true;
-    r->held->t.revision = 0; /* it is ahead of the store until the caller has committed: read again then */
+    m.nkeks = 1;
+    put_tenant(txn, &row, &m, r);
     return ok();
 }
 

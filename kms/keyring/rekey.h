@@ -23,7 +23,7 @@ struct rekey {
     struct tenant_ref *held;     /* between calls; rekey_release */
 };
 void rekey_release(struct rekey *r);
-/* Adds the next page's puts to txn; after the commit: keyring_rekeyed. */
+/* Adds the next step's puts to txn: the tenant's new KEK, then page after page of versions; after the commit: keyring_rekeyed. */
 RESULT keyring_rekey(struct keyring *k, struct bytes tenant, struct rekey *r, struct store_txn *txn, struct err *e);
 
 /* Forgets what is cached of the tenant itself; its keys go on as they are. */

@@ -89,7 +89,9 @@ class Traffic(Background):
 
     def __init__(self, world, made):
         super().__init__()
-        self.world, self.made, self.failures, self.calls, self.new = world, made, [], 0, {}
+        self.world, self.failures, self.calls, self.new = world, [], 0, {}
+        self.changed = next(k for k in made if k.startswith("projects/acme/"))  # nobody uses it: it is disabled at times
+        self.made = {k: c for k, c in made.items() if k != self.changed}
         self.lock = threading.Lock()
         self.threads = [threading.Thread(target=self.work, args=(one, n)) for n, one in enumerate((self.use, self.use, self.make, self.change))]
 
@@ -121,10 +123,15 @@ class Traffic(Background):
             self.new.setdefault(key, []).append(fresh)
 
     def change(self, dice):
-        key = dice.choice([k for k in self.made if k.startswith("projects/acme/")])
-        done = self.world.keyadmin.life.RotateKey(life.RotateKeyRequest(name=key))
+        done = self.world.keyadmin.life.RotateKey(life.RotateKeyRequest(name=self.changed))
         self.world.set_state(done.replaced, res.CryptoKeyVersion.DISABLED)
         self.world.set_state(done.replaced, res.CryptoKeyVersion.ENABLED)
+
+    def mend(self):
+        """Enables what a death left disabled."""
+        for v in self.world.keyadmin.kms.ListCryptoKeyVersions(msg.ListCryptoKeyVersionsRequest(parent=self.changed, page_size=1000)).crypto_key_versions:
+            if v.state == res.CryptoKeyVersion.DISABLED:
+                self.world.set_state(v.name, res.CryptoKeyVersion.ENABLED)
 
     def unexplained(self, deaths):
         """Failures but for UNAVAILABLE of a call that was under way at a death, or in the seconds of coming back after it."""
@@ -204,6 +211,7 @@ def test_over_deaths(fresh):
         over(world, 2, 90)
     assert len(deaths) == 8 and traffic.calls > 50
     assert not traffic.unexplained(deaths), traffic.unexplained(deaths)[:3]
+    traffic.mend()
     all_decrypt(world, made)
     all_decrypt(world, traffic.new)
     assert fresh.stop() == 0

@@ -101,7 +101,7 @@ static void earn(struct mover *m, int64_t boot_ms)
     const bool busy = atomic_load_explicit(&m->o.s->calls_in_flight, memory_order_relaxed) >= MOVER_BUSY;
     const double pace = (double)m->o.pace / (busy ? MOVER_BUSY_SHARE : 1);
     m->tokens += (double)(boot_ms - m->paced_boot_ms) * pace / MS_PER_S;
-    const double most = REKEY_PAGE + pace * 2 * PACED_MS / MS_PER_S;
+    const double most = 1 + pace * 2 * PACED_MS / MS_PER_S;
     if (m->tokens > most)
         m->tokens = most;
     m->paced_boot_ms = boot_ms;
@@ -159,7 +159,7 @@ struct mover *mover_new(const struct mover_options *o)
     m->o = *o;
     m->steps = (struct master_steps){.s = o->s, .stop = stopping, .user = m};
     m->started_boot_ms = m->paced_boot_ms = m->retry_boot_ms = clock_boot_ms(o->s->clock);
-    m->tokens = REKEY_PAGE;
+    m->tokens = 1;
     clockstep_init(&m->clock, o->s->clock);
     pthread_mutex_init(&m->lock, NULL);
     pthread_condattr_t attr;

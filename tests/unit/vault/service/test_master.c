@@ -410,6 +410,34 @@ static void who_was_on_the_way(void **state)
     assert_int_equal(left_under(f, 0, NULL), 0);
 }
 
+/* A version that is made between the reading of a step and its commit is left behind by neither. */
+static void what_is_made_in_between(void **state)
+{
+    struct life *f = *state;
+    struct rekey r = {0};
+    unsigned steps = 0;
+    life_key(f, key_name(f, "acme", 0), 0, 0);
+    ask(f, 2);
+    (void)run(f, 2); /* made and current */
+    assert_int_equal(keyring_master(f->s.keyring), 2);
+    for (; !r.end; steps++) {
+        struct store_txn *txn = store_txn_new(f->s.store);
+        assert_ok(keyring_rekey(f->s.keyring, BYTES_LIT("acme"), &r, txn, &f->e));
+        add_version(f, "acme", 0);
+        life_commit(f, txn);
+        keyring_rekeyed(f->s.keyring, BYTES_LIT("acme"));
+    }
+    rekey_release(&r);
+    assert_int_equal(steps, 2);
+    assert_int_equal(left_under(f, 1, NULL), 0);
+    run(f, 0);
+    assert_int_equal(moving_of(f).state, MOVING_IDLE);
+    f->hsm->there[HSM_MASTER][1] = false;
+    reopen(f);
+    for (unsigned v = 1; v <= 3; v++)
+        (void)seal_with(f, key_name(f, "acme", 0), v);
+}
+
 /* A cached key is not touched; a cached tenant from before leads nobody astray. */
 static void who_holds_a_key(void **state)
 {
@@ -637,7 +665,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tables),        LIFE(everything_moves),   LIFE(killed_after_each_step),
-        LIFE(killed_at_each_token_call), LIFE(what_changes_meanwhile), LIFE(who_was_on_the_way),
+        LIFE(killed_at_each_token_call), LIFE(what_changes_meanwhile), LIFE(who_was_on_the_way), LIFE(what_is_made_in_between),
         LIFE(who_holds_a_key),           LIFE(saved_before_use),   LIFE(while_the_token_is_away),
         LIFE(one_that_is_broken),        LIFE(not_destroyed_while_needed), LIFE(at_a_pace),
         LIFE(records),
