@@ -75,6 +75,11 @@ def platform(c):
         "tenants.create": lambda: c.tenants.CreateTenant(ten.CreateTenantRequest(tenant_id="umbrella", tenant=dict(location="eu"))),
         "tenants.list": lambda: c.tenants.ListTenants(ten.ListTenantsRequest()),
         "tenants.get": lambda: c.tenants.GetTenant(ten.GetTenantRequest(name="projects/acme")),
+        "tenants.suspend": lambda: c.tenants.SuspendTenant(ten.SuspendTenantRequest(name="projects/acme")),
+        "tenants.resume": lambda: c.tenants.ResumeTenant(ten.ResumeTenantRequest(name="projects/acme")),
+        "tenants.delete": lambda: c.tenants.DeleteTenant(ten.DeleteTenantRequest(name="projects/acme")),
+        "tenants.restore": lambda: c.tenants.RestoreTenant(ten.RestoreTenantRequest(name="projects/acme")),
+        "tenants.export": lambda: next(c.tenants.ExportTenant(ten.ExportTenantRequest(name="projects/acme"), timeout=10)),
         "identity.principals.create": lambda: c.identity.CreatePrincipal(idy.CreatePrincipalRequest(
             principal_id=FRESH, principal=dict(tenant="projects/acme", san="dns:x.example"))),
         "identity.principals.get": lambda: c.identity.GetPrincipal(idy.GetPrincipalRequest(name="principals/admin")),

@@ -7,7 +7,7 @@
 #define SYSTEM "/claviger.system.v1.System/"
 #define TENANTS "/claviger.tenants.v1.Tenants/"
 #define IDENTITY "/claviger.identity.v1.Identity/"
-#define TENANT_COLUMNS "NAME name|LOCATION location|DISPLAY_NAME display_name|CREATED create_time"
+#define TENANT_COLUMNS "NAME name|STATE state|LOCATION location|DISPLAY_NAME display_name|CREATED create_time"
 #define PRINCIPAL_COLUMNS "NAME name|TENANT tenant|STATE state|SAN san|CREATED create_time|EXPIRES expire_time"
 
 static struct result status(struct ctl *c, struct claviger_error *e)

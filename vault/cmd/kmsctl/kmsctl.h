@@ -50,6 +50,7 @@ enum { ARGS_MAX = 4, REPEAT_MAX = 64 };
     X(OPT_ORDER_BY, "order-by", "EXPR", "name or \"name desc\"")                                                          \
     X(OPT_CONFIRM, "confirm", "NAME", "must repeat the name: this cannot always be undone")                               \
     X(OPT_DISPLAY_NAME, "display-name", "TEXT", "name for people")                                                        \
+    X(OPT_RETENTION, "retention", "30d|90d", "how long the tenant can be restored")                                       \
     X(OPT_LOCATION, "location", "NAME", "where the tenant's data must stay")                                              \
     X(OPT_TENANT, "tenant", "NAME", "the tenant; none: a platform principal / everything you may see")                    \
     X(OPT_SAN, "san", "SAN", "spiffe://domain/path or dns:host, exactly as in the certificate")                           \
@@ -106,7 +107,7 @@ struct command_rows {
     const struct command *rows;
     size_t n;
 };
-extern const struct command_rows rows_system, rows_keys, rows_life, rows_certificates, rows_usage, rows_versions, rows_data, rows_csv, rows_policy, rows_audit;
+extern const struct command_rows rows_system, rows_tenants, rows_keys, rows_life, rows_certificates, rows_usage, rows_versions, rows_data, rows_csv, rows_policy, rows_audit;
 const struct command *command_find(const char *noun, const char *verb);
 bool command_has_verbs(const char *noun, bool *ret_known);
 void help_all(FILE *f);

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-static const struct command_rows *const all[] = {&rows_system, &rows_keys, &rows_life, &rows_certificates, &rows_usage, &rows_versions, &rows_data,
+static const struct command_rows *const all[] = {&rows_system, &rows_tenants, &rows_keys, &rows_life, &rows_certificates, &rows_usage, &rows_versions, &rows_data,
                                                  &rows_csv,    &rows_policy, &rows_audit};
 enum { ALL = sizeof all / sizeof *all };
 
