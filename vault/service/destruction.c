@@ -43,7 +43,7 @@ static RESULT destroy(struct service *s, const struct due *d, const struct name 
     }
     due_move(txn, d->what, d->name, d->at_ns, 0); /* where it was put off, that is not the version's own time */
     struct certificate c = {.kind = CERTIFICATE_VERSION, .name = d->name, .created_ns = m->created_ns, .requested_ns = m->asked_ns,
-                            .due_ns = m->destroy_ns, .destroyed_ns = m->destroyed_ns, .requested_by = m->asked_by};
+                            .due_ns = m->destroy_ns, .destroyed_ns = m->destroyed_ns, .requested_by = m->asked_by, .on_token = m->protection == PROTECTION_HSM};
     memcpy(c.tenant_id, tenant_ref_info(t)->id, sizeof c.tenant_id);
     memcpy(c.kvid, m->kvid, sizeof c.kvid);
     certificate_put(s, txn, &c, sha256);

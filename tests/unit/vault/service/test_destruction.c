@@ -320,11 +320,42 @@ static void while_the_token_is_away(void **state)
     keeper_status(k, &st);
     assert_true(st.failing && strstr(st.why, V1) != NULL && strstr(st.why, "HSM_UNAVAILABLE") != NULL);
     f->hsm->away = false;
-    fake_clock_advance(&f->clock, KEEPER_RETRY_S * SECOND);
+    fake_clock_advance(&f->clock, DUE_RETRY_MAX_S * SECOND);
     keeper_step(k);
     assert_true(certified(f, V1, &c) && c.is_signed && verifies(f, c.note));
     assert_int_equal(queued(f), 0);
     keeper_free(k);
+}
+
+/* The object on the token goes too, before the certificate is signed, which says where the key was. */
+static void of_level_hsm(void **state)
+{
+    struct life *f = *state;
+    const struct keyring_key want = {.destroy_delay_s = 30 * DAY_S, .protection = PROTECTION_HSM};
+    const struct name n = life_name(KEY, NAME_CRYPTOKEY);
+    struct certificate_row c;
+    struct keyring_key m;
+    struct keyring_version v;
+    struct store_txn *txn = store_txn_new(f->s.store);
+    assert_ok(keyring_key_create(f->s.keyring, &n, &want, true, txn, &f->a, &m, &v, &f->e));
+    life_commit(f, txn);
+    assert_int_equal(f->hsm->keys_made, 1);
+    schedule(f, V1, DAY_S);
+    fake_clock_advance(&f->clock, DAY);
+    struct keeper *k = keeper_of(f, both, 1, 10);
+    keeper_step(k); /* destroyed, and restored by nobody any more: its object may go now, and not before */
+    keeper_free(k);
+    assert_int_equal(f->hsm->keys_destroyed, 0);
+    assert_true(certified(f, V1, &c) && !c.is_signed && c.on_token);
+    f->hsm->away = true;
+    step(f);
+    assert_true(certified(f, V1, &c) && !c.is_signed);
+    f->hsm->away = false;
+    fake_clock_advance(&f->clock, 60 * SECOND);
+    step(f);
+    assert_int_equal(f->hsm->keys_destroyed, 1);
+    assert_true(certified(f, V1, &c) && c.is_signed && verifies(f, c.note));
+    assert_true(says(c.note, "\nprotection: HSM\n") && says(c.note, "\nremains: copies of the token"));
 }
 
 /* A hundred at once, and death after each handful of steps: each is destroyed once, has one certificate, and is on record once. */
@@ -499,6 +530,7 @@ int main(void)
         LIFE(restored_in_time),
         LIFE(dead_before_the_signature),
         LIFE(while_the_token_is_away),
+        LIFE(of_level_hsm),
         LIFE(over_deaths),
         LIFE(destroyed_without_a_certificate),
         LIFE(nothing_is_left_in_any_file),
