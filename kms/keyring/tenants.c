@@ -376,6 +376,7 @@ RESULT keyring_tenant_create(struct keyring *k, struct bytes name, struct bytes 
     char full[NAME_MAX_BYTES];
     struct record by_id = {.kind = REC_TENANT_ID, .id = BYTES(m.t.id, 16), .name = tenant_full_name(name, full), .body = name};
     store_txn_put(txn, &by_id, STORE_ABSENT);
+    m.t.revision = 1;
     *ret = m.t;
     return ok();
 }

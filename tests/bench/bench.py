@@ -19,6 +19,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 KEY = "projects/acme/locations/eu/keyRings/pii/cryptoKeys/email"
+MASTER_KEYS = 20_000
 SHAPES = [(1, 1), (16, 1), (64, 1), (256, 1), (16, 8), (64, 8), (256, 8)]  # in flight, connections
 
 
@@ -124,6 +125,15 @@ def rewrap(program, build, server, rounds, seconds):
     return json.loads(out)
 
 
+def rotate_master(build):
+    """Key versions a second, of a rotation of the master at full pace (rotate_master.py, an instance of its own)."""
+    run = subprocess.run([sys.executable, os.path.join(ROOT, "tests/bench/rotate_master.py"), "--keys", str(MASTER_KEYS), "--json"],
+                         env={**os.environ, "CLV_BUILD": build}, capture_output=True, text=True, timeout=600)
+    if run.returncode != 0:
+        raise SystemExit(f"the rotation of the master failed: {run.stderr}")
+    return json.loads(run.stdout)
+
+
 def fdatasync_us(folder):
     """Median of 4 KiB appends into a file written before, as the journal does it."""
     path = os.path.join(folder, "fdatasync.probe")
@@ -182,6 +192,13 @@ def report(results, columns, notes, moved):
     return "\n".join(out) + "\n"
 
 
+def report_master(m):
+    return "\n".join(["", "## Rotation of the master, at full pace, while one client works", "",
+                      "| versions | seconds | versions/s | warm Decrypt p50, p99 us | before |", "| --- | --- | --- | --- | --- |",
+                      f"| {m['versions']:,} | {m['seconds']} | {m['per_second']:,} | {m['during']['p50_us']:,}, {m['during']['p99_us']:,} "
+                      f"| {m['before']['p50_us']:,}, {m['before']['p99_us']:,} |"]) + "\n"
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", default="build/dev")
@@ -221,7 +238,7 @@ def main():
                  f"64 B plaintext, {reply} B answers (the echoes move as many bytes); TLS 1.3, client certificates, audit on.",
                  f"fdatasync of the journal's disk: median {fdatasync_us(kmsd.dir):.0f} us."]
         moved = rewrap(os.path.join(build, "bench/rewrap"), build, kmsd, a.rounds, a.seconds)
-        text = report(results, columns, notes, moved)
+        text = report(results, columns, notes, moved) + report_master(rotate_master(build))
         print(text)
         if a.out != "-":
             with open(a.out, "w") as f:

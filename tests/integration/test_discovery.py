@@ -16,7 +16,7 @@ from kit.instance import TRUST_DOMAIN
 from kit.wire import Code, refused
 
 SERVICES = {"google.cloud.kms.v1.KeyManagementService", "claviger.envelope.v1.Envelope", "claviger.tenants.v1.Tenants",
-            "claviger.identity.v1.Identity", "claviger.policy.v1.Policy", "claviger.lifecycle.v1.Lifecycle", "claviger.lifecycle.v1.Certificates", "claviger.audit.v1.Audit", "claviger.system.v1.System",
+            "claviger.identity.v1.Identity", "claviger.policy.v1.Policy", "claviger.lifecycle.v1.Lifecycle", "claviger.lifecycle.v1.Certificates", "claviger.masters.v1.Masters", "claviger.audit.v1.Audit", "claviger.system.v1.System",
             "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
 
 

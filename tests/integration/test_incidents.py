@@ -17,6 +17,7 @@ import pytest
 from claviger.envelope.v1 import envelope_pb2 as env
 from claviger.identity.v1 import identity_pb2 as idy
 from claviger.lifecycle.v1 import lifecycle_pb2 as life
+from claviger.masters.v1 import masters_pb2
 from claviger.policy.v1 import policy_pb2 as pol
 from claviger.system.v1 import system_pb2
 from claviger.tenants.v1 import tenants_pb2 as ten
@@ -211,6 +212,15 @@ def failing_changes(world, key, tenant="projects/acme"):
         "RotateKey": [lambda: world.keyadmin.life.RotateKey(life.RotateKeyRequest(name=key + "x")),
                       lambda: world.keyadmin.life.RotateKey(life.RotateKeyRequest(name=ring)),
                       lambda: world.keyadmin.life.RotateKey(life.RotateKeyRequest(name=key), metadata=long_key)],
+        "RotateMaster": [lambda: a.masters.RotateMaster(masters_pb2.RotateMasterRequest(token_cloned=True)),
+                         lambda: a.masters.RotateMaster(masters_pb2.RotateMasterRequest(), metadata=long_key)],
+        "PauseRotation": [lambda: a.masters.PauseRotation(masters_pb2.PauseRotationRequest()),
+                          lambda: a.masters.PauseRotation(masters_pb2.PauseRotationRequest(), metadata=long_key)],
+        "ResumeRotation": [lambda: a.masters.ResumeRotation(masters_pb2.ResumeRotationRequest()),
+                           lambda: a.masters.ResumeRotation(masters_pb2.ResumeRotationRequest(), metadata=long_key)],
+        "DestroyMaster": [lambda: a.masters.DestroyMaster(masters_pb2.DestroyMasterRequest(version=1)),
+                          lambda: a.masters.DestroyMaster(masters_pb2.DestroyMasterRequest(version=2, forfeit_backups=True)),
+                          lambda: a.masters.DestroyMaster(masters_pb2.DestroyMasterRequest())],
         "CreateCryptoKeyVersion": [lambda: km.CreateCryptoKeyVersion(msg.CreateCryptoKeyVersionRequest(parent=key + "x")),
                                    lambda: km.CreateCryptoKeyVersion(msg.CreateCryptoKeyVersionRequest(parent=key, crypto_key_version=dict(state=2)))],
         "UpdateCryptoKeyVersion": [lambda: km.UpdateCryptoKeyVersion(state(res.CryptoKeyVersion.DESTROYED, update_mask={"paths": ["state"]})),

@@ -7,6 +7,7 @@ from claviger.audit.v1 import audit_pb2
 from claviger.envelope.v1 import envelope_pb2 as env
 from claviger.identity.v1 import identity_pb2 as idy
 from claviger.lifecycle.v1 import lifecycle_pb2 as life
+from claviger.masters.v1 import masters_pb2
 from claviger.policy.v1 import policy_pb2 as pol
 from claviger.system.v1 import system_pb2
 from claviger.tenants.v1 import tenants_pb2 as ten
@@ -92,6 +93,10 @@ def platform(c):
         "audit.tail": lambda: next(c.audit.Tail(audit_pb2.TailRequest(), timeout=10)),
         "audit.status": lambda: c.audit.GetStatus(audit_pb2.GetStatusRequest()),
         "system.status": lambda: c.system.GetStatus(system_pb2.GetStatusRequest()),
+        "masters.get": lambda: c.masters.GetMasterStatus(masters_pb2.GetMasterStatusRequest()),
+        "masters.rotate": lambda: c.masters.RotateMaster(masters_pb2.RotateMasterRequest(token_cloned=True)),
+        "masters.pause": lambda: c.masters.PauseRotation(masters_pb2.PauseRotationRequest()),
+        "masters.destroy": lambda: c.masters.DestroyMaster(masters_pb2.DestroyMasterRequest(version=1)),
     }
 
 

@@ -8,12 +8,14 @@
 #include "vault/service/instance.h"
 #include "vault/service/keeper.h"
 #include "vault/service/lanes.h"
+#include "vault/service/mover.h"
 #include "vault/service/metering.h"
 #include "vault/service/pipeline.h"
 #include "vault/service/review.h"
 #include "vault/service/rotation.h"
 #include "vault/service/sweep.h"
 #include "vault/service/tenant_life.h"
+#include "vault/service/token_keys.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -132,7 +134,9 @@ static RESULT requeue(void *user, struct err *e)
 static void start_keeper(struct service *s)
 {
     static const struct keeper_task tasks[] = {{DUE_ROTATION, rotation_due}, {DUE_DESTRUCTION, destruction_due}, {DUE_CERTIFICATE, certificate_due},
-                                                {DUE_PURGE, tenant_purge_due}, {DUE_RETURN, tenant_return_due}};
+                                                {DUE_PURGE, tenant_purge_due}, {DUE_RETURN, tenant_return_due},
+                                                {DUE_EXHAUSTION, token_key_exhausted}, {DUE_HSM_UNFINISHED, token_key_unfinished},
+                                                {DUE_HSM_REMOVAL, token_key_removal}};
     const struct keeper_options o = {.store = s->store,
                                      .clock = s->clock,
                                      .pace = s->config->due_per_second,
@@ -149,6 +153,13 @@ static RESULT start_metering(struct service *s, struct err *e)
 {
     const struct metering_options o = {.store = s->store, .journal = s->journal, .keyring = s->keyring, .clock = s->clock, .rows_max = USAGE_ROWS_MAX};
     return metering_new(&o, &s->metering, e);
+}
+
+static void start_mover(struct service *s)
+{
+    const struct mover_options o = {.s = s, .pace = s->config->master_versions_per_second, .settle_ms = s->config->clock_settle};
+    s->mover = mover_new(&o);
+    mover_start(s->mover);
 }
 
 static RESULT start_all(struct service *s, const struct service_options *o, struct err *e)
@@ -172,6 +183,7 @@ static RESULT start_all(struct service *s, const struct service_options *o, stru
     await_recovery(s);
     s->sweep = sweep_start(s);
     start_keeper(s);
+    start_mover(s);
     return ok();
 }
 
@@ -198,6 +210,7 @@ void service_stop(struct service *s)
 {
     if (s == NULL)
         return;
+    mover_free(s->mover);
     keeper_free(s->keeper);
     sweep_stop(s->sweep);
     lanes_free(s->lanes);
@@ -271,6 +284,10 @@ static void keeper_health(struct service *s, struct health *h)
     keeper_status(s->keeper, &k);
     if (k.failing)
         health_add(h, CONDITION_DUE_FAILING, k.why);
+    struct mover_status m;
+    mover_status(s->mover, &m);
+    if (m.failing)
+        health_add(h, CONDITION_MASTER_FAILING, m.why);
 }
 
 void service_health(struct service *s, struct health *ret)

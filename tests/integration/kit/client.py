@@ -8,6 +8,7 @@ from claviger.audit.v1 import audit_pb2, audit_pb2_grpc, event_pb2
 from claviger.envelope.v1 import envelope_pb2_grpc
 from claviger.identity.v1 import identity_pb2_grpc
 from claviger.lifecycle.v1 import certificates_pb2_grpc, lifecycle_pb2_grpc
+from claviger.masters.v1 import masters_pb2_grpc
 from claviger.policy.v1 import policy_pb2_grpc
 from claviger.system.v1 import system_pb2_grpc
 from claviger.tenants.v1 import tenants_pb2_grpc
@@ -44,6 +45,7 @@ class Client:
         self.identity = identity_pb2_grpc.IdentityStub(calls)
         self.life = lifecycle_pb2_grpc.LifecycleStub(calls)
         self.certificates = certificates_pb2_grpc.CertificatesStub(calls)
+        self.masters = masters_pb2_grpc.MastersStub(calls)
         self.policy = policy_pb2_grpc.PolicyStub(calls)
         self.audit = audit_pb2_grpc.AuditStub(calls)
         self.system = system_pb2_grpc.SystemStub(calls)

@@ -44,6 +44,7 @@ enum { ARGS_MAX = 4, REPEAT_MAX = 64 };
     X(OPT_RESUME, "resume", NULL, "go on where an interrupted run with the same --out was, if there was one")             \
     X(OPT_LABEL, "label", "K=V", "label (repeat for more); update: K= removes it")                                        \
     X(OPT_ROTATION, "rotation-period", "DURATION", "e.g. 90d; update: none turns rotation off")                           \
+    X(OPT_PROTECTION, "protection-level", "software|hsm", "hsm: made on the token and used there; never changes")             \
     X(OPT_NO_VERSION, "no-version", NULL, "create the key without a first version")                                       \
     X(OPT_PRIMARY, "primary", NULL, "also make the new version primary")                                                  \
     X(OPT_FILTER, "filter", "EXPR", "e.g. state=ENABLED, name:mail, labels.team=x")                                       \
@@ -54,6 +55,9 @@ enum { ARGS_MAX = 4, REPEAT_MAX = 64 };
     X(OPT_LOCATION, "location", "NAME", "where the tenant's data must stay")                                              \
     X(OPT_TENANT, "tenant", "NAME", "the tenant; none: a platform principal / everything you may see")                    \
     X(OPT_SAN, "san", "SAN", "spiffe://domain/path or dns:host, exactly as in the certificate")                           \
+    X(OPT_WATCH, "watch", NULL, "stay until it is done; a bar on stderr when that is a terminal")                         \
+    X(OPT_TOKEN_CLONED, "token-cloned", NULL, "the vendor's tool has cloned the token, with the new master on it")        \
+    X(OPT_FORFEIT, "forfeit-backups", NULL, "give up the backups that need it; another administrator must ask too")       \
     X(OPT_DRY_RUN, "dry-run", NULL, "check only")                                                                         \
     X(OPT_WITHIN, "within", "DURATION", "how far to look ahead, e.g. 7d (default 30d)")                                   \
     X(OPT_EXPECTED, "expected-version", "N", "apply only on top of this version (default: the present one)")              \
@@ -107,7 +111,7 @@ struct command_rows {
     const struct command *rows;
     size_t n;
 };
-extern const struct command_rows rows_system, rows_tenants, rows_keys, rows_life, rows_certificates, rows_usage, rows_versions, rows_data, rows_csv, rows_policy, rows_audit;
+extern const struct command_rows rows_system, rows_tenants, rows_keys, rows_life, rows_certificates, rows_usage, rows_versions, rows_data, rows_csv, rows_policy, rows_audit, rows_master;
 const struct command *command_find(const char *noun, const char *verb);
 bool command_has_verbs(const char *noun, bool *ret_known);
 void help_all(FILE *f);
