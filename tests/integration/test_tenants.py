@@ -190,8 +190,8 @@ def test_what_the_platform_still_does(mine):
         w.admin.tenants.CreateTenant(ten.CreateTenantRequest(tenant_id="acme", tenant=dict(location="eu")))
 
 
-def test_refusals_of_a_closed_tenant_are_counted_not_waited_for(mine):
-    w, audit = mine, AuditLog(mine.admin)
+def test_refusals_of_a_closed_tenant_are_counted_not_waited_for(new_world):
+    w, audit = new_world, AuditLog(new_world.admin)
     suspend(w)
     start = audit.position()
     for _ in range(40):
@@ -316,7 +316,7 @@ def test_a_location_that_is_not_configured_any_more(fresh):
 
 
 # ---- export ------------------------------------------------------------------------------------------------------------------------
-SECTIONS = ["tenant", "key_rings", "crypto_keys", "crypto_key_versions", "principals", "bindings", "budgets", "certificates", "audit"]
+SECTIONS = ["tenant", "key_rings", "crypto_keys", "crypto_key_versions", "principals", "bindings", "budgets", "usage", "certificates", "audit"]
 
 
 @pytest.fixture(scope="module")
@@ -335,6 +335,9 @@ def test_everything_that_is_held(mine, schema):
     foreign = w.key2()
     document = json.loads(ctl("tenants", "export", "acme"))
     schema.validate(document)
+    mine_ = [e for e in AuditLog(w.admin).read() if e.tenant == ACME]
+    audit, = document["audit"]
+    assert len(mine_) - audit["events"] in range(0, 4) and audit["first_index"] == mine_[0].index  # the export itself came after
     assert list(document) == ["format", *SECTIONS] and document["format"] == "claviger.tenant-export/v1"
     held = {s: {i.get("name"): i for i in document[s]} for s in SECTIONS}
     tenant = held["tenant"][ACME]
@@ -343,10 +346,10 @@ def test_everything_that_is_held(mine, schema):
     assert held["crypto_key_versions"][keys[0] + "/cryptoKeyVersions/1"]["state"] == "DESTROY_SCHEDULED"
     assert len([v for v in document["crypto_key_versions"] if v["name"].startswith(keys[0] + "/")]) == 2
     assert held["principals"]["acme-orders"]["san"] == f"spiffe://{TRUST_DOMAIN}/acme-orders"
+    kvid = held["crypto_key_versions"][w.made_key + "/cryptoKeyVersions/1"]["kvid"]
+    used = until(lambda: {u["kvid"]: u for u in json.loads(ctl("tenants", "export", "acme"))["usage"]}.get(kvid), 15, "figures of its use")
+    assert used["encrypted"] >= 1 and used["callers"] == ["acme-orders"]
     assert any(b["role"] == "service" and b["principals"] == ["acme-orders"] for b in document["bindings"])
-    mine_ = [e for e in AuditLog(w.admin).read() if e.tenant == ACME]
-    audit, = document["audit"]
-    assert len(mine_) - audit["events"] in range(0, 4) and audit["first_index"] == mine_[0].index  # the export itself came after
     text = json.dumps(document)
     assert foreign not in text and "globex" not in text.replace('"tenant": "*"', "")
     # Every object of a kind that the API shows is there, once.

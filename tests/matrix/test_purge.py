@@ -117,6 +117,7 @@ def test_nothing_is_left(world):
     events = [e.event for e in AuditLog(w.admin).read() if e.event.principal == "system:purge"]
     # Eighteen versions, of which one was scheduled to be destroyed, and was, before the tenant's own day.
     assert '"state":"PURGING"' in events[0].after and '"state":"PURGED"' in events[-1].after and '"versions":17' in events[-1].after, events
+    assert '"bindings_left":2,' in events[-1].after  # of its key administrator and its service, for people to take out
     assert all(e.tenant != ACME for e in AuditLog(w.admin).read())
     with refused(Code.NOT_FOUND):
         list(w.admin.audit.Tail(audit_pb2.TailRequest(tenant=ACME), timeout=10 * SLOWER))

@@ -94,6 +94,29 @@ static RESULT versions(struct page *p, struct err *e)
     return rows_of(p, REC_VERSION, export_version, e);
 }
 
+/* What has been counted so far; the figures of the last seconds come later. */
+static RESULT usage(struct page *p, struct err *e)
+{
+    CLEANUP(arena_release) struct arena a;
+    struct store_scan q = {.kind = REC_USAGE, .after = BYTES(p->x->after, p->x->after_n), .limit = PAGE_ROWS};
+    struct record *rows;
+    size_t n, i = 0;
+    arena_init(&a, PAGE_ROWS * (STORE_BODY_MAX + 4096));
+    memcpy(q.tenant, p->x->t.id, sizeof q.tenant);
+    TRY(store_scan(p->c->svc->store, &q, &a, &rows, &n, e));
+    for (; i < n && !full(p); i++) {
+        CLEANUP(buf_release) struct buf item;
+        struct usage u;
+        buf_init(&item, ITEM_MAX);
+        TRY(usage_read(p->c->svc->store, p->x->t.id, rows[i].id.p, &a, &u, e));
+        export_usage(rows[i].id, &u, &item);
+        TRY(add(p, &item, e));
+        remember(p->x, rows[i].id);
+    }
+    p->done = i == n && n < PAGE_ROWS;
+    return ok();
+}
+
 static RESULT certificates(struct page *p, struct err *e)
 {
     CLEANUP(arena_release) struct arena a;
@@ -229,8 +252,8 @@ static const struct {
     const char *name;
     RESULT (*page)(struct page *p, struct err *e);
 } sections[] = {{"tenant", tenant},         {"key_rings", key_rings}, {"crypto_keys", crypto_keys}, {"crypto_key_versions", versions},
-                {"principals", principals}, {"bindings", bindings},   {"budgets", budgets},         {"certificates", certificates},
-                {"audit", audit}};
+                {"principals", principals}, {"bindings", bindings},   {"budgets", budgets},         {"usage", usage},
+                {"certificates", certificates}, {"audit", audit}};
 enum { SECTIONS = sizeof sections / sizeof sections[0] };
 
 /* ---- the stream ---- */

@@ -7,6 +7,7 @@
 #define VAULT_SERVICE_EXPORT_H
 
 #include "kms/keyring/keyring.h"
+#include "kms/keyring/usage.h"
 #include "kms/policy/policy.h"
 #include "vault/service/admin.h"
 #include "vault/service/certificate.h"
@@ -15,6 +16,7 @@ void export_tenant(const struct tenant *t, struct buf *out);
 RESULT export_ring(const struct record *r, struct arena *a, struct buf *out, struct err *e);
 RESULT export_key(const struct record *r, struct arena *a, struct buf *out, struct err *e);
 RESULT export_version(const struct record *r, struct arena *a, struct buf *out, struct err *e);
+void export_usage(struct bytes kvid, const struct usage *u, struct buf *out);
 void export_certificate(const struct certificate_row *c, struct buf *out);
 void export_principal(const struct admin_principal *p, struct buf *out);
 void export_binding(const struct policy_binding *b, struct buf *out);

@@ -153,6 +153,26 @@ RESULT export_version(const struct record *r, struct arena *a, struct buf *out, 
     return ok();
 }
 
+void export_usage(struct bytes kvid, const struct usage *u, struct buf *out)
+{
+    static const char *const names[] = {[EVENT_USE_ENCRYPT] = "encrypted", [EVENT_USE_DECRYPT] = "decrypted", [EVENT_USE_WRAP] = "wrapped",
+                                        [EVENT_USE_UNWRAP] = "unwrapped"};
+    buf_put_u8(out, '{');
+    field_hex(out, "kvid", kvid.p, kvid.n);
+    for (unsigned what = EVENT_USE_ENCRYPT; what <= EVENT_USE_UNWRAP; what++)
+        field_number(out, names[what], u->items[what]);
+    field_time(out, "last_time", u->last_ns);
+    field(out, "callers");
+    buf_put_u8(out, '[');
+    for (size_t i = 0; i < u->ncallers; i++) {
+        buf_put_str(out, i > 0 ? "," : "");
+        put_text(out, u->callers[i].name);
+    }
+    buf_put_u8(out, ']');
+    field(out, "more_callers");
+    buf_put_str(out, u->more ? "true}" : "false}");
+}
+
 void export_certificate(const struct certificate_row *c, struct buf *out)
 {
     buf_put_u8(out, '{');

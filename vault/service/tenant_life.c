@@ -128,17 +128,30 @@ static RESULT events(struct purge *p, bool *ret_more, struct err *e)
     return ok();
 }
 
-static struct bytes gone_json(struct purge *p, const struct keyring_toll *lost, const uint8_t certificate[32])
+/* Policy documents that name it: they are not edited, and whoever gets the name next would have their bindings. */
+static unsigned bindings_left(struct purge *p)
+{
+    struct policy_set *set = p->s->admin != NULL ? admin_policy(p->s->admin) : NULL;
+    struct policy_binding b;
+    size_t cursor = 0;
+    unsigned n = 0;
+    while (set != NULL && policy_binding_next(set, p->name.tenant, &cursor, &b))
+        n += bytes_equal(bytes_str(b.tenant), p->name.tenant);
+    policy_unref(set);
+    return n;
+}
+
+static struct bytes gone_json(struct purge *p, const struct keyring_toll *lost, unsigned bindings, const uint8_t certificate[32])
 {
     char id[33], sha[65];
     hex_encode(p->t.id, sizeof p->t.id, id);
     hex_encode(certificate, 32, sha);
     return bytes_str(arena_printf(&p->a,
                                   "{\"tenant\":\"%s\",\"id\":\"%s\",\"state\":\"PURGED\",\"key_rings\":%llu,\"keys\":%llu,\"versions\":%llu,"
-                                  "\"principals\":%llu,\"token_objects\":%llu,\"certificate\":\"%s\"}",
+                                  "\"principals\":%llu,\"token_objects\":%llu,\"bindings_left\":%u,\"certificate\":\"sha256:%s\"}",
                                   p->t.name, id, (unsigned long long)lost->rings, (unsigned long long)lost->keys,
                                   (unsigned long long)lost->versions, (unsigned long long)lost->principals,
-                                  (unsigned long long)lost->token_objects, sha));
+                                  (unsigned long long)lost->token_objects, bindings, sha));
 }
 
 static RESULT end(struct purge *p, struct err *e)
@@ -147,6 +160,7 @@ static RESULT end(struct purge *p, struct err *e)
     struct keyring_toll lost;
     uint8_t sha[32];
     const struct bytes before = tenant_json(&p->a, &p->t);
+    const unsigned bindings = bindings_left(p);
     TRY(keyring_purge_end(p->s->keyring, p->name.tenant, txn, &p->t, &lost, e));
     struct certificate c = {.kind = CERTIFICATE_TENANT,
                             .name = p->due->name,
@@ -164,12 +178,12 @@ static RESULT end(struct purge *p, struct err *e)
     certificate_put(p->s, txn, &c, sha);
     due_move(txn, DUE_PURGE, p->due->name, p->due->at_ns, 0);
     store_txn_urgent(txn);
-    TRY(commit(p, txn, before, gone_json(p, &lost, sha), e));
+    TRY(commit(p, txn, before, gone_json(p, &lost, bindings, sha), e));
     keyring_purged(p->s->keyring, &p->t);
     if (p->s->budgets != NULL)
         budget_forget(p->s->budgets, p->t.id);
     log_event(LOG_WARN, "a tenant was purged", LF_STR("tenant", p->t.name), LF_INT("keys", lost.keys), LF_INT("versions", lost.versions),
-              LF_INT("principals", lost.principals));
+              LF_INT("principals", lost.principals), LF_INT("bindings_left", bindings));
     return ok();
 }
 
