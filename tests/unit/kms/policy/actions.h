@@ -44,8 +44,6 @@ static const struct policy_action ACTIONS[] = {
     {"kms.cryptoKeyVersions.restore", false},
     {"kms.certificates.get", false},
     {"kms.certificates.list", false},
-    {"kms.certificates.get", false},
-    {"kms.certificates.list", false},
     {"kms.cryptoKeys.encrypt", true},
     {"kms.cryptoKeys.decrypt", true},
     {"kms.random.generate", true},
