@@ -16,27 +16,49 @@ void due_id(const struct due *d, uint8_t out[DUE_ID_BYTES])
     memcpy(out + 9, hash, DUE_ID_BYTES - 9);
 }
 
-void due_move(struct store_txn *txn, enum due_what what, struct bytes name, int64_t from_ns, int64_t to_ns)
+static const uint8_t no_tenant[STORE_TENANT_BYTES];
+
+static void take_out(struct store_txn *txn, const struct due *d)
 {
-    static const uint8_t no_tenant[STORE_TENANT_BYTES];
     uint8_t id[DUE_ID_BYTES];
-    if (from_ns == to_ns)
-        return;
-    if (from_ns > 0) {
-        due_id(&(struct due){what, from_ns, name}, id);
-        store_txn_delete(txn, REC_DUE, no_tenant, BYTES(id, sizeof id), STORE_ANY);
-    }
-    if (to_ns == 0)
-        return;
+    due_id(d, id);
+    store_txn_delete(txn, REC_DUE, no_tenant, BYTES(id, sizeof id), STORE_ANY);
+}
+
+static void put_in(struct store_txn *txn, const struct due *d)
+{
+    uint8_t id[DUE_ID_BYTES];
     CLEANUP(buf_release) struct buf body;
     buf_init(&body, STORE_NAME_MAX + 16);
     buf_put_u8(&body, DUE_FORMAT);
-    buf_put_u8(&body, (uint8_t)what);
-    buf_put_v16(&body, name);
-    due_id(&(struct due){what, to_ns, name}, id);
-    struct record r = {.kind = REC_DUE, .id = BYTES(id, sizeof id), .time_unix_ns = to_ns, .body = buf_bytes(&body)};
+    buf_put_u8(&body, (uint8_t)d->what);
+    buf_put_u8(&body, d->tries);
+    buf_put_v16(&body, d->name);
     INVARIANT(!body.overflow);
+    due_id(d, id);
+    const struct record r = {.kind = REC_DUE, .id = BYTES(id, sizeof id), .time_unix_ns = d->at_ns, .body = buf_bytes(&body)};
     store_txn_put(txn, &r, STORE_ANY);
+}
+
+void due_move(struct store_txn *txn, enum due_what what, struct bytes name, int64_t from_ns, int64_t to_ns)
+{
+    if (from_ns == to_ns)
+        return;
+    if (from_ns > 0)
+        take_out(txn, &(struct due){.what = what, .at_ns = from_ns, .name = name});
+    if (to_ns > 0)
+        put_in(txn, &(struct due){.what = what, .at_ns = to_ns, .name = name});
+}
+
+void due_put_off(struct store_txn *txn, const struct due *d, int64_t now_ns)
+{
+    int64_t wait_s = 2;
+    for (uint8_t i = 0; i < d->tries && wait_s < DUE_RETRY_MAX_S; i++)
+        wait_s *= 2;
+    if (wait_s > DUE_RETRY_MAX_S)
+        wait_s = DUE_RETRY_MAX_S;
+    take_out(txn, d);
+    put_in(txn, &(struct due){d->what, now_ns + wait_s * 1000000000, d->name, d->tries < UINT8_MAX ? (uint8_t)(d->tries + 1) : UINT8_MAX});
 }
 
 static RESULT parse(const struct record *r, struct due *ret, struct err *e)
@@ -44,7 +66,9 @@ static RESULT parse(const struct record *r, struct due *ret, struct err *e)
     struct reader in = reader_of(r->body);
     const uint8_t format = reader_u8(&in);
     uint8_t id[DUE_ID_BYTES];
-    *ret = (struct due){.what = (enum due_what)reader_u8(&in), .at_ns = r->time_unix_ns, .name = reader_v16(&in)};
+    *ret = (struct due){.what = (enum due_what)reader_u8(&in), .at_ns = r->time_unix_ns};
+    ret->tries = reader_u8(&in);
+    ret->name = reader_v16(&in);
     if (!reader_done(&in) || format != DUE_FORMAT || ret->at_ns <= 0)
         FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "a row of what is due is not ours");
     due_id(ret, id);

@@ -4,7 +4,7 @@
  * Owns:    nothing. Threads: any; reading blocks on the store.
  * Errors:  the store's; ERR_DATA_LOSS "RECORD_MALFORMED". Limits: one row for each (time, what, name). Secrets: none.
  *
- * REC_DUE: tenant column zero, id = u64 Unix ns, u8 what, SHA-256(name)[0..15]; body: u8 format 1, u8 what, v16 name.
+ * REC_DUE: tenant column zero, id = u64 Unix ns, u8 what, SHA-256(name)[0..15]; body: u8 format 1, u8 what, u8 tries, v16 name.
  */
 #ifndef KMS_KEYRING_DUE_H
 #define KMS_KEYRING_DUE_H
@@ -25,10 +25,14 @@ struct due {
     enum due_what what;
     int64_t at_ns;     /* Unix time, > 0 */
     struct bytes name; /* canonical: projects/... */
+    uint8_t tries;     /* that failed */
 };
 enum { DUE_ID_BYTES = 8 + 1 + 16 };
 /* The queue follows a time that changed in the same transaction; 0: none. */
 void due_move(struct store_txn *txn, enum due_what what, struct bytes name, int64_t from_ns, int64_t to_ns);
+/* It failed: tried again in 2 s, 4 s, ... DUE_RETRY_MAX_S, behind what is due by then. The record that it names keeps its own time. */
+enum { DUE_RETRY_MAX_S = 60 };
+void due_put_off(struct store_txn *txn, const struct due *d, int64_t now_ns);
 void due_id(const struct due *d, uint8_t out[DUE_ID_BYTES]);
 /* The first `limit` after that id (empty: from the start) of at most that time, earliest first; views into the arena. */
 RESULT due_read(struct store *s, struct bytes after_id, int64_t until_ns, size_t limit, struct arena *a, struct due **ret,

@@ -47,7 +47,7 @@ static RESULT announce(struct keyring *k, struct bytes name, int64_t at_ns, stru
 static void finish(struct store_txn *txn, struct bytes name, int64_t at_ns)
 {
     uint8_t id[DUE_ID_BYTES];
-    due_id(&(struct due){DUE_HSM_UNFINISHED, at_ns, name}, id);
+    due_id(&(struct due){.what = DUE_HSM_UNFINISHED, .at_ns = at_ns, .name = name}, id);
     store_txn_delete(txn, REC_DUE, no_tenant, BYTES(id, sizeof id), 1);
 }
 

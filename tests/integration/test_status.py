@@ -6,12 +6,14 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import time
 
 import grpc
 import pytest
 
 from claviger.identity.v1 import identity_pb2 as idy
 from conftest import BUILD, World, msg
+from google.protobuf import duration_pb2, timestamp_pb2
 from kit import certs
 from kit.instance import Instance, ROOT, until
 from kit.wire import Code, refused
@@ -282,6 +284,22 @@ def test_closed_until_somebody_has_looked(rig):
     assert rig.kmsctl("review", "rollback", "--reason", "nothing was revoked", who="second") == (0, "reviewed\n")
     assert rig.kmsctl("review", "recovery", "--reason", "seen")[0] == 0
     rig.well()
+
+
+def test_what_is_due_and_cannot_be_done(rig):
+    """A key should rotate while the token is away; it does, once the token is back."""
+    rig.i.stop()
+    rig.i.configure(clock_settle="0s")
+    rig.start()
+    ring, due = rig.w.ring(), time.time() + 2
+    key = rig.w.key(ring, rotation_period=duration_pb2.Duration(seconds=86400), next_rotation_time=timestamp_pb2.Timestamp(seconds=int(due), nanos=int(due % 1 * 1e9)))
+    tokens = rig.i.dir / "tokens"
+    tokens.rename(rig.i.dir / "tokens-away")
+    os.kill(rig.i.children()["hsm"], signal.SIGKILL)
+    rig.shows("DUE_FAILING", key, "HSM_UNAVAILABLE")
+    (rig.i.dir / "tokens-away").rename(tokens)
+    rig.well()
+    until(lambda: rig.w.keyadmin.kms.GetCryptoKey(msg.GetCryptoKeyRequest(name=key)).primary.name.endswith("/2"), 70)
 
 
 def test_all_of_the_table_was_produced(rig):

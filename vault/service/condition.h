@@ -37,7 +37,7 @@
       "mend the token or the folder of anchor_file; it is tried every 2 s. Until then an older copy of the store may pass unnoticed") \
     X(DUE_FAILING, true, "what fell due by itself could not be done",                                                                \
       "nothing: keys go on working as they are",                                                                                   \
-      "the log says why; it is tried each minute")                                                                                 \
+      "the log says why; it is tried again by itself, each minute in the end")                                                                                 \
     X(MASTER_FAILING, true, "a step of the master's rotation or destruction fails",                                                \
       "nothing: keys go on working as they are",                                                                                   \
       "what is in brackets asks for; it is tried again by itself, from where it was")                                                  \

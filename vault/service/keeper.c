@@ -11,7 +11,7 @@
 #include <time.h>
 
 enum { NS_PER_MS = 1000000, MS_PER_S = 1000, PAGE_ARENA_BYTES = 4 << 20 };
-#define RETRY_NS ((int64_t)KEEPER_RETRY_S * 1000000000)
+#define FORGIVE_MS ((int64_t)2 * DUE_RETRY_MAX_S * 1000)
 
 struct keeper {
     struct keeper_options o;
@@ -19,6 +19,8 @@ struct keeper {
     int64_t started_boot_ms, looked_boot_ms;
     double tokens;
     int64_t failed_boot_ms;
+    uint8_t failed_name[STORE_NAME_MAX]; /* under lock: the last that failed */
+    size_t failed_name_n;
     bool prepared;
     pthread_t thread;
     bool running;
@@ -35,7 +37,11 @@ static void note(struct keeper *k, const struct due *d, const struct err *failed
     pthread_mutex_lock(&k->lock);
     if (failed == NULL) {
         k->status.done++;
+        if (d->tries > 0 && k->failed_name_n == d->name.n && memcmp(k->failed_name, d->name.p, d->name.n) == 0)
+            k->status.failing = false;
     } else {
+        k->failed_name_n = d->name.n <= sizeof k->failed_name ? d->name.n : 0;
+        memcpy(k->failed_name, d->name.p, k->failed_name_n);
         k->status.failed++;
         k->status.failing = true;
         (void)snprintf(k->status.why, sizeof k->status.why, "%.*s: %.120s", (int)(d->name.n < 120 ? d->name.n : 120), (const char *)d->name.p,
@@ -44,10 +50,10 @@ static void note(struct keeper *k, const struct due *d, const struct err *failed
     pthread_mutex_unlock(&k->lock);
 }
 
-/* Twice the wait without another failure: what had failed has been done, or is gone. */
+/* Twice the longest wait without another failure: what had failed is gone. */
 static void forgive(struct keeper *k, int64_t boot_ms)
 {
-    if (boot_ms - k->failed_boot_ms < (int64_t)2 * KEEPER_RETRY_S * 1000)
+    if (boot_ms - k->failed_boot_ms < FORGIVE_MS)
         return;
     pthread_mutex_lock(&k->lock);
     k->status.failing = false;
@@ -83,7 +89,7 @@ static RESULT put_off(struct keeper *k, const struct due *d, struct err *e)
 {
     CLEANUP(store_txn_freep) struct store_txn *t = store_txn_new(k->o.store);
     uint64_t seq;
-    due_move(t, d->what, d->name, d->at_ns, clock_wall_ns(k->o.clock) + RETRY_NS);
+    due_put_off(t, d, clock_wall_ns(k->o.clock));
     return store_txn_commit(t, &seq, e);
 }
 
@@ -183,7 +189,7 @@ struct keeper *keeper_new(const struct keeper_options *o)
     INVARIANT(k != NULL && o->pace > 0);
     k->o = *o;
     k->started_boot_ms = k->looked_boot_ms = clock_boot_ms(o->clock);
-    k->failed_boot_ms = k->started_boot_ms - (int64_t)2 * KEEPER_RETRY_S * 1000;
+    k->failed_boot_ms = k->started_boot_ms - FORGIVE_MS;
     k->tokens = (double)o->pace;
     clockstep_init(&k->steps, o->clock);
     pthread_mutex_init(&k->lock, NULL);

@@ -2,7 +2,7 @@
  * Purpose: does what falls due by itself, in order of time, at a pace: keys rotate, versions and tenants end. Whoever dies in
  *          between finds it still due; after time away what has gathered is done one by one, not all at once.
  * Owns:    one thread, from keeper_start to keeper_stop. Threads: keeper_status from any; keeper_step by one at a time.
- * Errors:  what fails stays in the queue for KEEPER_RETRY_S, the rest goes on; keeper_status tells it to health.
+ * Errors:  what fails stays in the queue and is tried again (due.h), the rest goes on; keeper_status tells it to health.
  * Limits:  `pace` in a second, KEEPER_PAGE a look. Secrets: none.
  */
 #ifndef VAULT_SERVICE_KEEPER_H
@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "kms/keyring/due.h"
 
-enum { KEEPER_PAGE = 64, KEEPER_LOOK_MS = 500, KEEPER_RETRY_S = 60, KEEPER_WHY_MAX = 256 };
+enum { KEEPER_PAGE = 64, KEEPER_LOOK_MS = 500, KEEPER_WHY_MAX = 256 };
 
 struct keeper_task {
     enum due_what what;

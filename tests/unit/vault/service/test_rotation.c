@@ -204,14 +204,23 @@ static void while_the_token_is_away(void **state)
     assert_int_equal(st.failed, 1);
     assert_true(st.failing && strstr(st.why, KEY) != NULL && strstr(st.why, "HSM_UNAVAILABLE") != NULL);
     assert_int_equal(life_read(f, KEY).newest, 1);
+    static const int waits_s[] = {2, 4, 8, 16, 32, 60, 60, 60};
+    for (size_t i = 0; i < sizeof waits_s / sizeof waits_s[0]; i++) {
+        fake_clock_advance(&f->clock, waits_s[i] * SECOND - 1);
+        keeper_step(k);
+        keeper_status(k, &st);
+        assert_int_equal(st.failed, i + 1);
+        fake_clock_advance(&f->clock, 1);
+        keeper_step(k);
+        keeper_status(k, &st);
+        assert_int_equal(st.failed, i + 2);
+    }
     f->hsm->away = false;
-    fake_clock_advance(&f->clock, KEEPER_RETRY_S * SECOND);
+    fake_clock_advance(&f->clock, DUE_RETRY_MAX_S * SECOND);
     keeper_step(k);
     assert_int_equal(life_read(f, KEY).newest, 2);
-    assert_true(life_read(f, KEY).next_rotation_ns == T0 + 8 * DAY); /* its own time, not that of the second try */
+    assert_true(life_read(f, KEY).next_rotation_ns == T0 + 8 * DAY); /* its own time, not that of the last try */
     assert_int_equal(queued(f, INT64_MAX), 1);
-    fake_clock_advance(&f->clock, 3 * KEEPER_RETRY_S * SECOND);
-    keeper_step(k);
     keeper_status(k, &st);
     assert_false(st.failing);
     keeper_free(k);

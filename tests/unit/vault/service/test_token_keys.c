@@ -358,7 +358,7 @@ static void too_late_to_commit(void **state)
     assert_int_equal(e.code, ERR_CONFLICT);
     store_txn_free(txn);
     f->hsm->away = false;
-    fake_clock_advance(&f->clock, (KEEPER_RETRY_S + 1) * SECOND);
+    fake_clock_advance(&f->clock, (DUE_RETRY_MAX_S + 1) * SECOND);
     steps(f, 3);
     assert_int_equal(stand_in_keys(f->hsm), 0);
 }
@@ -437,7 +437,7 @@ static void destroyed_on_the_token_too(void **state)
     steps(f, 2);
     assert_int_equal(stand_in_keys(f->hsm), 2);
     f->hsm->away = false;
-    fake_clock_advance(&f->clock, (KEEPER_RETRY_S + 1) * SECOND);
+    fake_clock_advance(&f->clock, (DUE_RETRY_MAX_S + 1) * SECOND);
     steps(f, 2);
     assert_int_equal(stand_in_keys(f->hsm), 1);
     assert_int_equal(version(f, KEY "/cryptoKeyVersions/1").check.n, 0);
