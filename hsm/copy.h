@@ -12,7 +12,7 @@
 
 #include "base/bytes.h"
 
-enum { COPY_FILES_MAX = 4096, COPY_FILE_MAX = 1 << 20, COPY_DIGEST_BYTES = 32, COPY_NAME_MAX = 255 };
+enum { COPY_FILES_MAX = 70000 /* two for each of our objects, and some */, COPY_FILE_MAX = 1 << 20, COPY_DIGEST_BYTES = 32, COPY_NAME_MAX = 255 };
 
 struct copy_file {
     char name[COPY_NAME_MAX + 1];

@@ -243,7 +243,7 @@ static RESULT check_strays(struct checking *x, struct err *e)
             if (x->n_on_token > 0 && bsearch(page[i], x->on_token, x->n_on_token, sizeof *x->on_token, by_kvid) != NULL)
                 continue;
             hex_encode(page[i], HSM_KVID_BYTES, hex);
-            snprintf(text, sizeof text, "token: claviger-key-%s belongs to no version [KEY_OBJECT_STRAY]", hex);
+            snprintf(text, sizeof text, "token: claviger-key-%s belongs to no version", hex);
             x->c->report(x->c->user, text);
         }
         if (n > 0)
