@@ -410,6 +410,129 @@ static void not_before_it_is_empty(void **state)
     assert_int_equal(lost.rings, 1);
 }
 
+/* Keys of level HSM: their objects go from the token, also where the version's own removal was still to come; with the token away nothing
+ * goes, it is due still, and it says why. */
+static void off_the_token(void **state)
+{
+    struct fixture *f = *state;
+    struct keyring_key m;
+    struct keyring_version v;
+    char name[128];
+    for (int i = 0; i < 8; i++) {
+        (void)snprintf(name, sizeof name, LIFE_RING "/cryptoKeys/h%d", i);
+        const struct keyring_key want = {.destroy_delay_s = 30 * DAY_S, .protection = PROTECTION_HSM};
+        const struct name n = life_name(name, NAME_CRYPTOKEY);
+        struct store_txn *txn = store_txn_new(f->l->s.store);
+        assert_ok(keyring_key_create(f->l->s.keyring, &n, &want, true, txn, &f->l->a, &m, &v, &f->e));
+        life_commit(f->l, txn);
+    }
+    life_key(f->l, ACME_KEY, 0, 0);
+    assert_int_equal(stand_in_keys(f->l->hsm), 8);
+    tenant_to(f, "acme", TENANT_DELETED, T0 + 30 * DAY);
+    fake_clock_advance(&f->l->clock, 30 * DAY);
+    struct keeper *k = keeper_of(f);
+    struct keeper_status st;
+    f->l->hsm->away = true;
+    for (int i = 0; i < 5; i++) {
+        fake_clock_advance(&f->l->clock, SECOND);
+        keeper_step(k);
+    }
+    keeper_status(k, &st);
+    assert_true(st.failing && strstr(st.why, "HSM_UNAVAILABLE") != NULL);
+    assert_int_equal(tenant_now(f, "acme").state, TENANT_PURGING);
+    assert_int_equal(rows_of(f, REC_VERSION, tenant_now(f, "acme").id), 9);
+    assert_int_equal(stand_in_keys(f->l->hsm), 8);
+    f->l->hsm->away = false;
+    const uint8_t *first = f->l->hsm->keys[0].kvid; /* somebody died when this one was gone and its row was not */
+    assert_ok(hsm_key_destroy(f->l->hsm, first, &f->e));
+    fake_clock_advance(&f->l->clock, DUE_RETRY_MAX_S * SECOND);
+    keeper_free(k);
+    purge_out(f, "acme");
+    assert_int_equal(stand_in_keys(f->l->hsm), 0);
+    says(certificate(f), "\nkeys: 9\nversions: 9\nprincipals: 0\ntoken-objects: 8\n");
+}
+
+/* ---- a record copied elsewhere ---- */
+static void put_row(struct fixture *f, struct record *r)
+{
+    struct store_txn *txn = store_txn_new(f->l->s.store);
+    store_txn_put(txn, r, STORE_ANY);
+    life_commit(f->l, txn);
+}
+
+static void use(struct fixture *f, const char *key, const char *reason)
+{
+    struct key_handle *h = NULL;
+    struct key_view view;
+    const struct name n = life_name(key, NAME_CRYPTOKEY);
+    if (reason != NULL)
+        assert_fails(keyring_use_encrypt(f->l->s.keyring, &n, KEY_USE_ENCRYPT, true, &h, &view, &f->e), ERR_DATA_LOSS, reason);
+    else
+        assert_ok(keyring_use_encrypt(f->l->s.keyring, &n, KEY_USE_ENCRYPT, true, &h, &view, &f->e));
+    key_handle_unref(h);
+    keyring_tenant_forget(f->l->s.keyring, BYTES_LIT("acme"));
+}
+
+/* The tenant's row, written again by somebody who has store and token, with another location: L1 is another, as its check value shows;
+ * and where that is made to fit, what is wrapped does not open under it, as its name and its location are bound in too. */
+static void in_another_location(void **state)
+{
+    struct fixture *f = *state;
+    static const uint8_t none[16];
+    CLEANUP(model_tenant_wipe) struct model_tenant m = {0}, home = {0};
+    CLEANUP(buf_release) struct buf body, back;
+    CLEANUP(secret_freep) struct secret *l1 = NULL;
+    CLEANUP(buf_release) struct buf input;
+    struct record r, version;
+    buf_init(&body, 4096);
+    buf_init(&back, 4096);
+    buf_init(&input, KDFENC_MAX_BYTES);
+    life_key(f->l, ACME_KEY, 0, 0);
+    use(f, ACME_KEY, NULL);
+    assert_ok(store_get(f->l->s.store, REC_TENANT, none, BYTES_LIT("acme"), &f->l->a, &r, &f->e));
+    assert_ok(model_tenant_get(&r, &m, &f->e));
+    assert_ok(model_tenant_get(&r, &home, &f->e));
+    (void)snprintf(m.t.location, sizeof m.t.location, "us");
+    model_tenant_put(&m, &body);
+    r.body = buf_bytes(&body);
+    put_row(f, &r);
+    keyring_tenant_forget(f->l->s.keyring, BYTES_LIT("acme"));
+    assert_false(tenant_now(f, "acme").served); /* this daemon has eu only */
+    const char moved[] = "projects/acme/locations/us/keyRings/pii/cryptoKeys/email";
+    const struct name there = life_name(moved, NAME_CRYPTOKEY), first = life_name("projects/acme/locations/us/keyRings/pii/cryptoKeys/email/cryptoKeyVersions/1", NAME_VERSION);
+    /* The rows of key and version under their names there. */
+    static const char *const kinds[] = {ACME_KEY, ACME_KEY "/cryptoKeyVersions/1"};
+    for (int i = 0; i < 2; i++) {
+        const struct name was = life_name(kinds[i], i == 0 ? NAME_CRYPTOKEY : NAME_VERSION);
+        const struct model_id from = model_id_of(&was), to = model_id_of(i == 0 ? &there : &first);
+        char text[NAME_MAX_BYTES];
+        const size_t n = name_format(i == 0 ? &there : &first, text);
+        assert_ok(store_get(f->l->s.store, i == 0 ? REC_CRYPTOKEY : REC_VERSION, m.t.id, model_id_bytes(&from), &f->l->a, &version, &f->e));
+        version.id = model_id_bytes(&to);
+        version.name = BYTES(text, n);
+        put_row(f, &version);
+    }
+    use(f, moved, "KEY_CHECK_FAILED");
+    const struct hierarchy_tenant h = {.instance = "instance-16byte", .location = BYTES_LIT("us"), .master = m.t.master_version};
+    struct hierarchy_tenant of = h;
+    memcpy(of.tenant, m.t.id, sizeof of.tenant);
+    hierarchy_l1_input(&of, m.salt, &input);
+    assert_ok(hsm_derive(f->l->hsm, HSM_MASTER, of.master, buf_bytes(&input), &l1, &f->e));
+    assert_ok(hierarchy_kcv(l1, m.keks[0].kcv, &f->e));
+    model_tenant_put(&m, &back);
+    r.body = buf_bytes(&back);
+    put_row(f, &r);
+    keyring_tenant_forget(f->l->s.keyring, BYTES_LIT("acme"));
+    use(f, moved, "KEY_UNWRAP_FAILED");
+    /* And home again: it was the location, and nothing else. */
+    buf_reset(&body);
+    model_tenant_put(&home, &body);
+    r.body = buf_bytes(&body);
+    put_row(f, &r);
+    keyring_tenant_forget(f->l->s.keyring, BYTES_LIT("acme"));
+    use(f, ACME_KEY, NULL);
+}
+
 /* An older store is accepted: the tenant that was purged since is PURGING in it, is queued again, and goes again. */
 static void again_after_a_rollback(void **state)
 {
@@ -444,6 +567,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         LIFE(everything_and_nothing_else), LIFE(missing_is_not_purged),  LIFE(the_name_again),
         LIFE(over_deaths),                 LIFE(not_before_it_is_empty), LIFE(again_after_a_rollback),
+        LIFE(off_the_token),               LIFE(in_another_location),
     };
     return cmocka_run_group_tests(tests, kms_slab, NULL);
 }
