@@ -26,6 +26,7 @@ struct transport_options {
 };
 RESULT transport_open(const struct transport_options *o, struct transport **ret, struct claviger_error *e);
 void transport_close(struct transport *t); /* NULL accepted */
+uint32_t transport_timeout_ms(const struct transport *t); /* of one call */
 
 struct rpc_options {
     const char *path;            /* "/google.cloud.kms.v1.KeyManagementService/Encrypt" */

@@ -69,6 +69,11 @@ void transport_close(struct transport *t)
     free(t);
 }
 
+uint32_t transport_timeout_ms(const struct transport *t)
+{
+    return t->timeout_ms;
+}
+
 /* ---- what every call does ---------------------------------------------------------------------------------------------- */
 
 static void add_meta(struct wire *w, const char *key, const char *value)

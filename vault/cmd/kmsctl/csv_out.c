@@ -226,7 +226,7 @@ static struct result already_complete(struct csv_out *o, struct csv_place *ret, 
     TRY(go_on(o, fd, o->path, &l, e));
     if ((uint64_t)st.st_size != l.written || l.at.input_bytes != o->work.input_bytes)
         return is_damaged(e, o->path);
-    if (unlink(o->place) != 0)
+    if (unlink(o->place) != 0 && errno != ENOENT)
         return io_failed(e, "removed", o->place);
     *ret = l.at;
     return sync_folder(o, e);
@@ -311,7 +311,7 @@ RESULT csv_out_finish(struct csv_out *o, const struct csv_place *at, struct clav
         (errno != EINVAL || is_there(o->path) || rename(o->part, o->path) != 0))  /* not every file system knows it */
         return io_failed(e, "made", o->path);
     TRY(sync_folder(o, e));
-    if (unlink(o->place) != 0)
+    if (unlink(o->place) != 0 && errno != ENOENT) /* who resumes may have seen that all is done */
         return io_failed(e, "removed", o->place);
     return sync_folder(o, e);
 }

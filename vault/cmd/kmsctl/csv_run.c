@@ -1,11 +1,13 @@
 /* Chunks on their way, and answers back into their rows. */
 #include "vault/cmd/kmsctl/csv_job.h"
 
+#include "base/clock.h"
+
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { OUT_BLOCK = 1 << 16, FAILED_SHOWN = 5, RATE_TRIES = 60 };
+enum { OUT_BLOCK = 1 << 16, FAILED_SHOWN = 5, RATE_TRIES = 60, AWAY_MS = 200 };
 
 static struct result flush_out(struct job *j, size_t keep, struct claviger_error *e)
 {
@@ -90,13 +92,18 @@ static void drop_chunk(struct chunk *k)
     *k = (struct chunk){0};
 }
 
-/* Being over the rate is no failure for who has hours of work: wait, as the server asks. What is over a budget stays so. */
+/* Who has hours of work waits for a daemon that restarts, for as long as one call may take, and when it is over the rate, as the
+ * server asks. What is over a budget stays so. */
 static struct result receive(struct job *j, struct claviger_error *e)
 {
-    for (unsigned tries = 0; claviger_rewrap_stream_receive(j->stream, e) != CLAVIGER_OK; tries++) {
-        if (e->code != CLAVIGER_RESOURCE_EXHAUSTED || strcmp(e->reason, "RATE_LIMITED") != 0 || tries == RATE_TRIES)
+    int64_t give_up_ms = clock_boot_ms(&clock_system) + transport_timeout_ms(client_transport(j->c->client));
+    unsigned throttled = 0;
+    while (claviger_rewrap_stream_receive(j->stream, e) != CLAVIGER_OK) {
+        bool rate = e->code == CLAVIGER_RESOURCE_EXHAUSTED && strcmp(e->reason, "RATE_LIMITED") == 0 && throttled++ < RATE_TRIES;
+        bool away = e->code == CLAVIGER_UNAVAILABLE && clock_boot_ms(&clock_system) < give_up_ms;
+        if (!rate && !away)
             return (struct result){1};
-        uint64_t ms = e->retry_after_ms ? e->retry_after_ms : 1000;
+        uint64_t ms = e->retry_after_ms ? e->retry_after_ms : rate ? 1000 : AWAY_MS;
         (void)nanosleep(&(struct timespec){(time_t)(ms / 1000), (long)(ms % 1000) * 1000000}, NULL);
     }
     return ok();
