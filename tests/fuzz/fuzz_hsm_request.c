@@ -23,14 +23,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static const char origin[] = "fuzz/node";
 enum handle { H_MASTER = 1, H_SEAL, H_PRIVATE, H_PUBLIC, H_ANCHOR_A, H_ANCHOR_B, H_AES, H_COMMIT };
 static const uint8_t kvid[HSM_KVID_BYTES] = "a key on a token", aad_hash[HSM_AAD_HASH_BYTES] = "of its check";
-enum { ANCHORS = 2, ANCHOR_RECORD_MAX = HSM_ANCHOR_MAX + 64, CHECK_HASH_BYTES = 44 };
+enum { ANCHORS = 2, ANCHOR_RECORD_MAX = HSM_ANCHOR_MAX + 64, ANCHOR_NAME = 18, CHECK_HASH_BYTES = 44 };
 
 /* ---- the token ---- */
 static struct fake {
     CK_OBJECT_HANDLE signing, finding;
     struct {
         bool there;
-        uint8_t value[ANCHOR_RECORD_MAX];
+        uint8_t value[ANCHOR_RECORD_MAX], label[ANCHOR_NAME + 2 * ANCHOR_RECORD_MAX];
+        size_t label_n;
         size_t n;
     } anchor[ANCHORS];
     CK_OBJECT_HANDLE ciphering;
@@ -180,8 +181,8 @@ static CK_RV find_init(CK_SESSION_HANDLE s, CK_ATTRIBUTE_PTR match, CK_ULONG n)
     (void)s;
     fake.finding = 0;
     for (CK_ULONG i = 0; i < n; i++)
-        for (unsigned a = 0; a < ANCHORS && match[i].type == CKA_LABEL; a++)
-            if (match[i].ulValueLen == 17 && memcmp(match[i].pValue, a == 0 ? "claviger-anchor-a" : "claviger-anchor-b", 17) == 0)
+        for (unsigned a = 0; a < ANCHORS && match[i].type == CKA_APPLICATION; a++)
+            if (match[i].ulValueLen == ANCHOR_NAME && memcmp(match[i].pValue, a == 0 ? "claviger-anchor-a " : "claviger-anchor-b ", ANCHOR_NAME) == 0)
                 fake.finding = fake.anchor[a].there ? H_ANCHOR_A + a : 0;
     return CKR_OK;
 }
@@ -221,6 +222,8 @@ static CK_RV attribute(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE h, CK_ATTRIBUTE_PTR
         INVARIANT(h == H_ANCHOR_A || h == H_ANCHOR_B); /* a key's value is never even asked for */
         return give(a, fake.anchor[h - H_ANCHOR_A].value, fake.anchor[h - H_ANCHOR_A].n);
     }
+    if (a->type == CKA_LABEL && (h == H_ANCHOR_A || h == H_ANCHOR_B))
+        return give(a, fake.anchor[h - H_ANCHOR_A].label, fake.anchor[h - H_ANCHOR_A].label_n);
     if (a->type == CKA_KEY_TYPE && (h == H_PRIVATE || h == H_PUBLIC))
         return give(a, &edwards, sizeof edwards);
     if (a->type == CKA_EC_POINT && h == H_PUBLIC)
@@ -234,13 +237,26 @@ static CK_RV create(CK_SESSION_HANDLE s, CK_ATTRIBUTE_PTR a, CK_ULONG n, CK_OBJE
     unsigned which = ANCHORS;
     (void)s;
     for (CK_ULONG i = 0; i < n; i++)
-        if (a[i].type == CKA_LABEL)
-            which = ((const char *)a[i].pValue)[a[i].ulValueLen - 1] == 'a' ? 0 : 1;
+        if (a[i].type == CKA_APPLICATION)
+            which = ((const char *)a[i].pValue)[a[i].ulValueLen - 2] == 'a' ? 0 : 1;
     INVARIANT(which < ANCHORS && !fake.anchor[which].there && a[n - 1].type == CKA_VALUE && a[n - 1].ulValueLen <= ANCHOR_RECORD_MAX);
     memcpy(fake.anchor[which].value, a[n - 1].pValue, a[n - 1].ulValueLen);
     fake.anchor[which].n = a[n - 1].ulValueLen;
+    fake.anchor[which].label_n = 0;
     fake.anchor[which].there = true;
     *out = H_ANCHOR_A + which;
+    return CKR_OK;
+}
+
+/* One lets its label be set, the other has to be made anew. */
+static CK_RV set_attribute(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE h, CK_ATTRIBUTE_PTR a, CK_ULONG n)
+{
+    (void)s;
+    INVARIANT((h == H_ANCHOR_A || h == H_ANCHOR_B) && n == 1 && a->type == CKA_LABEL && a->ulValueLen <= sizeof fake.anchor[0].label);
+    if (h == H_ANCHOR_B)
+        return CKR_ATTRIBUTE_READ_ONLY;
+    memcpy(fake.anchor[0].label, a->pValue, a->ulValueLen);
+    fake.anchor[0].label_n = a->ulValueLen;
     return CKR_OK;
 }
 
@@ -273,7 +289,7 @@ static CK_FUNCTION_LIST functions = {
     .C_GetInfo = (CK_C_GetInfo)(void (*)(void))absent, .C_Login = (CK_C_Login)(void (*)(void))absent,
     .C_GetMechanismList = (CK_C_GetMechanismList)(void (*)(void))absent, .C_GenerateKeyPair = (CK_C_GenerateKeyPair)(void (*)(void))absent,
     .C_SignInit = sign_init, .C_Sign = sign, .C_GenerateRandom = random_bytes, .C_FindObjectsInit = find_init, .C_FindObjects = find,
-    .C_FindObjectsFinal = find_final, .C_GetAttributeValue = attribute, .C_CreateObject = create, .C_DestroyObject = destroy,
+    .C_FindObjectsFinal = find_final, .C_GetAttributeValue = attribute, .C_SetAttributeValue = set_attribute, .C_CreateObject = create, .C_DestroyObject = destroy,
     .C_GenerateKey = generate, .C_EncryptInit = cipher_init, .C_Encrypt = encrypt, .C_DecryptInit = cipher_init, .C_Decrypt = decrypt,
 };
 
