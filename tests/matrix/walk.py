@@ -216,6 +216,12 @@ class Walk:
             return True
         return not self.permitted(s.identity, s.row.action, s.name) if s.there or not s.path else True
 
+    def would_change(self, row):
+        """Who is not asked at all: the call names nothing, they may make it, and it would be done."""
+        if requests.text_fields(row.request.DESCRIPTOR):
+            return set()
+        return {i for i in self.identities if not self.harmless(Step(row, i, (), "", "", False, "no name", ""))}
+
     # ---- asking ----
     def _ask(self, steps):
         waiting = collections.deque()
