@@ -192,6 +192,8 @@ class Driven:
         self.key, self.other = self.world.key(versions=2), self.world.key2()
         self.client, self.stranger = connect(instance, "acme-orders"), connect(instance, "globex-billing")
         self.ciphertexts = drive(self.world, self.key, self.other, self.client, self.stranger, self.markers)
+        self.token_key = self.world.key(version_template=dict(protection_level=res.HSM))
+        drive(self.world, self.token_key, self.other, self.client, self.stranger, self.markers)
         self.calls = sum(every_field(connect(instance, who), rows.table(), self.markers, self.telling)
                          for who in ("admin", "acme-keyadmin", "acme-orders"))
         administer(self.world, self.client, self.telling, self.hidden)

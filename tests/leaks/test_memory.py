@@ -54,6 +54,18 @@ def test_keys_lie_in_locked_memory_of_core_and_nowhere_else(driven):
     assert commit <= {n.removesuffix(", little endian") for n in in_use}
 
 
+def test_keys_of_level_hsm_never_leave_the_token(driven):
+    """Both keys of both versions, known from the token's files: they are in no process but hsm, where SoftHSM2 opens them, and stay in none."""
+    keys = {n: k for n, k in driven.truth.never.items() if n.startswith(("claviger-key-", "claviger-commit-"))}
+    assert len({n.split(",")[0] for n in keys}) == 4, list(keys)
+    hits = looking.in_memory(roles(driven, "hsm").values(), keys)
+    assert not hits, told(hits)
+    with contextlib.suppress(AssertionError):
+        until(lambda: not loose(driven.pids["hsm"], keys), 5)
+    stay = loose(driven.pids["hsm"], keys)
+    assert not stay, told(stay)
+
+
 def test_no_key_above_its_use_is_kept(driven):
     """L0, the store key, L1, L2 and the tenants' audit keys are there while something is derived from them, and wiped then."""
     truth, settled = driven.truth, None

@@ -206,11 +206,11 @@ class Truth:
     def _version(self, t, id_, take):
         location, ring, key = (x.decode() for x in id_[:-5].split(b"\0"))
         take(1)
-        number, _, kvid = take.number(4), take(1 + 32), take(16)
+        number, _, _, kvid = take.number(4), take(1 + 32 + 8), take.v16(), take(16)
         master, wrapped = take.number(4), take.v16()
         full = f"projects/{t['name']}/locations/{location}/keyRings/{ring}/cryptoKeys/{key}"
         record = {**t, "master_version": master, "crypto_key": full, "version": number, "wrapped_key_version": wrapped.hex()}
-        if not wrapped:
+        if not wrapped:  # destroyed, or of level HSM: those are on the token, and among its secrets
             return
         l2 = formats.open_key_version(record, t["l1"], kvid)
         self.raw_never[f"L2 of {ring}/{key}@{number}"] = l2
