@@ -62,7 +62,7 @@ def key_changes(c, key):
         "kms.cryptoKeys.setPrimary": lambda: c.kms.UpdateCryptoKeyPrimaryVersion(
             msg.UpdateCryptoKeyPrimaryVersionRequest(name=key, crypto_key_version_id="1")),
         "kms.cryptoKeys.rotate": lambda: c.life.RotateKey(life.RotateKeyRequest(name=key)),
-        "kms.usage.get": lambda: c.life.GetUsage(life.GetUsageRequest(name=key)),
+        "kms.usage.get": lambda: c.life.GetUsage(life.GetUsageRequest(name=version)),
         "kms.cryptoKeyVersions.create": lambda: c.kms.CreateCryptoKeyVersion(msg.CreateCryptoKeyVersionRequest(parent=key)),
         "kms.cryptoKeyVersions.update": lambda: c.kms.UpdateCryptoKeyVersion(msg.UpdateCryptoKeyVersionRequest(
             crypto_key_version=dict(name=version, state=res.CryptoKeyVersion.DISABLED), update_mask={"paths": ["state"]})),

@@ -9,17 +9,23 @@
 
 #include <string.h>
 
-typedef Claviger__Lifecycle__V1__GetUsageRequest UsageRequest;
-typedef Claviger__Lifecycle__V1__GetUsageResponse UsageResponse;
+typedef Claviger__Lifecycle__V1__GetUsageRequest GetRequest;
+typedef Claviger__Lifecycle__V1__ListUsageRequest ListRequest;
+typedef Claviger__Lifecycle__V1__Usage Usage;
 typedef Claviger__Lifecycle__V1__VersionUsage VersionUsage;
 typedef Claviger__Lifecycle__V1__Caller Caller;
 
 enum { PAGE_MAX = 100 };
 #define MEANING "what this server has seen: items that it answered. Ciphertexts that nobody has sent it since are in no figure"
 
-static struct result usage_resources(struct call *c, const ProtobufCMessage *req, struct err *e)
+static struct result get_resources(struct call *c, const ProtobufCMessage *req, struct err *e)
 {
-    return field_resource(c, ((const UsageRequest *)req)->name, 1u << NAME_CRYPTOKEY | 1u << NAME_VERSION, "name", e);
+    return field_resource(c, ((const GetRequest *)req)->name, 1u << NAME_VERSION, "name", e);
+}
+
+static struct result list_resources(struct call *c, const ProtobufCMessage *req, struct err *e)
+{
+    return field_resource(c, ((const ListRequest *)req)->parent, 1u << NAME_CRYPTOKEY, "parent", e);
 }
 
 struct viewing {
@@ -68,7 +74,7 @@ static RESULT view_usage(struct call *c, const struct viewing *v, const struct k
     return ok();
 }
 
-static RESULT page_of_key(struct call *c, const UsageRequest *q, const struct viewing *v, UsageResponse *r, struct err *e)
+static RESULT page_of_key(struct call *c, const ListRequest *q, const struct viewing *v, Usage *r, struct err *e)
 {
     const ProtobufCBinaryData none = {0};
     struct keyring_version *rows;
@@ -90,11 +96,9 @@ static RESULT page_of_key(struct call *c, const UsageRequest *q, const struct vi
     return ok();
 }
 
-static RESULT one_version(struct call *c, const UsageRequest *q, const struct viewing *v, UsageResponse *r, struct err *e)
+static RESULT one_version(struct call *c, const struct viewing *v, Usage *r, struct err *e)
 {
     struct keyring_version m;
-    if (q->page_size != 0 || q->page_token.len > 0)
-        return err_field(e, q->page_size != 0 ? "page_size" : "page_token", "one version has no pages");
     TRY(keyring_version_get(c->svc->keyring, &c->resources[0].name, &c->arena, &m, e));
     r->versions = arena_zalloc(&c->arena, sizeof *r->versions);
     INVARIANT(r->versions != NULL);
@@ -104,26 +108,41 @@ static RESULT one_version(struct call *c, const UsageRequest *q, const struct vi
 }
 
 /* Figures that are not complete are given all the same, and say so: only a guard must know for certain. */
-static struct result get_usage(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)
+static RESULT begin(struct call *c, struct viewing *v, Usage *r, struct err *e)
 {
-    const UsageRequest *q = (const UsageRequest *)req;
-    const struct name *n = &c->resources[0].name;
-    const struct name key_name = name_truncate(n, NAME_CRYPTOKEY);
-    UsageResponse *r = call_response(c);
-    struct viewing v = {0};
+    const struct name *n = &c->resources[0].name, key_name = name_truncate(n, NAME_CRYPTOKEY);
     struct keyring_key key;
     struct tenant t;
     struct err why = {0};
     TRY(keyring_key_get(c->svc->keyring, &key_name, &c->arena, &key, e));
     TRY(keyring_tenant_get(c->svc->keyring, n->tenant, true, &t, e));
-    memcpy(v.tenant, t.id, sizeof v.tenant);
-    v.primary = key.primary;
+    memcpy(v->tenant, t.id, sizeof v->tenant);
+    v->primary = key.primary;
     r->complete = !metering_sync(c->svc->metering, &why).failed;
-    metering_status(c->svc->metering, &v.st);
-    TRY(n->kind == NAME_VERSION ? one_version(c, q, &v, r, e) : page_of_key(c, q, &v, r, e));
+    metering_status(c->svc->metering, &v->st);
     r->meaning = call_text(c, MEANING);
     if (key.primary != 0)
         r->primary = call_text(c, arena_printf(&c->arena, "%.*s/cryptoKeyVersions/%u", (int)key.name.n, (const char *)key.name.p, key.primary));
+    return ok();
+}
+
+static struct result get(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)
+{
+    (void)req;
+    Usage *r = call_response(c);
+    struct viewing v = {0};
+    TRY(begin(c, &v, r, e));
+    TRY(one_version(c, &v, r, e));
+    *resp = &r->base;
+    return ok();
+}
+
+static struct result list(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)
+{
+    Usage *r = call_response(c);
+    struct viewing v = {0};
+    TRY(begin(c, &v, r, e));
+    TRY(page_of_key(c, (const ListRequest *)req, &v, r, e));
     *resp = &r->base;
     return ok();
 }
@@ -131,7 +150,7 @@ static struct result get_usage(struct call *c, const ProtobufCMessage *req, Prot
 #define SERVICE "/claviger.lifecycle.v1.Lifecycle/"
 #define M(q, r) .request = &claviger__lifecycle__v1__##q##__descriptor, .response = &claviger__lifecycle__v1__##r##__descriptor
 static const struct rpc_row rows[] = {
-    {KMS_READ, .path = SERVICE "GetUsage", M(get_usage_request, get_usage_response), .action = "kms.usage.get", .resources = usage_resources,
-     .handle = get_usage},
+    {KMS_READ, .path = SERVICE "GetUsage", M(get_usage_request, usage), .action = "kms.usage.get", .resources = get_resources, .handle = get},
+    {KMS_READ, .path = SERVICE "ListUsage", M(list_usage_request, usage), .action = "kms.usage.get", .resources = list_resources, .handle = list},
 };
 const struct row_list rows_usage = {rows, sizeof rows / sizeof rows[0]};

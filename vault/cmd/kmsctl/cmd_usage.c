@@ -6,7 +6,6 @@
 #include "kms/name/name.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 #define LIFE "/claviger.lifecycle.v1.Lifecycle/"
 #define USAGE_COLUMNS                                                                                                                    \
@@ -14,13 +13,14 @@
     "CALLERS who"
 enum { NAMES_SHOWN = 3 };
 
-typedef Claviger__Lifecycle__V1__GetUsageRequest usage_request;
-typedef Claviger__Lifecycle__V1__GetUsageResponse usage_response;
+typedef Claviger__Lifecycle__V1__Usage usage_response;
 typedef Claviger__Lifecycle__V1__VersionUsage version_usage;
 
-static struct result get_page(struct ctl *c, usage_request *q, const usage_response **ret, struct claviger_error *e)
+static struct result of_version(struct ctl *c, ProtobufCBinaryData name, const usage_response **ret, struct claviger_error *e)
 {
-    return ctl_read(c, LIFE "GetUsage", &q->base, &claviger__lifecycle__v1__get_usage_response__descriptor, ret, e);
+    Claviger__Lifecycle__V1__GetUsageRequest q = CLAVIGER__LIFECYCLE__V1__GET_USAGE_REQUEST__INIT;
+    q.name = name;
+    return ctl_read(c, LIFE "GetUsage", &q.base, &claviger__lifecycle__v1__usage__descriptor, ret, e);
 }
 
 static char *who_used_it(struct ctl *c, const version_usage *u)
@@ -40,7 +40,7 @@ static char *who_used_it(struct ctl *c, const version_usage *u)
 struct usage_walk {
     json_t *rows;
     uint64_t opened; /* of all versions, since the last rotation */
-    bool complete;
+    bool all, complete; /* all: every version of the key */
     char *meaning, *primary;
 };
 
@@ -53,21 +53,42 @@ static void add_row(struct ctl *c, struct usage_walk *w, const version_usage *u)
     json_array_append_new(w->rows, row);
 }
 
-static struct result walk_pages(struct ctl *c, struct usage_walk *w, struct claviger_error *e)
+static void add_page(struct ctl *c, struct usage_walk *w, const usage_response *p)
 {
-    usage_request q = CLAVIGER__LIFECYCLE__V1__GET_USAGE_REQUEST__INIT;
-    TRY(name_full(c, c->args.pos[0], 1u << NAME_CRYPTOKEY | 1u << NAME_VERSION, &q.name, e));
-    w->complete = true;
+    for (size_t i = 0; i < p->n_versions; i++)
+        add_row(c, w, p->versions[i]);
+    w->complete = w->complete && p->complete;
+    w->meaning = arena_strdup(&c->arena, pb_bytes_of(p->meaning));
+    w->primary = arena_strdup(&c->arena, pb_bytes_of(p->primary));
+}
+
+static struct result walk_pages(struct ctl *c, ProtobufCBinaryData key, struct usage_walk *w, struct claviger_error *e)
+{
+    Claviger__Lifecycle__V1__ListUsageRequest q = CLAVIGER__LIFECYCLE__V1__LIST_USAGE_REQUEST__INIT;
+    q.parent = key;
     do {
         const usage_response *p = NULL;
-        TRY(get_page(c, &q, &p, e));
-        for (size_t i = 0; i < p->n_versions; i++)
-            add_row(c, w, p->versions[i]);
-        w->complete = w->complete && p->complete;
-        w->meaning = arena_strdup(&c->arena, pb_bytes_of(p->meaning));
-        w->primary = arena_strdup(&c->arena, pb_bytes_of(p->primary));
+        TRY(ctl_read(c, LIFE "ListUsage", &q.base, &claviger__lifecycle__v1__usage__descriptor, &p, e));
+        add_page(c, w, p);
         q.page_token = p->next_page_token;
     } while (q.page_token.len > 0);
+    return ok();
+}
+
+static struct result walk(struct ctl *c, struct usage_walk *w, struct claviger_error *e)
+{
+    const usage_response *p = NULL;
+    ProtobufCBinaryData full;
+    struct name n;
+    struct err inner = {0};
+    w->complete = true;
+    TRY(name_full(c, c->args.pos[0], 1u << NAME_CRYPTOKEY | 1u << NAME_VERSION, &full, e));
+    INVARIANT(!name_parse_short(pb_bytes_of(full), &n, &inner).failed);
+    w->all = n.kind == NAME_CRYPTOKEY;
+    if (w->all)
+        return walk_pages(c, full, w, e);
+    TRY(of_version(c, full, &p, e));
+    add_page(c, w, p);
     return ok();
 }
 
@@ -75,7 +96,7 @@ static struct result walk_pages(struct ctl *c, struct usage_walk *w, struct clav
 static void add_shares(struct usage_walk *w)
 {
     char text[16];
-    for (size_t i = 0; w->opened > 0 && i < json_array_size(w->rows); i++) {
+    for (size_t i = 0; w->all && w->opened > 0 && i < json_array_size(w->rows); i++) {
         json_t *row = json_array_get(w->rows, i);
         const double part = (double)json_integer_value(json_object_get(row, "opened_since_rotation"));
         snprintf(text, sizeof text, "%.1f%%", 100 * part / (double)w->opened);
@@ -99,10 +120,9 @@ static void print_usage(struct ctl *c, struct usage_walk *w)
 static struct result versions_usage(struct ctl *c, struct claviger_error *e)
 {
     struct usage_walk w = {.rows = json_array()};
-    struct result r = walk_pages(c, &w, e);
+    struct result r = walk(c, &w, e);
     if (!r.failed) {
-        if (strchr(c->args.pos[0], '@') == NULL && strstr(c->args.pos[0], "/cryptoKeyVersions/") == NULL)
-            add_shares(&w);
+        add_shares(&w);
         print_usage(c, &w);
     }
     json_decref(w.rows);
@@ -127,11 +147,9 @@ static void tell(struct ctl *c, const usage_response *p, const version_usage *u)
 
 void usage_tell(struct ctl *c, ProtobufCBinaryData version)
 {
-    usage_request q = CLAVIGER__LIFECYCLE__V1__GET_USAGE_REQUEST__INIT;
     const usage_response *p = NULL;
     struct claviger_error why = {0};
-    q.name = version;
-    if (get_page(c, &q, &p, &why).failed || p->n_versions != 1)
+    if (of_version(c, version, &p, &why).failed || p->n_versions != 1)
         fprintf(stderr, "What it was used for is not known: %s\n", claviger_code_name(why.code));
     else
         tell(c, p, p->versions[0]);
