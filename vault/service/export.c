@@ -213,7 +213,7 @@ static RESULT budgets(struct page *p, struct err *e)
 static void look_at(struct export *x, const struct journal_record *r)
 {
     x->index = r->index + 1;
-    if (memcmp(r->leaf + LEAF_TAG_AT, x->tag, sizeof x->tag) != 0)
+    if (!bytes_ct_equal(r->leaf + LEAF_TAG_AT, x->tag, sizeof x->tag))
         return;
     x->last_index = r->index;
     x->last_ns = (int64_t)get_be64(r->leaf + LEAF_TIME_AT);
