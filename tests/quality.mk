@@ -55,6 +55,7 @@ FUZZ_san      := kms/authn
 FUZZ_policy   := kms/policy
 FUZZ_decide   := kms/policy
 FUZZ_model    := kms/keyring
+FUZZ_usage    := kms/keyring
 FUZZ_decode   := vault/service
 FUZZ_idempotency := vault/service
 FUZZ_listing  := vault/service

@@ -50,6 +50,9 @@ struct usage {
     uint32_t series;
     uint64_t counted_to;
 };
+void usage_encode(const struct usage *u, struct buf *out);
+RESULT usage_decode(struct bytes body, struct arena *a, struct usage *ret, struct err *e); /* views into body; room for one caller more */
+/* Zeros where nothing was counted. */
 RESULT usage_read(struct store *s, const uint8_t tenant[16], const uint8_t kvid[16], struct arena *a, struct usage *ret, struct err *e);
 
 struct usage_mark {

@@ -9,7 +9,7 @@ static const uint8_t no_tenant[STORE_TENANT_BYTES];
 #define MARK_ID BYTES_LIT("mark")
 
 /* ---- bodies ---- */
-static void usage_put(const struct usage *u, struct buf *out)
+void usage_encode(const struct usage *u, struct buf *out)
 {
     buf_put_u8(out, USAGE_FORMAT);
     buf_put_u32(out, u->series);
@@ -34,7 +34,7 @@ static RESULT malformed(struct err *e)
     FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "a usage record is not ours");
 }
 
-static RESULT usage_parse(struct bytes body, struct arena *a, struct usage *ret, struct err *e)
+RESULT usage_decode(struct bytes body, struct arena *a, struct usage *ret, struct err *e)
 {
     struct reader in = reader_of(body);
     struct usage u = {0};
@@ -73,7 +73,7 @@ RESULT usage_read(struct store *s, const uint8_t tenant[16], const uint8_t kvid[
     struct record r;
     struct err why = {0};
     if (!store_get(s, REC_USAGE, tenant, BYTES(kvid, EVENT_KVID_BYTES), a, &r, &why).failed)
-        return usage_parse(r.body, a, ret, e);
+        return usage_decode(r.body, a, ret, e);
     if (why.code != ERR_NOT_FOUND) {
         *e = why;
         return (struct result){1};
@@ -210,7 +210,7 @@ static RESULT merge_version(struct store *s, const struct usage_table *t, const 
     u.counted_to = m->under_way;
     CLEANUP(buf_release) struct buf body;
     buf_init(&body, STORE_BODY_MAX);
-    usage_put(&u, &body);
+    usage_encode(&u, &body);
     INVARIANT(!body.overflow);
     struct record r = {.kind = REC_USAGE, .id = BYTES(first->kvid, sizeof first->kvid), .body = buf_bytes(&body)};
     memcpy(r.tenant, first->tenant, sizeof r.tenant);

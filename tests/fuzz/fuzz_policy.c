@@ -18,6 +18,17 @@ static bool ask(const struct policy_set *s, const char *tenant, const char *prin
     return d.allowed;
 }
 
+/* A guard that compiles wants some days, and has a name for them. */
+static void check_guards(const struct policy_set *s)
+{
+    struct name n;
+    struct err e;
+    struct policy_guard g = {0};
+    INVARIANT(!name_parse_any(BYTES_LIT("projects/acme/locations/eu/keyRings/pii/cryptoKeys/email/cryptoKeyVersions/3"), ~0u, "name", &n, &e).failed);
+    if (policy_guard_of(s, &n, &g))
+        INVARIANT(g.id && g.id[0] && g.unused_days >= 1 && g.unused_days <= POLICY_UNUSED_DAYS_MAX);
+}
+
 static void check_promises(const struct policy_set *s)
 {
     static const char *const who[] = {"admin", "orders", "*", "a", ""};
@@ -41,8 +52,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     buf_init(&text, 4096);
     if (policy_compile(&doc, 1, ACTIONS, NACTIONS, &s, &e, &text).failed)
         INVARIANT(e.code == ERR_INVALID && strncmp(buf_cstr(&text), "fuzz.yaml:", 10) == 0 && buf_cstr(&text)[10] > '0' && !s);
-    if (s)
+    if (s) {
         check_promises(s);
+        check_guards(s);
+    }
     policy_unref(s);
     buf_release(&text);
     return 0;
