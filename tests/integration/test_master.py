@@ -2,6 +2,7 @@
 retired goes only when nobody can need it any more."""
 import os
 import random
+import re
 import shutil
 import signal
 import threading
@@ -350,7 +351,7 @@ def test_kmsctl(fresh):
     assert "CURRENT" in ctl.text("master", "status")
     code, out, err = ctl.run("master", "rotate", "--watch", "--progress", "--output", "json")
     assert code == 0, err
-    assert "100%  done: 40 of 40 versions" in err and "[####" in err and "moving: " in err, err
+    assert "100%  done: 40 of 40 versions" in err and "[####" in err and re.search(r"moving: [0-9]+ of 40 versions, [0-9,]+/s, [0-9]+ s left", err), err
     assert b'"current": 2' in out
     assert [m["state"] for m in ctl.json("master", "status")["masters"]] == ["RETIRED", "CURRENT"]
     assert "--confirm 1" in ctl("master", "destroy", "1", code=USAGE)

@@ -6,6 +6,7 @@
 #include "vault/service/mover.h"
 
 #include <stdatomic.h>
+#include <time.h>
 
 enum { TENANTS = 3, KEYS = 5, VERSIONS = 30, STEPS_MAX = 4000 };
 static const char *const tenants[TENANTS] = {"acme", "beta", "gamma"};
@@ -624,6 +625,33 @@ static void at_a_pace(void **state)
     mover_free(m);
 }
 
+/* The thread, by the real clock, while others look at it and wake it, and keys are used. */
+static void by_its_own_thread(void **state)
+{
+    struct life *f = *state;
+    struct mover_status st;
+    const struct timespec moment = {.tv_nsec = 1000000};
+    fill(f, 4);
+    struct seal *seals = seal_all(f, 4);
+    f->s.clock = &clock_system;
+    const struct mover_options o = {.s = &f->s, .pace = 100000};
+    struct mover *m = mover_new(&o);
+    const int64_t end_ms = clock_boot_ms(&clock_system) + 60000;
+    mover_start(m);
+    ask(f, 2);
+    mover_wake(m);
+    while (moving_of(f).state != MOVING_IDLE || keyring_master(f->s.keyring) != 2) {
+        assert_true(clock_boot_ms(&clock_system) < end_ms);
+        mover_status(m, &st);
+        assert_false(st.failing);
+        assert_true(mover_steady(m));
+        open_all(f, seals, 4);
+        nanosleep(&moment, NULL);
+    }
+    mover_free(m);
+    assert_int_equal(left_under(f, 0, NULL), 0);
+}
+
 /* A store from before masters had records goes on as it is. */
 static void records(void **state)
 {
@@ -668,7 +696,7 @@ int main(void)
         LIFE(killed_at_each_token_call), LIFE(what_changes_meanwhile), LIFE(who_was_on_the_way), LIFE(what_is_made_in_between),
         LIFE(who_holds_a_key),           LIFE(saved_before_use),   LIFE(while_the_token_is_away),
         LIFE(one_that_is_broken),        LIFE(not_destroyed_while_needed), LIFE(at_a_pace),
-        LIFE(records),
+        LIFE(by_its_own_thread),         LIFE(records),
     };
     return cmocka_run_group_tests(tests, kms_slab, NULL);
 }
