@@ -69,6 +69,12 @@ static void genuine(unsigned kind, struct reader *r, struct record *row, struct 
         for (m.tenant.nkeks = 1; m.tenant.nkeks < MODEL_KEKS_MAX && reader_u8(r) % 2 == 1; m.tenant.nkeks++)
             m.tenant.keks[m.tenant.nkeks].master = m.tenant.t.master_version + m.tenant.nkeks;
         memset(m.tenant.salt, reader_u8(r), sizeof m.tenant.salt);
+        row->state = m.tenant.t.state = TENANT_ACTIVE + reader_u8(r) % 4u;
+        if (m.tenant.t.state >= TENANT_DELETED) {
+            m.tenant.t.was = TENANT_ACTIVE + reader_u8(r) % 2u;
+            m.tenant.t.purge_ns = m.tenant.t.deleted_ns = reader_u16(r) + 1;
+            m.tenant.toll.keys = m.tenant.t.state == TENANT_PURGING ? reader_u16(r) : 0;
+        }
         break;
     case 1:
         m.ring = (struct keyring_ring){.name = bytes_str(ring), .created_ns = reader_u16(r)};
