@@ -2,8 +2,6 @@
 
 #include "base/log.h"
 
-#include <string.h>
-
 enum { LEAF_TIME_AT = 1 + 16, LEAF_TAG_AT = LEAF_TIME_AT + 8, NONCE_BYTES = 32, READ_ARENA_BYTES = 32 << 20 };
 
 struct reading {
@@ -23,9 +21,9 @@ static RESULT owner(struct reading *g, const uint8_t *tag, const struct audit_te
 {
     struct err why = {0};
     *ret = NULL;
-    if (memcmp(tag, g->system->tag, sizeof g->system->tag) == 0)
+    if (bytes_ct_equal(tag, g->system->tag, sizeof g->system->tag))
         return ok();
-    if (g->held == NULL || memcmp(tag, tenant_ref_audit(g->held)->tag, sizeof g->system->tag) != 0) {
+    if (g->held == NULL || !bytes_ct_equal(tag, tenant_ref_audit(g->held)->tag, sizeof g->system->tag)) {
         tenant_ref_drop(g->held);
         g->held = NULL;
         if (keyring_tenant_hold_by_tag(g->r->keyring, tag, &g->held, &why).failed) {
