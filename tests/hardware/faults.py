@@ -13,10 +13,11 @@ CODES = {
     "session closed": 0xB0, "session handle invalid": 0xB3, "user not logged in": 0x101, "pin incorrect": 0xA0, "pin locked": 0xA4,
 }
 # Every function that hsm/ calls while it serves; objects are made only by the anchor of a token that
-# refuses to change one in place, keys only by kmsd init.
+# refuses to change one in place, keys by kmsd init and with each version of level HSM.
 SERVING = ("C_Initialize", "C_GetSlotList", "C_GetSlotInfo", "C_GetTokenInfo", "C_GetMechanismInfo", "C_OpenSession", "C_GetSessionInfo",
            "C_Login", "C_FindObjectsInit", "C_FindObjects", "C_FindObjectsFinal", "C_GetAttributeValue", "C_SignInit", "C_Sign",
-           "C_GenerateRandom", "C_CloseAllSessions", "C_Finalize", "C_SetAttributeValue", "C_CreateObject", "C_DestroyObject")
+           "C_GenerateRandom", "C_CloseAllSessions", "C_Finalize", "C_SetAttributeValue", "C_CreateObject", "C_DestroyObject",
+           "C_EncryptInit", "C_Encrypt", "C_DecryptInit", "C_Decrypt")
 
 Line = collections.namedtuple("Line", "time pid call what code")
 

@@ -6,6 +6,7 @@ import grpc
 
 from claviger.system.v1 import system_pb2
 from claviger.tenants.v1 import tenants_pb2 as ten
+from google.cloud.kms.v1 import resources_pb2 as res
 from kit.instance import SLOWER, until
 from kit.wire import Code, Details
 
@@ -21,6 +22,8 @@ class Service:
         self.world, self.shim, self.instance = world, shim, world.instance
         self.hot = world.key()
         self.sealed = [world.encrypt(self.hot, b"before")]
+        self.token_key = world.key(version_template=dict(protection_level=res.HSM))
+        self.token_sealed = [world.encrypt(self.token_key, b"before")]
         self.names = itertools.count(1)
         self.pids = self.instance.children()
 
@@ -33,6 +36,21 @@ class Service:
             return None
         except grpc.RpcError as e:
             details = Details(e)
+            assert e.code() == Code.UNAVAILABLE and details.reason == "HSM_UNAVAILABLE", (e, details.status)
+            assert details.retry is not None, details.status
+            return e
+
+    def on_token(self, wrong_bits=False):
+        """Work that is done on the token: opened is what was sealed, whatever fails; sealed is only what opens. As `cold` else; but a token
+        whose every answer has a wrong bit does not open the key's check message either, and that is said."""
+        try:
+            assert self.world.decrypt(self.token_key, self.token_sealed[0]) == b"before"
+            self.token_sealed.append(self.world.encrypt(self.token_key, b"meanwhile"))
+            return None
+        except grpc.RpcError as e:
+            details = Details(e)
+            if wrong_bits and e.code() == Code.DATA_LOSS and details.reason == "HSM_KNOWN_ANSWER":
+                return e
             assert e.code() == Code.UNAVAILABLE and details.reason == "HSM_UNAVAILABLE", (e, details.status)
             assert details.retry is not None, details.status
             return e
@@ -65,3 +83,5 @@ class Service:
     def everything_opens(self):
         for sealed in self.sealed:
             assert self.world.decrypt(self.hot, sealed) in (b"before", b"meanwhile")
+        for sealed in self.token_sealed:
+            assert self.world.decrypt(self.token_key, sealed) in (b"before", b"meanwhile")

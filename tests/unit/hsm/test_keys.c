@@ -255,7 +255,12 @@ static void test_a_key_must_be_checked(void **state)
     REFUSED(ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", ops_key_check(&w->t, kvid_a, hash_1, a, &e));
     assert_int_equal(usable(w, kvid_a, &reason), ERR_STATE);
     a[50] ^= 1;
+    shim_plan(&w->f, "C_Decrypt bit:3 nth:1"); /* one wrong bit is no damaged key; each time, it is one */
     OK(ops_key_check(&w->t, kvid_a, hash_1, a, &e));
+    shim_plan(&w->f, "C_Decrypt bit:3 always");
+    REFUSED(ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", ops_key_check(&w->t, kvid_b, hash_1, b, &e));
+    assert_int_equal(shim_count(&w->f, "C_Decrypt", NULL), 3);
+    shim_plan(&w->f, "C_Finalize slow:1 nth:1000000");
     assert_int_equal(usable(w, kvid_a, &reason), ERR_NONE);
 }
 
