@@ -19,8 +19,16 @@ def get(who, name):
     return who.certificates.GetCertificate(cert.GetCertificateRequest(name=name))
 
 
-def listed(who, parent="", **kw):
+def of_tenant(who, name):
+    return who.certificates.GetTenantCertificate(cert.GetTenantCertificateRequest(name=name))
+
+
+def listed(who, parent, **kw):
     return who.certificates.ListCertificates(cert.ListCertificatesRequest(parent=parent, **kw)).certificates
+
+
+def tenants(who, **kw):
+    return who.certificates.ListTenantCertificates(cert.ListTenantCertificatesRequest(**kw)).certificates
 
 
 def test_who_may_read(world, key):
@@ -33,7 +41,7 @@ def test_who_may_read(world, key):
         get(world.keyadmin, version)
     with refused(Code.NOT_FOUND):
         get(world.keyadmin, key + "x/cryptoKeyVersions/1")
-    for missing in (key + "x", ring + "x", ring + "x/cryptoKeys/none"):
+    for missing in ("projects/acme/locations/us", key + "x", ring + "x", ring + "x/cryptoKeys/none"):
         with refused(Code.NOT_FOUND):
             listed(world.keyadmin, missing)
     for parent in (key, ring, "projects/acme/locations/eu"):
@@ -41,23 +49,27 @@ def test_who_may_read(world, key):
 
 
 def test_of_tenants(world):
-    assert list(listed(world.admin)) == []
+    assert list(tenants(world.admin)) == []
+    with refused(Code.INVALID_ARGUMENT, field="page_token"):
+        tenants(world.admin, page_token="bm9uZQ")
     with refused(Code.NOT_FOUND):
-        get(world.admin, "projects/acme")
+        of_tenant(world.admin, "projects/acme")
     for who in (world.keyadmin, world.orders):
         with refused(Code.PERMISSION_DENIED):
-            listed(who)
+            tenants(who)
     with refused(Code.PERMISSION_DENIED):
-        get(world.orders, "projects/acme")
+        of_tenant(world.orders, "projects/acme")
     with refused(Code.PERMISSION_DENIED):
-        get(world.keyadmin, "projects/globex")
+        of_tenant(world.keyadmin, "projects/globex")
 
 
 def test_what_is_malformed(world, key):
-    for name in ("", "nonsense", key, "projects/acme/locations/eu"):
+    for name in ("", "nonsense", key, "projects/acme"):
+        with refused(Code.INVALID_ARGUMENT, field="name"):
+            of_tenant(world.admin, name.replace("acme", ""))
         with refused(Code.INVALID_ARGUMENT, field="name"):
             get(world.keyadmin, name)
-    for parent in ("nonsense", "projects/acme", f"{key}/cryptoKeyVersions/1"):
+    for parent in ("", "nonsense", "projects/acme", f"{key}/cryptoKeyVersions/1"):
         with refused(Code.INVALID_ARGUMENT, field="parent"):
             listed(world.keyadmin, parent)
     with refused(Code.INVALID_ARGUMENT, field="page_token"):

@@ -153,6 +153,18 @@ def kmsctl(world, note, by):
     assert run(note, "+".join([other[0], "00000000", other[2]]))[0] == 2 and run(note, None)[0] == 2 and run(note, "nonsense")[0] == 2
 
 
+def anothers_token(world, ring, token):
+    """Of another list, or somebody else's, it is what garbage is."""
+    shapes = set()
+    for parent, text in ((ring, "garbage"), ("projects/acme/locations/eu", token), (ring, token[:-1])):
+        with refused(Code.INVALID_ARGUMENT, field="page_token") as r:
+            world.keyadmin.certificates.ListCertificates(cert.ListCertificatesRequest(parent=parent, page_token=text))
+        shapes.add(r.shape)
+    with refused(Code.INVALID_ARGUMENT, field="page_token") as r:
+        world.admin.certificates.ListTenantCertificates(cert.ListTenantCertificatesRequest(page_token=token))
+    assert {*shapes, r.shape} == shapes and len(shapes) == 1
+
+
 def test_killed_on_the_day(world):
     """Twelve fall due together, and core and hsm are killed while they do: each is destroyed, and certified, once."""
     ring, audit = world.ring(), AuditLog(world.admin)
@@ -177,6 +189,7 @@ def test_killed_on_the_day(world):
         assert sorted(e.event.resource for e in audit.find(start, action=action)) == sorted(versions)
     listed = world.keyadmin.certificates.ListCertificates(cert.ListCertificatesRequest(parent=ring, page_size=5))
     names = [c.name for c in listed.certificates]
+    anothers_token(world, ring, listed.next_page_token)
     while listed.next_page_token:
         listed = world.keyadmin.certificates.ListCertificates(cert.ListCertificatesRequest(parent=ring, page_size=5, page_token=listed.next_page_token))
         names += [c.name for c in listed.certificates]

@@ -33,6 +33,10 @@ def lists(table):
     return [r for r in table if r.kind == "unary" and "page_token" in r.request.DESCRIPTOR.fields_by_name]
 
 
+# What they list takes a day to come about: test_destruction_clock.py has their tokens.
+LATER = {"ListCertificates", "ListTenantCertificates"}
+
+
 def about(walked, row, identity, place):
     """The request of a list for that tenant's things, as that identity may ask for them; None: it may not."""
     for path in requests.text_fields(row.request.DESCRIPTOR):
@@ -52,6 +56,8 @@ def tokens(walked, world, places):
         world.key(place.ring, who=who)
     found = {}
     for row in lists(walked.table):
+        if row.method in LATER:
+            continue
         for identity, tenant in IDENTITIES.items():
             request = about(walked, row, identity, places[tenant or "acme"])
             if request is None:
@@ -67,7 +73,8 @@ def tokens(walked, world, places):
 
 def test_every_list_gave_tokens(walked, tokens):
     rows = {r for r, _ in tokens}
-    assert {str(r) for r in rows} == {str(r) for r in lists(walked.table)} and len(rows) >= 5
+    assert {str(r) for r in rows} == {str(r) for r in lists(walked.table) if r.method not in LATER} and len(rows) >= 5
+    assert {r.method for r in lists(walked.table)} >= LATER
     for row in rows:
         assert len([1 for r, _ in tokens if r is row]) >= 2, row
 

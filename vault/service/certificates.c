@@ -7,7 +7,9 @@
 
 typedef Claviger__Lifecycle__V1__Certificate Certificate;
 typedef Claviger__Lifecycle__V1__GetCertificateRequest GetRequest;
+typedef Claviger__Lifecycle__V1__GetTenantCertificateRequest GetTenantRequest;
 typedef Claviger__Lifecycle__V1__ListCertificatesRequest ListRequest;
+typedef Claviger__Lifecycle__V1__ListTenantCertificatesRequest TenantsRequest;
 typedef Claviger__Lifecycle__V1__ListCertificatesResponse ListResponse;
 
 enum { PAGE_MAX = 100 }; /* a few kilobytes each */
@@ -25,7 +27,12 @@ static void view(struct call *c, const struct certificate_row *row, Certificate 
 
 static struct result get_resources(struct call *c, const ProtobufCMessage *req, struct err *e)
 {
-    return field_resource(c, ((const GetRequest *)req)->name, 1u << NAME_VERSION | 1u << NAME_TENANT, "name", e);
+    return field_resource(c, ((const GetRequest *)req)->name, 1u << NAME_VERSION, "name", e);
+}
+
+static struct result get_tenant_resources(struct call *c, const ProtobufCMessage *req, struct err *e)
+{
+    return field_resource(c, ((const GetTenantRequest *)req)->name, 1u << NAME_TENANT, "name", e);
 }
 
 static struct result get(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)
@@ -39,38 +46,16 @@ static struct result get(struct call *c, const ProtobufCMessage *req, ProtobufCM
     return ok();
 }
 
-static struct result list_resources(struct call *c, const ProtobufCMessage *req, struct err *e)
-{
-    const ListRequest *q = (const ListRequest *)req;
-    if (q->parent.len == 0)
-        return field_instance(c, e);
-    return field_resource(c, q->parent, 1u << NAME_LOCATION | 1u << NAME_KEYRING | 1u << NAME_CRYPTOKEY, "parent", e);
-}
-
-/* The parent is looked at first: what is not there has no empty list. */
-static RESULT parent_there(struct call *c, const struct name *parent, struct err *e)
-{
-    struct keyring_ring ring;
-    struct keyring_key key;
-    if (parent->kind == NAME_KEYRING)
-        return keyring_ring_get(c->svc->keyring, parent, &c->arena, &ring, e);
-    if (parent->kind == NAME_CRYPTOKEY)
-        return keyring_key_get(c->svc->keyring, parent, &c->arena, &key, e);
-    return ok();
-}
-
-static struct result list(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)
+/* One page; parent NULL: of tenants. */
+static RESULT page_of(struct call *c, const struct name *parent, int32_t page_size, ProtobufCBinaryData page_token, ProtobufCMessage **resp,
+                      struct err *e)
 {
     static const ProtobufCBinaryData none;
-    const ListRequest *q = (const ListRequest *)req;
-    const struct name *parent = q->parent.len > 0 ? &c->resources[0].name : NULL;
     ListResponse *r = call_response(c);
     struct certificate_row *rows;
     struct listing l;
     size_t n;
-    if (parent != NULL)
-        TRY(parent_there(c, parent, e));
-    TRY(listing_parse(c, q->page_size, q->page_token, none, none, (struct bytes){0}, 0, &l, e));
+    TRY(listing_parse(c, page_size, page_token, none, none, (struct bytes){0}, 0, &l, e));
     const size_t page = l.page < PAGE_MAX ? l.page : PAGE_MAX;
     TRY(certificate_list(c->svc, parent, l.after, page + 1, &c->arena, &rows, &n, e));
     r->certificates = arena_alloc(&c->arena, (page + 1) * sizeof *r->certificates);
@@ -87,12 +72,50 @@ static struct result list(struct call *c, const ProtobufCMessage *req, ProtobufC
     return ok();
 }
 
+static struct result list_resources(struct call *c, const ProtobufCMessage *req, struct err *e)
+{
+    return field_resource(c, ((const ListRequest *)req)->parent, 1u << NAME_LOCATION | 1u << NAME_KEYRING | 1u << NAME_CRYPTOKEY, "parent", e);
+}
+
+/* The parent is looked at first: what is not there has no empty list. */
+static struct result list(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)
+{
+    const ListRequest *q = (const ListRequest *)req;
+    const struct name *parent = &c->resources[0].name;
+    struct keyring_ring ring, *rings;
+    struct keyring_key key;
+    size_t n;
+    if (parent->kind == NAME_LOCATION) /* the tenant's own, or not there */
+        TRY(keyring_ring_list(c->svc->keyring, parent, (struct bytes){0}, false, 1, &c->arena, &rings, &n, e));
+    if (parent->kind == NAME_KEYRING)
+        TRY(keyring_ring_get(c->svc->keyring, parent, &c->arena, &ring, e));
+    if (parent->kind == NAME_CRYPTOKEY)
+        TRY(keyring_key_get(c->svc->keyring, parent, &c->arena, &key, e));
+    return page_of(c, parent, q->page_size, q->page_token, resp, e);
+}
+
+static struct result tenants_resources(struct call *c, const ProtobufCMessage *req, struct err *e)
+{
+    (void)req;
+    return field_instance(c, e);
+}
+
+static struct result tenants(struct call *c, const ProtobufCMessage *req, ProtobufCMessage **resp, struct err *e)
+{
+    const TenantsRequest *q = (const TenantsRequest *)req;
+    return page_of(c, NULL, q->page_size, q->page_token, resp, e);
+}
+
 #define SERVICE "/claviger.lifecycle.v1.Certificates/"
 #define M(q, r) .request = &claviger__lifecycle__v1__##q##__descriptor, .response = &claviger__lifecycle__v1__##r##__descriptor
 static const struct rpc_row rows[] = {
     {KMS_READ, .path = SERVICE "GetCertificate", M(get_certificate_request, certificate), .action = "kms.certificates.get",
      .resources = get_resources, .handle = get},
+    {KMS_READ, .path = SERVICE "GetTenantCertificate", M(get_tenant_certificate_request, certificate), .action = "tenants.certificates.get",
+     .resources = get_tenant_resources, .handle = get},
     {KMS_READ, .path = SERVICE "ListCertificates", M(list_certificates_request, list_certificates_response), .action = "kms.certificates.list",
      .resources = list_resources, .handle = list},
+    {KMS_READ, .path = SERVICE "ListTenantCertificates", M(list_tenant_certificates_request, list_certificates_response),
+     .action = "tenants.certificates.list", .resources = tenants_resources, .handle = tenants},
 };
 const struct row_list rows_certificates = {rows, sizeof rows / sizeof rows[0]};

@@ -11,54 +11,83 @@
 enum { FACTS_MAX = 64 };
 
 /* ---- list ---- */
-static struct result pages(struct ctl *c, ProtobufCBinaryData parent, json_t *all, struct claviger_error *e)
+typedef Claviger__Lifecycle__V1__ListCertificatesResponse list_response;
+static const ProtobufCMessageDescriptor *const list_d = &claviger__lifecycle__v1__list_certificates_response__descriptor;
+
+static void add(json_t *all, const list_response *p)
+{
+    for (size_t i = 0; i < p->n_certificates; i++)
+        json_array_append_new(all, json_of(&p->certificates[i]->base));
+}
+
+static struct result shown(struct ctl *c, struct result r, json_t *take_all, struct claviger_error *e)
+{
+    if (!r.failed)
+        return show_list(c, take_all, "certificates", COLUMNS, e);
+    json_decref(take_all);
+    return r;
+}
+
+static struct result pages(struct ctl *c, json_t *all, struct claviger_error *e)
 {
     Claviger__Lifecycle__V1__ListCertificatesRequest q = CLAVIGER__LIFECYCLE__V1__LIST_CERTIFICATES_REQUEST__INIT;
-    q.parent = parent;
+    TRY(name_full(c, name_default(c, c->args.npos > 0 ? c->args.pos[0] : NULL), 1u << NAME_LOCATION | 1u << NAME_KEYRING | 1u << NAME_CRYPTOKEY,
+                  &q.parent, e));
     do {
-        const Claviger__Lifecycle__V1__ListCertificatesResponse *p = NULL;
-        TRY(ctl_read(c, CERTIFICATES "ListCertificates", &q.base, &claviger__lifecycle__v1__list_certificates_response__descriptor, &p, e));
-        for (size_t i = 0; i < p->n_certificates; i++)
-            json_array_append_new(all, json_of(&p->certificates[i]->base));
+        const list_response *p = NULL;
+        TRY(ctl_read(c, CERTIFICATES "ListCertificates", &q.base, list_d, &p, e));
+        add(all, p);
         q.page_token = p->next_page_token;
     } while (q.page_token.len > 0);
     return ok();
 }
 
-static struct result list_of(struct ctl *c, ProtobufCBinaryData parent, struct claviger_error *e)
-{
-    json_t *all = json_array();
-    struct result r = pages(c, parent, all, e);
-    if (!r.failed)
-        return show_list(c, all, "certificates", COLUMNS, e);
-    json_decref(all);
-    return r;
-}
-
 static struct result certificates_list(struct ctl *c, struct claviger_error *e)
 {
-    ProtobufCBinaryData parent;
-    TRY(name_full(c, name_default(c, c->args.npos > 0 ? c->args.pos[0] : NULL), 1u << NAME_LOCATION | 1u << NAME_KEYRING | 1u << NAME_CRYPTOKEY,
-                  &parent, e));
-    return list_of(c, parent, e);
+    json_t *all = json_array();
+    return shown(c, pages(c, all, e), all, e);
+}
+
+static struct result tenants_pages(struct ctl *c, json_t *all, struct claviger_error *e)
+{
+    Claviger__Lifecycle__V1__ListTenantCertificatesRequest q = CLAVIGER__LIFECYCLE__V1__LIST_TENANT_CERTIFICATES_REQUEST__INIT;
+    do {
+        const list_response *p = NULL;
+        TRY(ctl_read(c, CERTIFICATES "ListTenantCertificates", &q.base, list_d, &p, e));
+        add(all, p);
+        q.page_token = p->next_page_token;
+    } while (q.page_token.len > 0);
+    return ok();
 }
 
 static struct result certificates_tenants(struct ctl *c, struct claviger_error *e)
 {
-    return list_of(c, (ProtobufCBinaryData){0}, e);
+    json_t *all = json_array();
+    return shown(c, tenants_pages(c, all, e), all, e);
 }
 
 /* ---- show ---- */
-static struct result certificates_show(struct ctl *c, struct claviger_error *e)
+static struct result get(struct ctl *c, const Claviger__Lifecycle__V1__Certificate **ret, struct claviger_error *e)
 {
-    Claviger__Lifecycle__V1__GetCertificateRequest q = CLAVIGER__LIFECYCLE__V1__GET_CERTIFICATE_REQUEST__INIT;
-    const Claviger__Lifecycle__V1__Certificate *p = NULL;
+    Claviger__Lifecycle__V1__GetCertificateRequest of_version = CLAVIGER__LIFECYCLE__V1__GET_CERTIFICATE_REQUEST__INIT;
+    Claviger__Lifecycle__V1__GetTenantCertificateRequest of_tenant = CLAVIGER__LIFECYCLE__V1__GET_TENANT_CERTIFICATE_REQUEST__INIT;
+    const ProtobufCMessageDescriptor *d = &claviger__lifecycle__v1__certificate__descriptor;
+    ProtobufCBinaryData name;
     struct name n;
     struct err inner = {0};
-    TRY(name_full(c, c->args.pos[0], 1u << NAME_TENANT | 1u << NAME_VERSION, &q.name, e));
-    if (!name_parse_short(pb_bytes_of(q.name), &n, &inner).failed && n.kind == NAME_TENANT)
-        c->role = ROLE_OPERATOR; /* whose people are gone */
-    TRY(ctl_read(c, CERTIFICATES "GetCertificate", &q.base, &claviger__lifecycle__v1__certificate__descriptor, &p, e));
+    TRY(name_full(c, c->args.pos[0], 1u << NAME_TENANT | 1u << NAME_VERSION, &name, e));
+    INVARIANT(!name_parse_short(pb_bytes_of(name), &n, &inner).failed);
+    of_version.name = of_tenant.name = name;
+    if (n.kind == NAME_VERSION)
+        return ctl_read(c, CERTIFICATES "GetCertificate", &of_version.base, d, ret, e);
+    c->role = ROLE_OPERATOR; /* the tenant's people are gone */
+    return ctl_read(c, CERTIFICATES "GetTenantCertificate", &of_tenant.base, d, ret, e);
+}
+
+static struct result certificates_show(struct ctl *c, struct claviger_error *e)
+{
+    const Claviger__Lifecycle__V1__Certificate *p = NULL;
+    TRY(get(c, &p, e));
     if (c->json)
         return show(c, &p->base, "", e);
     if (!p->signed_)

@@ -42,6 +42,8 @@ static const struct policy_action ACTIONS[] = {
     {"kms.cryptoKeyVersions.update", false},
     {"kms.cryptoKeyVersions.destroy", false},
     {"kms.cryptoKeyVersions.restore", false},
+    {"tenants.certificates.get", false},
+    {"tenants.certificates.list", false},
     {"kms.certificates.get", false},
     {"kms.certificates.list", false},
     {"kms.cryptoKeys.encrypt", true},
