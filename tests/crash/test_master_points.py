@@ -1,0 +1,123 @@
+"""The master is rotated, and the old one destroyed, while core is killed at the calls by which it changes anything, those to the token too: it
+goes on where it was, and everything decrypts. MASTER_POINTS=n: as many of each; SEED."""
+import os
+import random
+import shutil
+import time
+
+import grpc
+
+import page as control
+import rig
+from claviger.masters.v1 import masters_pb2 as mas
+from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg
+from kit.client import connect
+from kit.instance import until
+from kit.wire import Code
+
+POINTS, SEED = int(os.environ.get("MASTER_POINTS", 5)), os.environ.get("SEED", "1")
+RING = "projects/acme/locations/eu/keyRings/points"
+PLACES = [(call, file) for call in ("write", "sync", "name", "unlink", "send") for file in ("wal", "shm", "db", "journal", "part", "channel")]
+IDLE, DESTROYED = mas.Rotation.IDLE, mas.Master.DESTROYED
+KILLS = (control.KILL_BEFORE, control.KILL_AFTER, control.KILL_TORN)
+
+
+class Masters:
+    def __init__(self, instance):
+        self.rig = instance
+        self.admin, self.keyadmin, self.orders = (connect(instance, n) for n in ("admin", "acme-keyadmin", "acme-orders"))
+        self.current, self.made, self.places, self.states = 1, {}, set(), set()
+
+    def fill(self):
+        self.keyadmin.kms.CreateKeyRing(msg.CreateKeyRingRequest(parent=RING.rsplit("/", 2)[0], key_ring_id="points"))
+        for n in range(70):  # more than one page
+            key = self.keyadmin.kms.CreateCryptoKey(msg.CreateCryptoKeyRequest(
+                parent=RING, crypto_key_id=f"k{n}", crypto_key=res.CryptoKey(purpose=res.CryptoKey.ENCRYPT_DECRYPT))).name
+            self.made[key] = self.orders.kms.Encrypt(msg.EncryptRequest(name=key, plaintext=b"jane")).ciphertext
+
+    def status(self):
+        try:
+            return self.admin.masters.GetMasterStatus(mas.GetMasterStatusRequest())
+        except grpc.RpcError as e:
+            assert e.code() == Code.UNAVAILABLE, e
+            return None
+
+    def counted(self):
+        return sum(n for place, n in self.rig.page.counts().items() if place in PLACES)
+
+    def ask(self, method, request, once):
+        """Until it is answered: core may die before that; under one idempotency key it happens once."""
+        def asked():
+            try:
+                return method(request, metadata=[("claviger-idempotency-key", once)])
+            except grpc.RpcError as e:
+                assert e.code() == Code.UNAVAILABLE, e
+        until(asked, 30)
+
+    def rotate(self):
+        to = self.current + 1
+        self.ask(self.admin.masters.RotateMaster, mas.RotateMasterRequest(), f"to-{to}")
+
+        def ended():
+            s = self.status()
+            if s is not None:
+                self.states.add(s.rotation.state)
+            return s is not None and s.rotation.state == IDLE and s.current == to
+        until(ended, 60, f"master {to}: {self.status()}")
+        self.current = to
+
+    def destroy(self):
+        self.ask(self.admin.masters.DestroyMaster, mas.DestroyMasterRequest(version=self.current - 1), f"end-of-{self.current - 1}")
+
+        def gone():
+            s = self.status()
+            return s is not None and any(m.version == self.current - 1 and m.state == DESTROYED for m in s.masters)
+        until(gone, 60, f"the end of master {self.current - 1}")
+
+    def killed(self, what, calls, dice):
+        """what(), and core killed at one of its calls: where, or None when that call did not come."""
+        self.rig.page.arm(PLACES, dice.choice(KILLS), nth=dice.randint(1, calls))
+        fired = self.rig.page.fired
+        what()
+        self.rig.page.disarm()
+        return self.rig.page.where()[:2] if self.rig.page.fired > fired else None
+
+    def decrypts(self):
+        for key, ciphertext in self.made.items():
+            assert self.orders.kms.Decrypt(msg.DecryptRequest(name=key, ciphertext=ciphertext)).plaintext == b"jane", key
+
+
+def test_killed_at_calls_of_a_rotation(folder, template):
+    dice, instance = random.Random(SEED), rig.Rig(folder / "masters", template)
+    try:
+        instance.configure(backup_retention="0s", clock_settle="0s", master_versions_per_second=1000000)
+        instance.start()
+        m, deaths, tried = Masters(instance), {m: [] for m in ("rotate", "destroy")}, 0
+        m.fill()
+        before = m.counted()
+        m.rotate()
+        calls = {"rotate": m.counted() - before}
+        before = m.counted()
+        m.destroy()
+        calls["destroy"] = m.counted() - before
+        assert calls["rotate"] > 30 and calls["destroy"] > 5, calls
+        while min(map(len, deaths.values())) < POINTS:
+            for what in ("rotate", "destroy"):
+                if (where := m.killed(getattr(m, what), calls[what], dice)) is not None:
+                    deaths[what].append(where)
+            m.decrypts()
+            for old in (instance.state / "token-backup").iterdir():  # 64 at most may lie there
+                shutil.rmtree(old)
+            tried += 1
+            assert tried < 4 * POINTS, deaths
+        places = {f"{call}:{file}" for where in deaths.values() for call, file in where}
+        print(f"{ {k: len(v) for k, v in deaths.items()} } deaths in {tried} rotations, at {sorted(places)}; states met: {sorted(m.states)}; {time.process_time():.0f} s")
+        assert len(places) >= 4 and any(p.endswith(":channel") for p in places), places
+        instance.ended_well()
+        instance.fsck()
+        instance.start()
+        m = Masters(instance)
+        assert m.status().rotation.state == IDLE
+    finally:
+        instance.page.disarm()
+        instance.drop()
