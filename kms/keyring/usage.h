@@ -6,7 +6,7 @@
  * Limits:  USAGE_ROWS_MAX rows (version, principal, primary) a table, USAGE_CALLERS_MAX principals a version: the latest. Secrets: none.
  *
  * REC_USAGE, tenant column = the tenant's id, id = kvid; body: u8 format 1, u32 series, u64 counted to (journal index), i64 last use,
- * 4 x u64 items by what, 2 x { u32 primary, u64 opened }, u8 more, u8 n, n x { i64 last use, v16 name } latest first.
+ * i64 known since, 4 x u64 items by what, 2 x { u32 primary, u64 opened }, u8 more, u8 n, n x { i64 last use, v16 name } latest first.
  * The mark: tenant column zero, id "mark"; body: u8 format 1, u32 series, u64 counted to, u64 under way to, i64 began.
  */
 #ifndef KMS_KEYRING_USAGE_H
@@ -40,6 +40,7 @@ struct usage_caller {
 struct usage {
     uint64_t items[EVENT_USE_UNWRAP + 1]; /* by enum event_use_what; [0] is not used */
     int64_t last_ns;                      /* 0: never */
+    int64_t since_ns;                     /* its record was lost: nothing of before is known; 0: it never was */
     struct usage_caller *callers;         /* latest first */
     size_t ncallers;
     bool more;                            /* there were more of them */

@@ -1,6 +1,8 @@
 /* The records of usage: what is known of a version, and the table's rows added to it. */
 #include "kms/keyring/usage_rows.h"
 
+#include "base/log.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +17,7 @@ void usage_encode(const struct usage *u, struct buf *out)
     buf_put_u32(out, u->series);
     buf_put_u64(out, u->counted_to);
     buf_put_u64(out, (uint64_t)u->last_ns);
+    buf_put_u64(out, (uint64_t)u->since_ns);
     for (int what = EVENT_USE_ENCRYPT; what <= EVENT_USE_UNWRAP; what++)
         buf_put_u64(out, u->items[what]);
     for (int i = 0; i < 2; i++) {
@@ -42,6 +45,7 @@ RESULT usage_decode(struct bytes body, struct arena *a, struct usage *ret, struc
     u.series = reader_u32(&in);
     u.counted_to = reader_u64(&in);
     u.last_ns = (int64_t)reader_u64(&in);
+    u.since_ns = (int64_t)reader_u64(&in);
     for (int what = EVENT_USE_ENCRYPT; what <= EVENT_USE_UNWRAP; what++)
         u.items[what] = reader_u64(&in);
     for (int i = 0; i < 2; i++) {
@@ -68,6 +72,14 @@ RESULT usage_decode(struct bytes body, struct arena *a, struct usage *ret, struc
     return ok();
 }
 
+static RESULT no_usage(struct arena *a, struct usage *ret, struct err *e)
+{
+    *ret = (struct usage){.callers = arena_zalloc(a, (USAGE_CALLERS_MAX + 1) * sizeof *ret->callers)};
+    if (ret->callers == NULL)
+        FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "a usage record does not fit the memory given");
+    return ok();
+}
+
 RESULT usage_read(struct store *s, const uint8_t tenant[16], const uint8_t kvid[16], struct arena *a, struct usage *ret, struct err *e)
 {
     struct record r;
@@ -78,10 +90,7 @@ RESULT usage_read(struct store *s, const uint8_t tenant[16], const uint8_t kvid[
         *e = why;
         return (struct result){1};
     }
-    *ret = (struct usage){.callers = arena_zalloc(a, (USAGE_CALLERS_MAX + 1) * sizeof *ret->callers)};
-    if (ret->callers == NULL)
-        FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "a usage record does not fit the memory given");
-    return ok();
+    return no_usage(a, ret, e);
 }
 
 /* ---- the mark ---- */
@@ -195,13 +204,31 @@ static void free_ptr(void *p)
     free(*(void **)p);
 }
 
+/* A record that does not open, or is not ours, must not stop the counting of all others: this version's begins anew, and says so. */
+static RESULT read_or_begin(struct store *s, const struct sorted *all, size_t n, struct arena *a, struct usage *ret, struct err *e)
+{
+    const struct usage_row *first = all[0].row;
+    struct err why = {0};
+    if (!usage_read(s, first->tenant, first->kvid, a, ret, &why).failed)
+        return ok();
+    if (why.code != ERR_DATA_LOSS) {
+        *e = why;
+        return (struct result){1};
+    }
+    log_event(LOG_ERROR, "a usage record is damaged: it begins anew", LF_HEX("kvid", BYTES(first->kvid, sizeof first->kvid)), LF_ERR(&why));
+    TRY(no_usage(a, ret, e));
+    for (size_t i = 0; i < n; i++)
+        ret->since_ns = all[i].row->last_ns > ret->since_ns ? all[i].row->last_ns : ret->since_ns;
+    return ok();
+}
+
 /* One version: rows [0, n) of `all`. */
 static RESULT merge_version(struct store *s, const struct usage_table *t, const struct sorted *all, size_t n, const struct usage_mark *m,
                             struct store_txn *txn, struct arena *a, struct err *e)
 {
     struct usage u;
     const struct usage_row *first = all[0].row;
-    TRY(usage_read(s, first->tenant, first->kvid, a, &u, e));
+    TRY(read_or_begin(s, all, n, a, &u, e));
     if (u.series == m->series && u.counted_to >= m->under_way)
         return ok(); /* an earlier try got as far as this one */
     for (size_t i = 0; i < n; i++)

@@ -8,7 +8,7 @@
 
 int64_t guard_last_use(const struct usage *u, int64_t created_ns, int64_t began_ns)
 {
-    const int64_t unknown_until = created_ns < began_ns ? began_ns : 0;
+    const int64_t known = u->since_ns > began_ns ? u->since_ns : began_ns, unknown_until = created_ns < known ? known : 0;
     return u->last_ns > unknown_until ? u->last_ns : unknown_until;
 }
 

@@ -13,7 +13,7 @@
 
 /* m: as it was read. Where a guard matches, the event's `before` says which, and what it found. */
 RESULT guard_check(struct call *c, const struct name *n, const struct keyring_version *m, struct err *e);
-/* When it may have been used last: what is known, and, of a version that is older than the counting, when that began. 0: never. */
+/* When it may have been used last: what is known, and, of a version that is older than what is known of it, since when that is. 0: never. */
 int64_t guard_last_use(const struct usage *u, int64_t created_ns, int64_t began_ns);
 
 #endif

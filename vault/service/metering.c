@@ -280,13 +280,29 @@ void metering_status(struct metering *m, struct metering_status *ret)
     pthread_mutex_unlock(&m->lock);
 }
 
+/* A mark that is damaged: what the records count is not known, so they count from here on; and nobody is kept from starting by it. */
+static RESULT read_mark(struct metering *m, uint64_t here, struct err *e)
+{
+    struct err why = {0};
+    const int64_t now_ns = clock_wall_ns(m->o.clock);
+    if (!usage_mark_read(m->o.store, &m->mark, &why).failed)
+        return ok();
+    if (why.code != ERR_DATA_LOSS) {
+        *e = why;
+        return (struct result){1};
+    }
+    log_event(LOG_ERROR, "how far usage is counted cannot be read: it is known only from here on", LF_ERR(&why));
+    m->mark = (struct usage_mark){.series = (uint32_t)(now_ns / 1000000000), .counted_to = here, .began_ns = now_ns};
+    return ok();
+}
+
 /* A journal that is shorter than what was counted of it is another one: its indexes are given again. */
 static RESULT find_place(struct metering *m, struct err *e)
 {
     struct journal_status st;
     struct usage_mark *k = &m->mark;
     journal_status(m->o.journal, &st);
-    TRY(usage_mark_read(m->o.store, k, e));
+    TRY(read_mark(m, st.next_index, e));
     if (k->counted_to > st.next_index || k->under_way > st.next_index)
         *k = (struct usage_mark){.series = k->series + 1, .counted_to = st.next_index, .began_ns = clock_wall_ns(m->o.clock)};
     m->known_to = k->counted_to;

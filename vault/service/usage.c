@@ -34,6 +34,12 @@ struct viewing {
     uint32_t primary;
 };
 
+static int64_t latest(int64_t a, int64_t b, int64_t c)
+{
+    const int64_t d = a > b ? a : b;
+    return c > d ? c : d;
+}
+
 static RESULT view_callers(struct call *c, const struct usage *u, VersionUsage *r, struct err *e)
 {
     r->callers = arena_alloc(&c->arena, (u->ncallers + 1) * sizeof *r->callers);
@@ -65,7 +71,7 @@ static RESULT view_usage(struct call *c, const struct viewing *v, const struct k
     r->wrapped = u.items[EVENT_USE_WRAP];
     r->unwrapped = u.items[EVENT_USE_UNWRAP];
     r->last_use = field_time(c, u.last_ns);
-    r->counted_since = field_time(c, m->created_ns > v->st.began_ns ? m->created_ns : v->st.began_ns);
+    r->counted_since = field_time(c, latest(m->created_ns, v->st.began_ns, u.since_ns));
     for (int i = 0; i < 2; i++)
         if (v->primary != 0 && u.during[i].primary == v->primary)
             r->opened_since_rotation = u.during[i].opened;

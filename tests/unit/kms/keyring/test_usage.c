@@ -270,11 +270,11 @@ static void not_ours(void **state)
     const struct {
         size_t at, cut;
         uint8_t value;
-    } wrong[] = {{0, 0, 2}, {77, 0, 2}, {78, 0, 65}, {78, 0, 2}, {0, 1, 1}};
+    } wrong[] = {{0, 0, 2}, {85, 0, 2}, {86, 0, 65}, {86, 0, 2}, {0, 1, 1}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         const uint8_t was = body[wrong[i].at];
         body[wrong[i].at] = wrong[i].value;
-        r.body = BYTES(body, 79 + 8 + 2 + 6 - wrong[i].cut);
+        r.body = BYTES(body, 87 + 8 + 2 + 6 - wrong[i].cut);
         struct store_txn *txn = store_txn_new(f->s);
         store_txn_put(txn, &r, STORE_ANY);
         assert_ok(store_txn_commit(txn, &seq, &f->e));
@@ -282,6 +282,13 @@ static void not_ours(void **state)
         assert_fails(usage_read(f->s, acme, v.kvid, &f->a, &u, &f->e), ERR_DATA_LOSS, "RECORD_MALFORMED");
         body[wrong[i].at] = was;
     }
+    used(f, acme, "billing", 20, v); /* the counting goes on, of all and of this one; and it says since when */
+    used(f, acme, "billing", 15, use_of(2, EVENT_USE_WRAP, 1, 1));
+    merge(f, 8);
+    u = of(f, acme, 1);
+    assert_true(u.items[EVENT_USE_ENCRYPT] == 1 && u.since_ns == 20 && u.ncallers == 1);
+    u = of(f, acme, 2);
+    assert_true(u.items[EVENT_USE_WRAP] == 1 && u.since_ns == 0);
 }
 
 /* What the audit thread does for each call; the figure is printed, and only an absurd one fails. */

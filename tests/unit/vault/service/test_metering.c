@@ -311,6 +311,32 @@ static void a_lost_mark(void **state)
     expect(f);
 }
 
+/* A mark that is not ours: the service starts, figures go on, and say since when they are certain. */
+static void a_damaged_mark(void **state)
+{
+    struct mx *f = *state;
+    struct metering_status st;
+    uint64_t seq;
+    begin(f, true);
+    for (unsigned i = 0; i < 50; i++)
+        call(f, i % VERSIONS, i);
+    all_durable(f);
+    end(f);
+    life_open(f->life);
+    struct store_txn *txn = store_txn_new(f->life->s.store);
+    store_txn_put(txn, &(struct record){.kind = REC_USAGE, .id = BYTES_LIT("mark"), .body = BYTES_LIT("?")}, STORE_ANY);
+    assert_ok(store_txn_commit(txn, &seq, &f->e));
+    store_txn_free(txn);
+    begin(f, true);
+    for (unsigned i = 0; i < 50; i++)
+        call(f, i % VERSIONS, i);
+    all_durable(f);
+    assert_ok(metering_sync(f->m, &f->e));
+    expect(f);
+    metering_status(f->m, &st);
+    assert_true(st.complete && st.began_ns == clock_wall_ns(&f->life->clock.c));
+}
+
 /* Another journal in the place of the one that was counted: figures go on, and say since when they are certain. */
 static void another_journal(void **state)
 {
@@ -351,13 +377,15 @@ static void last_use(void **state)
     assert_true(guard_last_use(&once, T0 - DAY, 0) == T0);
     assert_true(guard_last_use(&once, T0 - 2 * DAY, T0 - DAY) == T0);
     assert_true(guard_last_use(&once, T0 - DAY, T0 + DAY) == T0 + DAY);
+    const struct usage lost = {.last_ns = T0, .since_ns = T0 + 1};
+    assert_true(guard_last_use(&lost, T0 - DAY, 0) == T0 + 1 && guard_last_use(&lost, T0 + 2, 0) == T0);
 }
 
 #define M(test) cmocka_unit_test_setup_teardown(test, start, stop)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        M(eight_threads), M(what_does_not_count), M(over_deaths), M(a_full_table), M(a_lost_mark), M(another_journal), M(nobody_counts), cmocka_unit_test(last_use),
+        M(eight_threads), M(what_does_not_count), M(over_deaths), M(a_full_table), M(a_lost_mark), M(a_damaged_mark), M(another_journal), M(nobody_counts), cmocka_unit_test(last_use),
     };
     return cmocka_run_group_tests(tests, kms_slab, NULL);
 }
