@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import threading
@@ -21,7 +22,7 @@ from kit.client import Background
 from kit.instance import BUILD, SLOWER, until
 from kit.wire import Code, crc32c, refused
 from test_envelope import CONTEXT, Feed, wrap
-from test_kmsctl import CONFLICT, DENIED, INVALID, USAGE, Ctl
+from test_kmsctl import CONFLICT, DENIED, FAILED, INVALID, USAGE, Ctl
 
 DEADLINE = 30 * SLOWER
 
@@ -47,8 +48,9 @@ def kvid(ciphertext):
 
 
 # ---- items ----------------------------------------------------------------------------------------------------------------------
-def test_data_and_wrapped_keys_of_every_version_in_one_batch(world, ring):
-    key, marker = world.key(ring), os.urandom(48)
+@pytest.mark.parametrize("level", [res.SOFTWARE, res.HSM])
+def test_data_and_wrapped_keys_of_every_version_in_one_batch(world, ring, level):
+    key, marker = world.key(ring, version_template=dict(protection_level=level)), os.urandom(48)
     data = [sealed_under(world, key, marker, additional_authenticated_data=b"aad")]
     keys = [wrap(world, key, marker, context=CONTEXT).wrapped_key]
     for _ in range(2):
@@ -404,6 +406,21 @@ def test_csv_rewrap_killed_at_every_step(files):
     print(killed, complete)
     assert set(killed) >= {"openat", "write", "fdatasync", "fsync", "rename", "renameat2", "unlink"} and sum(killed.values()) > 15, killed
     assert set(complete) <= {"openat", "fsync", "unlink"} and len(complete) <= 3, complete
+
+
+def test_csv_rewrap_on_a_disk_that_is_full(files):
+    """A row that is written in half and then no more: told, and gone on with when there is room."""
+    f = files(3000)
+
+    def little_room():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (123_457, 123_457))
+    done = f.rewrap("--batch", "100", preexec_fn=little_room)
+    assert done.returncode == FAILED and b"[OUTPUT]" in done.stderr and b"new.csv.part cannot be written" in done.stderr, done
+    assert f.part.stat().st_size == 123_457 and 0 < records(f.place) < 3000 and not f.new.exists()
+    done = f.rewrap("--resume")
+    assert done.returncode == 0, done.stderr
+    f.check()
 
 
 def test_csv_rewrap_over_the_daemons_deaths(new_world, tmp_path):
