@@ -5,9 +5,11 @@ import pathlib
 import shutil
 import signal
 import sqlite3
+import sys
 
 import pytest
 from claviger.audit.v1 import audit_pb2
+from claviger.lifecycle.v1 import certificates_pb2 as cert
 from claviger.tenants.v1 import tenants_pb2 as ten
 from conftest import World
 from google.cloud.kms.v1 import service_pb2 as msg
@@ -15,6 +17,9 @@ from google.protobuf import duration_pb2
 from kit.client import AuditLog
 from kit.instance import SLOWER, until
 from kit.wire import Code, refused
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "conformance"))
+from verify_certificate import Refused, verify  # noqa: E402
 
 import rows
 from clock import REAL, SteppedInstance
@@ -107,6 +112,7 @@ def test_nothing_is_left(world):
     assert not gone(w)
     w.instance.step("+31d")
     until(lambda: gone(w), 30, "the purge")
+    until(lambda: database(w, "SELECT id FROM record WHERE kind = 15 AND tenant = zeroblob(16) AND state = 2"), 10, "its certificate, signed")
     w = look(w)
     with refused(Code.NOT_FOUND):
         w.admin.tenants.GetTenant(ten.GetTenantRequest(name=ACME))
@@ -117,6 +123,12 @@ def test_nothing_is_left(world):
     events = [e.event for e in AuditLog(w.admin).read() if e.event.principal == "system:purge"]
     # Eighteen versions, of which one was scheduled to be destroyed, and was, before the tenant's own day.
     assert '"state":"PURGING"' in events[0].after and '"state":"PURGED"' in events[-1].after and '"versions":17' in events[-1].after, events
+    signed = w.admin.certificates.GetTenantCertificate(cert.GetTenantCertificateRequest(name=ACME))
+    facts = verify(signed.note.encode(), signed.audit_key)
+    assert (facts["kind"], facts["name"], facts["tenant"], facts["requested-by"]) == ("tenant", ACME, tenant.hex(), "admin")
+    assert [facts[n] for n in ("key-rings", "keys", "versions", "principals", "token-objects")] == ["2", "6", "17", "2", "0"]
+    with pytest.raises(Refused):
+        verify(signed.note.replace("versions: 17", "versions: 18").encode(), signed.audit_key)
     assert '"bindings_left":2,' in events[-1].after  # of its key administrator and its service, for people to take out
     assert all(e.tenant != ACME for e in AuditLog(w.admin).read())
     with refused(Code.NOT_FOUND):

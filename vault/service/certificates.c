@@ -112,7 +112,7 @@ static const struct rpc_row rows[] = {
     {KMS_READ, .path = SERVICE "GetCertificate", M(get_certificate_request, certificate), .action = "kms.certificates.get",
      .resources = get_resources, .handle = get},
     {KMS_READ, .path = SERVICE "GetTenantCertificate", M(get_tenant_certificate_request, certificate), .action = "tenants.certificates.get",
-     .resources = get_tenant_resources, .handle = get},
+     .reaches_closed = true, .resources = get_tenant_resources, .handle = get},
     {KMS_READ, .path = SERVICE "ListCertificates", M(list_certificates_request, list_certificates_response), .action = "kms.certificates.list",
      .resources = list_resources, .handle = list},
     {KMS_READ, .path = SERVICE "ListTenantCertificates", M(list_tenant_certificates_request, list_certificates_response),
