@@ -113,7 +113,7 @@ class Traffic(Background):
         assert self.world.decrypt(key, dice.choice(self.made[key]), who=user_of(self.world, key)) == PLAIN
         fresh = self.world.encrypt(key, PLAIN, who=user_of(self.world, key))
         with self.lock:
-            self.new.setdefault(key, []).append(fresh)
+            self.new[key] = [*self.new.get(key, [])[-3:], fresh]
 
     def make(self, dice):
         ring = next(iter(self.made)).rsplit("/", 2)[0]
@@ -121,7 +121,8 @@ class Traffic(Background):
             parent=ring, crypto_key_id=f"made{dice.getrandbits(60):x}", crypto_key=res.CryptoKey(purpose=res.CryptoKey.ENCRYPT_DECRYPT))).name
         fresh = self.world.encrypt(key, PLAIN)
         with self.lock:
-            self.new.setdefault(key, []).append(fresh)
+            self.new[key] = [fresh]
+        self.stop.wait(0.02)
 
     def change(self, dice):
         done = self.world.keyadmin.life.RotateKey(life.RotateKeyRequest(name=self.changed))
