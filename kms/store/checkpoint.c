@@ -26,11 +26,13 @@ static bool erase(struct store *s, bool *troubled)
     return rc == SQLITE_OK;
 }
 
-RESULT store_await_erased(struct store *s, struct err *e)
+RESULT store_await_erased(struct store *s, int64_t ms, struct err *e)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += STORE_ERASE_WAIT_MS / 1000;
+    until.tv_nsec += (long)(ms % 1000) * 1000000;
+    until.tv_sec += ms / 1000 + until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
     pthread_mutex_lock(&s->mu);
     const uint64_t wanted = s->erase_wanted;
     while (s->erase_done < wanted && pthread_cond_timedwait(&s->erased, &s->mu, &until) == 0)

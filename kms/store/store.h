@@ -182,10 +182,10 @@ void store_txn_urgent(struct store_txn *t);
 /* What the transaction overwrites or deletes is to be gone from the files, the log included. The rows are overwritten by the commit
  * (secure_delete), older copies of them go with the log: store_await_erased returns when the log of all such transactions that have
  * returned is cut off. After a crash it is cut off when the store is opened. ERR_UNAVAILABLE "STORE_ERASING": a reader is in the way for
- * longer than STORE_ERASE_WAIT_MS; it is tried again. Blocks that the file system gives free are its own matter. */
-enum { STORE_ERASE_WAIT_MS = 10000 };
+ * longer than that; it is tried again. Blocks that the file system gives free are its own matter. */
+enum { STORE_ERASE_WAIT_MS = 10000 }; /* long enough for every read of this program */
 void store_txn_erases(struct store_txn *t);
-RESULT store_await_erased(struct store *s, struct err *e);
+RESULT store_await_erased(struct store *s, int64_t ms, struct err *e);
 /* All or nothing; returns when durable. *ret_seq: outbox sequence of the event (0: none). */
 RESULT store_txn_commit(struct store_txn *t, uint64_t *ret_seq, struct err *e);
 

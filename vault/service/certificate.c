@@ -270,7 +270,7 @@ static RESULT sign(struct service *s, const struct due *d, const struct certific
     uint8_t signature[HSM_SIG_MAX];
     size_t n;
     buf_init(&note, CERTIFICATE_NOTE_MAX);
-    TRY(store_await_erased(s->store, e));
+    TRY(store_await_erased(s->store, STORE_ERASE_WAIT_MS, e));
     TRY(object_gone(s, row, e));
     TRY(hsm_sign_certificate(s->hsm, s->instance.audit_version, row->note, signature, &n, e));
     signed_note_put(&s->audit_key, row->note, BYTES(signature, n), &note);

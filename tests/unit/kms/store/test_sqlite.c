@@ -2,6 +2,7 @@
 #include "tests/unit/kms/store/edit.h"
 
 #include <fcntl.h>
+#include <sys/wait.h>
 
 static void test_create_once(void **state)
 {
@@ -99,6 +100,72 @@ static void test_sealed_on_disk(void **state)
     assert_true(found_name > 0);
 }
 
+static off_t log_bytes(struct fx *f)
+{
+    char path[128];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/store.db-wal", f->dir);
+    return stat(path, &st) == 0 ? st.st_size : -1;
+}
+
+static void put(struct fx *f, const char *id, bool erases)
+{
+    struct record r = fx_rec(REC_TENANT, T0, id, "body");
+    struct store_txn *t = store_txn_new(f->s);
+    store_txn_put(t, &r, STORE_ANY);
+    if (erases)
+        store_txn_erases(t);
+    assert_ok(store_txn_commit(t, NULL, &f->e));
+    store_txn_free(t);
+}
+
+/* The log is cut off after a transaction that erases, and not while somebody still reads it; what does not erase leaves it. */
+static void test_erased(void **state)
+{
+    struct fx *f = *state;
+    char path[128];
+    sqlite3 *reader;
+    assert_ok(store_await_erased(f->s, 30000, &f->e)); /* what came before the start */
+    assert_int_equal(log_bytes(f), 0);
+    put(f, "acme", false);
+    assert_true(log_bytes(f) > 0);
+    assert_ok(store_await_erased(f->s, 30000, &f->e));
+    assert_true(log_bytes(f) > 0);
+    snprintf(path, sizeof path, "%s/store.db", f->dir);
+    assert_int_equal(sqlite3_open(path, &reader), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(reader, "BEGIN; SELECT count(*) FROM record", NULL, NULL, NULL), SQLITE_OK);
+    put(f, "acme", true);
+    assert_fails(store_await_erased(f->s, 300, &f->e), ERR_UNAVAILABLE, "STORE_ERASING");
+    assert_true(log_bytes(f) > 0);
+    put(f, "globex", false); /* writers go on meanwhile */
+    assert_int_equal(sqlite3_exec(reader, "COMMIT", NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_close(reader), SQLITE_OK);
+    assert_ok(store_await_erased(f->s, 30000, &f->e));
+    assert_int_equal(log_bytes(f), 0);
+}
+
+/* Who dies before leaves it to the next one to open. */
+static void test_erased_after_a_death(void **state)
+{
+    struct fx *f = *state;
+    int status;
+    fx_close(f);
+    const pid_t child = fork();
+    if (child == 0) {
+        fx_open(f);
+        if (store_await_erased(f->s, 30000, &f->e).failed)
+            _exit(2);
+        put(f, "acme", true);
+        put(f, "globex", false);
+        _exit(log_bytes(f) > 0 ? 0 : 3);
+    }
+    assert_true(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status));
+    assert_true(WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 3); /* 3: cut off between the last two lines */
+    fx_open(f);
+    assert_ok(store_await_erased(f->s, 30000, &f->e));
+    assert_int_equal(log_bytes(f), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -108,6 +175,8 @@ int main(void)
         CONFORMANCE_TEST(test_versions),
         CONFORMANCE_TEST(test_missing_and_garbage),
         CONFORMANCE_TEST(test_sealed_on_disk),
+        CONFORMANCE_TEST(test_erased),
+        CONFORMANCE_TEST(test_erased_after_a_death),
     };
     return cmocka_run_group_tests(tests, kms_slab, NULL);
 }
