@@ -327,7 +327,7 @@ static void prepare(void)
 static void prepare_key(void)
 {
     static uint8_t check[HSM_CHECK_BYTES];
-    struct key_pair pair = {.handle = {[KEY_AES] = H_AES, [KEY_COMMIT] = H_COMMIT}};
+    struct key_pair pair = {.handle = {[KEY_AES] = H_AES, [KEY_COMMIT] = H_COMMIT}, .audited = {true, true}};
     struct err e = {0};
     memcpy(pair.kvid, kvid, sizeof kvid);
     keys_release(&token.keys);
