@@ -101,6 +101,21 @@ def test_a_batch_over_many_keys_counts_each(world, ring):
     assert {k: of_version(world, k).encrypted for k in keys} == {k: wanted[k] for k in keys}
 
 
+def test_a_batch_whose_uses_make_a_long_event(world, ring):
+    """More versions in one call than an ordinary event has room for: all of them are on record, and counted."""
+    n, audit = 330, AuditLog(world.admin)
+    made = in_threads(6, lambda i: [world.keyadmin.kms.CreateCryptoKey(msg.CreateCryptoKeyRequest(
+        parent=ring, crypto_key_id=f"many-{i}-{k}", crypto_key=dict(purpose=1))).name for k in range(n // 6)])
+    keys, start = sum(made, []), audit.position()
+    assert len(keys) == n
+    done = world.orders.env.BatchEncrypt(env.BatchEncryptRequest(items=[dict(name=k, plaintext=b"x") for k in keys]))
+    assert done.failed == 0
+    event = audit.one(start, action="envelope.encrypt", outcome="ok")
+    assert len(event.bytes) > 8192 and len(event.event.uses) == n and {u.items for u in event.event.uses} == {0}
+    assert all(u.kvid in r.ciphertext for u, r in zip(event.event.uses, done.results))
+    assert figures(of_version(world, keys[0])) == figures(of_version(world, keys[-1])) == (1, 0, 0, 0)
+
+
 def test_the_event_says_what_was_used(world, key):
     audit = AuditLog(world.admin)
     start = audit.position()
