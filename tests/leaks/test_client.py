@@ -64,10 +64,11 @@ def test_kmsctl_writes_no_file(world, tmp_path):
     well("datakey", "datakey", key, "--output", "json", stdin=b"")
     table = well("csv", "csv", "encrypt", "--columns", "b", "--key", key, stdin=b"a,b\n1," + plain + b"\n")
     assert plain not in table and plain in well("csv back", "csv", "decrypt", "--columns", "b", "--key", key, stdin=table)
+    assert well("csv rewrap", "csv", "rewrap", "--columns", "b", "--key", key, stdin=table) == table  # on the newest version already
     bad = kmsctl(world, work, "decrypt", key, "--aad", "other", stdin=sealed, before=watch("bad"))
     assert bad.returncode != 0 and plain not in bad.stderr + bad.stdout
     assert list(work.iterdir()) == []
-    assert len(list(traces.iterdir())) == 8
+    assert len(list(traces.iterdir())) == 9
     for trace in traces.iterdir():
         opened = [line for line in trace.read_text().splitlines() if "execve" not in line]
         assert len(opened) > 5, trace.name  # it was watched

@@ -9,6 +9,7 @@ import grpc
 
 from claviger.audit.v1 import audit_pb2
 from claviger.envelope.v1 import envelope_pb2 as env
+from claviger.lifecycle.v1 import lifecycle_pb2
 from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg
 from kit.client import Client, connect
 from kit.instance import SLOWER
@@ -38,9 +39,13 @@ class Load:
             parent=self.ring, crypto_key_id=f"k{i}", crypto_key=dict(purpose=res.CryptoKey.ENCRYPT_DECRYPT))).name for i in range(4)]
         self.changed = self.keys.pop()  # the one whose versions come and go
         self.extra = keyadmin.kms.CreateCryptoKeyVersion(msg.CreateCryptoKeyVersionRequest(parent=self.changed)).name
+        self.moving, self.old = keyadmin.kms.CreateCryptoKey(msg.CreateCryptoKeyRequest(
+            parent=self.ring, crypto_key_id="moving", crypto_key=dict(purpose=res.CryptoKey.ENCRYPT_DECRYPT))).name, []
+        keyadmin.life.RotateKey(lifecycle_pb2.RotateKeyRequest(name=self.moving))
         instance.close_clients()
         self.kinds = [("single", "acme-orders", 25, self.single), ("wrap", "acme-orders", 25, self.wrap), ("batch", "acme-orders", 5, self.batch),
-                      ("stream", "acme-orders", 2, self.stream), ("mutate", "acme-keyadmin", 4, self.mutate), ("denied", "acme-orders", 8, self.denied),
+                      ("stream", "acme-orders", 2, self.stream), ("rewrap", "acme-orders", 2, self.rewrap),
+                      ("mutate", "acme-keyadmin", 4, self.mutate), ("denied", "acme-orders", 8, self.denied),
                       ("malformed", "acme-orders", 4, self.malformed), ("abandoned", "acme-orders", 4, self.abandoned),
                       ("reconnect", None, 3, self.reconnect), ("read", "admin", 1, self.read)]
 
@@ -70,6 +75,16 @@ class Load:
         opened = list(c.env.DecryptStream(iter([env.DecryptStreamRequest(name=key if i == 0 else "", sequence=i, items=[dict(ciphertext=r.ciphertext) for r in s.results])
                                                 for i, s in enumerate(sealed)]), timeout=DEADLINE))
         must([[r.plaintext for r in o.results] for o in opened] == [[b"s%d" % i] * 5 for i in range(6)], "stream: other plaintexts")
+
+    def rewrap(self, c, n):
+        """From version 1 to the primary of a key with two: version 2 never comes back as anything but itself."""
+        if not self.old:
+            self.old.append(c.kms.Encrypt(msg.EncryptRequest(name=self.moving + "/cryptoKeyVersions/1", plaintext=b"moved"), timeout=DEADLINE).ciphertext)
+        moved = [r for a in c.env.RewrapStream(iter([env.RewrapStreamRequest(name=self.moving, sequence=i, items=[dict(ciphertext=self.old[0])] * 5)
+                                                     for i in range(4)]), timeout=DEADLINE) for r in a.results]
+        must([(r.source_version, r.version, r.status.code) for r in moved] == [(1, 2, 0)] * 20, "rewrap: other versions")
+        opened = c.env.BatchDecrypt(env.BatchDecryptRequest(name=self.moving, items=[dict(ciphertext=r.ciphertext) for r in moved]), timeout=DEADLINE)
+        must([r.plaintext for r in opened.results] == [b"moved"] * 20, "rewrap: other plaintexts")
 
     def mutate(self, c, n):
         """The same rows again and again: what grows then is the journal alone."""
