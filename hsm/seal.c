@@ -134,7 +134,9 @@ static RESULT open_check(struct token *t, const struct key_pair *k, const uint8_
     CK_RV rv;
     header_of(HSM_SEALED_CHECK, k->kvid, header);
     TRY(commit(t, k, header, check + AT_NONCE, aad_hash, commitment, e));
-    if (memcmp(header, check, sizeof header) != 0 || !bytes_ct_equal(commitment, check + AT_COMMIT, sizeof commitment))
+    if (memcmp(header, check, sizeof header) != 0)
+        return differs(k, e);
+    if (!bytes_ct_equal(commitment, check + AT_COMMIT, sizeof commitment))
         return differs(k, e);
     binding_init(&b, header, commitment, aad_hash);
     if (gcm_decrypt(t, k, check + AT_NONCE, &b, BYTES(check + AT_BODY, HSM_CHECK_BYTES - AT_BODY), plain, &rv, &why).failed) {
