@@ -417,10 +417,10 @@ def test_random_bytes_come_from_the_token(world):
 
 
 def test_versions_made_at_once_are_numbered_without_gaps(world, ring):
-    """Who loses the race is told to try again; nothing is made twice or half."""
+    """Who loses the race is made again by the service itself, as often as there are others; nothing is made twice or half."""
     key = create_key(world, ring).name
     made = in_threads(8, lambda i: world.keyadmin.kms.CreateCryptoKeyVersion(msg.CreateCryptoKeyVersionRequest(parent=key)))
     lost = [m for m in made if isinstance(m, Exception)]
-    assert {m.code() for m in lost} <= {Code.ABORTED}, lost
+    assert not lost, lost
     assert versions_of(world, key)[0] == list(range(1, 2 + len(made) - len(lost)))
     assert world.decrypt(key, world.encrypt(key)) == b"jane@example.com"

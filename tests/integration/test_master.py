@@ -265,6 +265,36 @@ def test_the_old_one_goes_and_old_copies_are_refused(fresh):
                 world.decrypt(key, c, who=user_of(world, key))
 
 
+def backups(instance):
+    """What each backup of the token holds, oldest first."""
+    found = sorted(p for p in (instance.state / "token-backup").iterdir() if not p.name.endswith((".part", ".verify")))
+    return [(p, next(line for line in (p / "SHA256SUMS").read_text().splitlines() if line.startswith("# holds ")).removeprefix("# holds ")) for p in found]
+
+
+def test_it_was_backed_up_before_it_was_used(fresh):
+    """The token is lost right after the rotation: the backup that the rotation made opens everything, and the one from before nothing."""
+    world = settle(fresh, backup_retention="0s")
+    made = keys_of(world, keys=2, versions=2)
+    rotate(world)
+    over(world, 2)
+    assert [holds for _, holds in backups(fresh)] == ["master-1 seal-1 audit-1", "master-1 master-2 seal-1 audit-1"]
+    for restored, opens in ((-1, True), (0, False), (-1, True)):
+        assert fresh.stop() == 0
+        folder, = [p for p in backups(fresh)[restored][0].iterdir() if p.is_dir()]
+        for old in (fresh.dir / "tokens").iterdir():
+            shutil.rmtree(old)
+        shutil.copytree(folder, fresh.dir / "tokens" / folder.name)
+        world = World(fresh.start())
+        if opens:
+            all_decrypt(world, made)
+        else:
+            with refused(Code.UNAVAILABLE, "HSM_UNAVAILABLE"):
+                all_decrypt(world, made)
+    destroy(world, 1)
+    until(lambda: state_of(world, 1) == DESTROYED, 20)
+    until(lambda: backups(fresh)[-1][1] == "master-2 seal-1 audit-1", 10)
+
+
 def second_administrator(world):
     san = f"spiffe://{TRUST_DOMAIN}/deputy"
     now = world.admin.policy.GetPolicy(pol.GetPolicyRequest())
