@@ -12,10 +12,11 @@ import grpc
 import pytest
 
 from claviger.identity.v1 import identity_pb2 as idy
+from claviger.lifecycle.v1 import lifecycle_pb2 as life
 from conftest import BUILD, World, msg
 from google.protobuf import duration_pb2, timestamp_pb2
 from kit import certs
-from kit.instance import Instance, ROOT, until
+from kit.instance import Instance, ROOT, SLOWER, until
 from kit.wire import Code, refused
 
 MIB = 1 << 20
@@ -194,9 +195,15 @@ def test_the_store_full(rig):
         pytest.fail("the disk is full and nothing was refused")
     rig.shows("STORE_FAILING")
     assert rig.w.decrypt(key, rig.w.encrypt(key)) == b"jane@example.com"  # keys go on
+
+    def usage():
+        return rig.w.keyadmin.life.GetUsage(life.GetUsageRequest(name=key + "/cryptoKeyVersions/1"))
+    assert not usage().complete  # and what they are used for cannot be kept: a guard would not take the figures for the truth
     rig.disks["state"].free()
     rig.well()
     rig.w.ring()
+    until(lambda: usage().complete, 10 * SLOWER, "usage counted again")
+    assert (usage().versions[0].encrypted, usage().versions[0].decrypted) == (1, 1)
 
 
 def test_the_anchors_folder_away(rig):
