@@ -13,9 +13,9 @@ static void report_rewrap(const struct job *j, double s, uint64_t rate)
     uint64_t records = at->records ? at->records - 1 : 0;
     char moved[32], rows[32], newest[32], kept[32], per_s[32];
     if (j->c->json) {
-        fprintf(stderr, "{\"moved\":%llu,\"newest\":%llu,\"kept\":%llu,\"rows\":%llu,\"seconds\":%.3f,\"fields_per_second\":%llu}\n",
-                (unsigned long long)at->moved, (unsigned long long)at->newest, (unsigned long long)at->kept, (unsigned long long)records, s,
-                (unsigned long long)rate);
+        fprintf(stderr, "{\"moved\":%llu,\"newest\":%llu,\"kept\":%llu,\"bad\":%llu,\"rows\":%llu,\"seconds\":%.3f,\"fields_per_second\":%llu}\n",
+                (unsigned long long)at->moved, (unsigned long long)at->newest, (unsigned long long)at->kept, (unsigned long long)at->bad,
+                (unsigned long long)records, s, (unsigned long long)rate);
         return;
     }
     group_digits(at->moved, moved);
@@ -66,6 +66,7 @@ static struct result job_options(struct job *j, struct claviger_error *e)
     j->id_column = a->value[OPT_ID_COLUMN];
     j->encrypt_empty = a->value[OPT_ENCRYPT_EMPTY] != NULL;
     j->again = a->value[OPT_AGAIN] != NULL;
+    j->keep_bad = a->value[OPT_KEEP_BAD] != NULL;
     return ok();
 }
 
@@ -115,6 +116,9 @@ static struct result run_job(struct job *j, struct claviger_error *e)
         TRY(job_run(j, e));
     }
     report(j);
+    if (j->place.bad > 0)
+        return client_fail(e, CLAVIGER_INVALID_ARGUMENT, "CIPHERTEXT", "%llu fields cannot be decrypted, and are as they were",
+                           (unsigned long long)j->place.bad);
     return ok();
 }
 
@@ -163,7 +167,7 @@ static const struct command rows[] = {
      "kmsctl csv encrypt --columns email,tax_id --key acme/eu/pii/email --id-column id < people.csv > people.enc.csv"},
     {"csv", "decrypt", "", 0, 0, CSV_OPTIONS | O(OPT_IN_FLIGHT), ROLE_SERVICE, csv_decrypt, "the reverse, byte for byte",
      "kmsctl csv decrypt --columns email,tax_id --key acme/eu/pii/email --id-column id < people.enc.csv > people.csv"},
-    {"csv", "rewrap", "", 0, 0, CSV_OPTIONS | O(OPT_OUT) | O(OPT_RESUME), ROLE_SERVICE, csv_rewrap,
+    {"csv", "rewrap", "", 0, 0, CSV_OPTIONS | O(OPT_OUT) | O(OPT_RESUME) | O(OPT_KEEP_BAD), ROLE_SERVICE, csv_rewrap,
      "what csv encrypt made, under the key's newest version",
      "kmsctl csv rewrap --columns email,tax_id --key acme/eu/pii/email --id-column id --in people.enc.csv --out people.new.csv --resume"},
 };

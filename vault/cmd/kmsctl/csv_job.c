@@ -123,8 +123,14 @@ static struct result field_input(struct job *j, struct chunk *k, const struct cs
     }
     CLEANUP(buf_release) struct buf decoded;
     buf_init(&decoded, v.n + 1);
-    if (!has_prefix(v) || !base64_decode(BYTES(v.p + sizeof CSV_PREFIX - 1, v.n - (sizeof CSV_PREFIX - 1)), false, &decoded))
-        return bad_row(j, e, "a field is not of the form clv1:base64");
+    if (!has_prefix(v) || !base64_decode(BYTES(v.p + sizeof CSV_PREFIX - 1, v.n - (sizeof CSV_PREFIX - 1)), false, &decoded)) {
+        if (!j->keep_bad)
+            return bad_row(j, e, "a field is not of the form clv1:base64");
+        fprintf(stderr, "kmsctl: record %llu: a field is not of the form clv1:base64\n", (unsigned long long)j->in.records);
+        k->bad++;
+        *ret_skip = true;
+        return ok();
+    }
     *ret = BYTES(arena_dup(&k->arena, decoded.p, decoded.n), decoded.n);
     return ok();
 }

@@ -41,7 +41,7 @@ struct chunk {
     struct batch *batch;     /* encrypt, decrypt: its call; NULL: nothing to ask */
     bool sent;               /* rewrap: its answer is to come through the stream */
     uint64_t input_bytes, records; /* of the file, up to and with its last row */
-    uint64_t kept;           /* rewrap: fields that are no ciphertext */
+    uint64_t kept, bad;      /* rewrap: fields that are no ciphertext; that are one, but cannot be decrypted */
 };
 
 enum job_mode { JOB_ENCRYPT, JOB_DECRYPT, JOB_REWRAP };
@@ -50,7 +50,7 @@ struct job {
     struct ctl *c;
     const char *key;
     enum job_mode mode;
-    bool encrypt_empty, again;
+    bool encrypt_empty, again, keep_bad;
     size_t batch_max, in_flight;
     const char *column[CSV_COLUMNS_MAX];
     size_t index[CSV_COLUMNS_MAX], ncolumns;

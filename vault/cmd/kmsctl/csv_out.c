@@ -109,11 +109,11 @@ static json_t *place_json(const struct csv_out *o, const struct csv_place *at)
 {
     char sum[CSV_SUM_TEXT];
     sum_text(o->sum, sum);
-    return json_pack("{s:i,s:s,s:s,s:s,s:I,s:s,s:I,s:I,s:I,s:s,s:I,s:I,s:I}", "claviger_csv_rewrap", FORMAT, "key", o->work.key, "columns",
+    return json_pack("{s:i,s:s,s:s,s:s,s:I,s:s,s:I,s:I,s:I,s:s,s:I,s:I,s:I,s:I}", "claviger_csv_rewrap", FORMAT, "key", o->work.key, "columns",
                      o->work.columns, "id_column", o->work.id_column, "input_bytes", (json_int_t)o->work.input_bytes, "input_sha256",
                      o->work.input_sum, "read_bytes", (json_int_t)at->input_bytes, "records", (json_int_t)at->records, "written_bytes",
                      (json_int_t)o->bytes, "written_sha256", sum, "moved", (json_int_t)at->moved, "newest", (json_int_t)at->newest, "kept",
-                     (json_int_t)at->kept);
+                     (json_int_t)at->kept, "bad", (json_int_t)at->bad);
 }
 
 static struct result put_fresh(const struct csv_out *o, const char *text, struct claviger_error *e)
@@ -164,12 +164,12 @@ static struct result read_values(const struct csv_out *o, const json_t *j, struc
 {
     int format = 0;
     const char *key, *columns, *id_column, *input_sum, *written_sum;
-    json_int_t input, read, records, written, moved, newest, kept;
-    if (json_unpack((json_t *)(uintptr_t)j, "{s:i,s:s,s:s,s:s,s:I,s:s,s:I,s:I,s:I,s:s,s:I,s:I,s:I !}", "claviger_csv_rewrap", &format, "key", &key,
+    json_int_t input, read, records, written, moved, newest, kept, bad;
+    if (json_unpack((json_t *)(uintptr_t)j, "{s:i,s:s,s:s,s:s,s:I,s:s,s:I,s:I,s:I,s:s,s:I,s:I,s:I,s:I !}", "claviger_csv_rewrap", &format, "key", &key,
                     "columns", &columns, "id_column", &id_column, "input_bytes", &input, "input_sha256", &input_sum, "read_bytes", &read,
                     "records", &records, "written_bytes", &written, "written_sha256", &written_sum, "moved", &moved, "newest", &newest,
-                    "kept", &kept) != 0 ||
-        format != FORMAT || read < 0 || read > input || records < 1 || written < 0 || moved < 0 || newest < 0 || kept < 0 ||
+                    "kept", &kept, "bad", &bad) != 0 ||
+        format != FORMAT || read < 0 || read > input || records < 1 || written < 0 || moved < 0 || newest < 0 || kept < 0 || bad < 0 ||
         strlen(written_sum) != CSV_SUM_TEXT - 1)
         return is_damaged(e, o->place);
     const struct csv_work *w = &o->work;
@@ -180,7 +180,7 @@ static struct result read_values(const struct csv_out *o, const json_t *j, struc
     if ((uint64_t)input != w->input_bytes || strcmp(input_sum, w->input_sum) != 0)
         return is_other(e, "input, or it was changed meanwhile");
     *ret = (struct left){.at = {.input_bytes = (uint64_t)read, .records = (uint64_t)records, .moved = (uint64_t)moved,
-                                .newest = (uint64_t)newest, .kept = (uint64_t)kept},
+                                .newest = (uint64_t)newest, .kept = (uint64_t)kept, .bad = (uint64_t)bad},
                          .written = (uint64_t)written};
     memcpy(ret->written_sum, written_sum, CSV_SUM_TEXT);
     return ok();

@@ -30,7 +30,7 @@ struct csv_work {
 /* How far it has come. */
 struct csv_place {
     uint64_t input_bytes, records;  /* of the input, the first row included */
-    uint64_t moved, newest, kept;   /* fields */
+    uint64_t moved, newest, kept, bad; /* fields */
 };
 
 struct csv_out;

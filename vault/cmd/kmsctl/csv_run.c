@@ -21,6 +21,10 @@ static struct result flush_out(struct job *j, size_t keep, struct claviger_error
 static void put_item(struct job *j, const struct csv_field *f, const struct claviger_item *item)
 {
     struct bytes v = BYTES(item->out.data, item->out.len);
+    if (item->code != CLAVIGER_OK) { /* with --keep-bad only */
+        buf_put_bytes(&j->out, f->raw);
+        return;
+    }
     if (j->mode == JOB_DECRYPT) {
         csv_put(&j->out, v, f->quoted);
         return;
@@ -61,23 +65,37 @@ static const char *done_to_them(const struct job *j)
     return j->mode == JOB_ENCRYPT ? "encrypted" : j->mode == JOB_DECRYPT ? "decrypted" : "rewrapped";
 }
 
-static struct result items_failed(const struct job *j, const struct chunk *k, struct claviger_error *e)
+/* Names them, of a batch that ends the run the first few. *ret_all_bad: all that is wrong with them is that they cannot be decrypted. */
+static size_t name_failed(const struct job *j, const struct chunk *k, struct claviger_error *ret_first, bool *ret_all_bad)
 {
     size_t failed = 0;
-    struct claviger_error first = *e;
+    *ret_all_bad = true;
     for (const struct row *r = k->rows; r; r = r->next) {
         for (size_t i = 0; i < r->nitems; i++) {
             const struct claviger_item *item = &k->items[r->first_item + i];
             if (item->code == CLAVIGER_OK)
                 continue;
             if (failed == 0) {
-                first.code = item->code;
-                memcpy(first.reason, item->reason, sizeof first.reason);
+                ret_first->code = item->code;
+                memcpy(ret_first->reason, item->reason, sizeof ret_first->reason);
             }
-            if (failed++ < FAILED_SHOWN)
+            if (failed++ < FAILED_SHOWN || j->keep_bad)
                 fprintf(stderr, "kmsctl: record %llu, column %s: %s %s\n", (unsigned long long)r->number,
                         j->column[r->item_field[i]], claviger_code_name(item->code), item->reason);
+            *ret_all_bad = *ret_all_bad && strcmp(item->reason, "CIPHERTEXT") == 0;
         }
+    }
+    return failed;
+}
+
+static struct result items_failed(const struct job *j, struct chunk *k, struct claviger_error *e)
+{
+    struct claviger_error first = *e;
+    bool all_bad;
+    size_t failed = name_failed(j, k, &first, &all_bad);
+    if (j->keep_bad && all_bad) {
+        k->bad += failed;
+        return ok();
     }
     snprintf(first.message, sizeof first.message, "%zu of %zu fields of a batch could not be %s; output ends before record %llu",
              failed, k->nitems, done_to_them(j), k->rows ? (unsigned long long)k->rows->number : 0ULL);
@@ -135,8 +153,10 @@ static void advance(struct job *j, const struct chunk *k)
     j->place.input_bytes = k->input_bytes;
     j->place.records = k->records;
     j->place.kept += k->kept;
+    j->place.bad += k->bad;
     for (size_t i = 0; i < k->nitems && j->mode == JOB_REWRAP; i++)
-        *(k->items[i].version == k->items[i].source_version ? &j->place.newest : &j->place.moved) += 1;
+        if (k->items[i].code == CLAVIGER_OK)
+            *(k->items[i].version == k->items[i].source_version ? &j->place.newest : &j->place.moved) += 1;
     j->fields_done += k->nitems;
     progress_update(&j->progress, k->input_bytes, j->fields_done, false);
 }

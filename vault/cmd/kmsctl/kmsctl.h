@@ -42,6 +42,7 @@ enum { ARGS_MAX = 4, REPEAT_MAX = 64 };
     X(OPT_AGAIN, "again", NULL, "also encrypt fields that look encrypted already")                                        \
     X(OPT_OUT, "out", "FILE", "write this file in place of stdout; it must not be there yet")                             \
     X(OPT_RESUME, "resume", NULL, "go on where an interrupted run with the same --out was, if there was one")             \
+    X(OPT_KEEP_BAD, "keep-bad", NULL, "leave fields that cannot be decrypted as they are, and name them; exit 7 at the end")  \
     X(OPT_LABEL, "label", "K=V", "label (repeat for more); update: K= removes it")                                        \
     X(OPT_ROTATION, "rotation-period", "DURATION", "e.g. 90d; update: none turns rotation off")                           \
     X(OPT_PROTECTION, "protection-level", "software|hsm", "hsm: made on the token and used there; never changes")             \

@@ -308,6 +308,36 @@ static void test_what_changed_meanwhile_is_refused(void **state)
     assert_same(f->dec, f->in);
 }
 
+/* What cannot be decrypted ends a run, which --keep-bad goes on with: as it is, named, counted, and the code says so at the end. */
+static void test_bad_fields(void **state)
+{
+    struct fixture *f = *state;
+    struct claviger_error e;
+    CLEANUP(buf_release) struct buf good = {0}, with_bad = {0}, out = {0};
+    many(f);
+    read_file(f->enc, &good);
+    size_t at = line_end(&good, 300);
+    static const char bad[] = "b1,clv1:AAAA,keep\nb2,clv1:?,keep\nb3,\"clv1:QUJD\",keep\r\n";
+    buf_init(&with_bad, FILE_MAX);
+    buf_put(&with_bad, good.p, at);
+    buf_put_str(&with_bad, bad);
+    buf_put(&with_bad, good.p + at, good.n - at);
+    write_file(f->enc, buf_bytes(&with_bad));
+    assert_int_equal(run(f->dec, &e, REWRAP("--out", f->out, "--batch", "20")), 7);
+    assert_int_equal(access(f->out, F_OK), -1);
+    assert_int_equal(run(f->dec, &e, REWRAP("--out", f->out, "--resume", "--keep-bad")), 7);
+    assert_string_equal(e.reason, "CIPHERTEXT");
+    assert_non_null(strstr(e.message, "3 fields"));
+    read_file(f->out, &out);
+    assert_int_equal(out.n, with_bad.n);
+    assert_memory_equal(out.p + at, bad, sizeof bad - 1);
+    assert_int_equal(count(buf_bytes(&out), "clv1:RkFLR"), 0);
+    assert_int_equal(count(buf_bytes(&out), "clv1:RkFLM"), count(buf_bytes(&good), "clv1:RkFLR"));
+    fresh(state);
+    assert_int_equal(run(f->dec, &e, ARGS("csv", "rewrap", "--columns", "a", "--key", "acme/eu/pii/denied", "--id-column", "id", "--in", f->enc, "--keep-bad")), 3);
+    assert_int_equal(run(f->dec, &e, ARGS("csv", "decrypt", "--columns", "a", KEY, "--in", f->enc, "--keep-bad")), 2);
+}
+
 /* Between the renaming and the end: FILE is complete, and the place still there. */
 static void test_the_very_end(void **state)
 {
@@ -376,6 +406,7 @@ int main(void)
         cmocka_unit_test_setup(test_going_on, fresh),
         cmocka_unit_test_setup(test_resume_without_anything_begins, fresh),
         cmocka_unit_test_setup(test_what_changed_meanwhile_is_refused, fresh),
+        cmocka_unit_test_setup(test_bad_fields, fresh),
         cmocka_unit_test_setup(test_the_very_end, fresh),
         cmocka_unit_test_setup(test_one_run_at_a_time, fresh),
         cmocka_unit_test_setup(test_servers_that_are_not_always_there, fresh),
