@@ -8,6 +8,7 @@ import grpc
 import rig  # noqa: F401
 from claviger.audit.v1 import audit_pb2
 from claviger.identity.v1 import identity_pb2 as idy
+from claviger.lifecycle.v1 import lifecycle_pb2 as life
 from claviger.tenants.v1 import tenants_pb2 as ten
 from google.cloud.kms.v1 import service_pb2 as msg
 from kit.client import Entry
@@ -30,6 +31,7 @@ class Judge:
         self.by_request = {}        # request id -> its one event
         self.event_ids = set()
         self.made = collections.Counter()  # successful changes in the journal, by action
+        self.used = collections.Counter()  # (version, what): items, as the events say
         self.streamed = 0           # messages of streams
         self.wanted = 0             # and how many there must be
 
@@ -50,6 +52,9 @@ class Judge:
         self.event_ids.add(ev.id)
         if ev.action in MUTATIONS and ev.outcome == "ok" and ev.reason != "IDEMPOTENT_REPLAY":
             self.made[ev.action] += 1
+        for use in ev.uses:
+            assert ev.outcome == "ok" and len(ev.uses) == 1, f"the work here uses one version a call: {e}"
+            self.used[ev.key_version, use.what] += use.items or 1
         self.streamed += ev.action == "envelope.encrypt" and ev.outcome == "ok"
         if ev.request_id:
             before = self.by_request.get(ev.request_id)
@@ -186,6 +191,19 @@ class Judge:
         assert {n: s for n, s in principals.items() if n in mine or n.startswith("principals/p")} == mine
         self.read()
         assert sum(self.made.values()) - self.first == self.wanted, f"changes on record {self.made} - {self.first}, made {self.wanted}"
+        self.usage()
+
+    def usage(self):
+        """Everything that was answered is counted, and nothing twice: the figures are those of the events, all of them read by now."""
+        told = collections.Counter()
+
+        def asked(key):
+            r = self.lane.clients["acme-keyadmin"].life.ListUsage(life.ListUsageRequest(parent=key))
+            return r.versions if r.complete and not r.next_page_token else None
+        for k in self.lane.keys:
+            for v in until(lambda: asked(k.name), READY_S, "usage counted"):
+                told.update({(v.name, what): n for what, n in enumerate((v.encrypted, v.decrypted, v.wrapped, v.unwrapped), 1) if n})
+        assert told == self.used, f"usage {told - self.used} too many, {self.used - told} missing"
 
     def _all(self, who, rpc, request, field):
         found, token = [], ""
