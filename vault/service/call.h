@@ -85,6 +85,7 @@ struct call {
     char request_id[CALL_META_MAX + 1], idempotency_key[CALL_META_MAX + 1], trace_parent[CALL_META_MAX + 1];
     atomic_bool cancelled;
     bool may_block;           /* slow lane: store, HSM and waiting are allowed */
+    bool token_away;          /* it failed in this message: not asked again for the items that follow */
     struct resource *resources;
     size_t nresources;
     struct audit_event ev;    /* handlers fill key_version, items, before, after */

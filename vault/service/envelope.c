@@ -97,7 +97,10 @@ static struct result data_key(struct call *c, const ProtobufCMessage *req, Proto
     TRY(field_aad(CONTEXT(q), no_bytes, &aad, e));
     uint8_t *key = arena_alloc(&c->arena, n); /* the client's key, not ours: wiped with the call */
     INVARIANT(key != NULL);
-    rng_fill(&rng_system, key, n);
+    if (k.view.protection == PROTECTION_HSM)
+        TRY(hsm_random(c->svc->hsm, key, n, e)); /* mixed with the kernel's there */
+    else
+        rng_fill(&rng_system, key, n);
     struct bytes sealed;
     TRY(crypt_seal(c, &k, KEY_USE_WRAP, buf_bytes(&aad), BYTES(key, n), &sealed, e));
     r->name = crypt_version_name(c, &k);

@@ -1,8 +1,7 @@
 /* google.cloud.kms.v1: Encrypt, Decrypt, GenerateRandomBytes. */
 #include "vault/service/crypt.h"
+#include "vault/service/kms_view.h"
 #include "vault/service/rows.h"
-
-#include "google/cloud/kms/v1/service.pb-c.h"
 
 typedef Google__Cloud__Kms__V1__EncryptRequest EncryptRequest;
 typedef Google__Cloud__Kms__V1__EncryptResponse EncryptResponse;
@@ -12,7 +11,6 @@ typedef Google__Cloud__Kms__V1__GenerateRandomBytesRequest RandomRequest;
 typedef Google__Cloud__Kms__V1__GenerateRandomBytesResponse RandomResponse;
 
 enum { RANDOM_MIN = 8, RANDOM_MAX = 1024 };
-#define SOFTWARE GOOGLE__CLOUD__KMS__V1__PROTECTION_LEVEL__SOFTWARE
 
 static struct result encrypt_resources(struct call *c, const ProtobufCMessage *req, struct err *e)
 {
@@ -41,7 +39,7 @@ static struct result encrypt(struct call *c, const ProtobufCMessage *req, Protob
     r->ciphertext_crc32c = field_crc32c(c, sealed);
     r->verified_plaintext_crc32c = verified_plain;
     r->verified_additional_authenticated_data_crc32c = verified_aad;
-    r->protection_level = SOFTWARE;
+    r->protection_level = view_protection(k.view.protection);
     *resp = &r->base;
     return ok();
 }
@@ -73,7 +71,7 @@ static struct result decrypt(struct call *c, const ProtobufCMessage *req, Protob
     r->plaintext = pb_view(plain);
     r->plaintext_crc32c = field_crc32c(c, plain);
     r->used_primary = k.view.is_primary;
-    r->protection_level = SOFTWARE;
+    r->protection_level = view_protection(k.view.protection);
     *resp = &r->base;
     return ok();
 }

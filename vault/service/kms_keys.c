@@ -1,4 +1,4 @@
-/* google.cloud.kms.v1: crypto keys (purpose ENCRYPT_DECRYPT, protection level SOFTWARE). */
+/* google.cloud.kms.v1: crypto keys (purpose ENCRYPT_DECRYPT, protection levels SOFTWARE and HSM). */
 #include "vault/service/kms_view.h"
 #include "vault/service/rows.h"
 
@@ -75,13 +75,15 @@ static RESULT rotation_whole(const struct keyring_key *m, struct err *e)
     return ok();
 }
 
-static RESULT take_template(const Google__Cloud__Kms__V1__CryptoKeyVersionTemplate *t, struct err *e)
+static RESULT take_template(const Google__Cloud__Kms__V1__CryptoKeyVersionTemplate *t, enum protection *ret, struct err *e)
 {
     if (t == NULL)
         return ok();
     if (t->protection_level != GOOGLE__CLOUD__KMS__V1__PROTECTION_LEVEL__PROTECTION_LEVEL_UNSPECIFIED &&
-        t->protection_level != GOOGLE__CLOUD__KMS__V1__PROTECTION_LEVEL__SOFTWARE)
+        t->protection_level != GOOGLE__CLOUD__KMS__V1__PROTECTION_LEVEL__SOFTWARE &&
+        t->protection_level != GOOGLE__CLOUD__KMS__V1__PROTECTION_LEVEL__HSM)
         FAIL(e, ERR_UNIMPLEMENTED, "PROTECTION_LEVEL", "protection level %d", (int)t->protection_level);
+    *ret = (enum protection)t->protection_level; /* the same numbers, on purpose; UNSPECIFIED leaves it open */
     if (t->algorithm != 0 &&
         t->algorithm != GOOGLE__CLOUD__KMS__V1__CRYPTO_KEY_VERSION__CRYPTO_KEY_VERSION_ALGORITHM__GOOGLE_SYMMETRIC_ENCRYPTION)
         return err_field(e, "crypto_key.version_template.algorithm", "ENCRYPT_DECRYPT keys are GOOGLE_SYMMETRIC_ENCRYPTION");
@@ -110,7 +112,7 @@ static RESULT take_key(struct call *c, const CryptoKey *q, struct keyring_key *m
     if (q == NULL)
         return err_field(e, "crypto_key", "is required");
     TRY(take_purpose(q, e));
-    TRY(take_template(q->version_template, e));
+    TRY(take_template(q->version_template, &m->protection, e));
     if (q->import_only || q->crypto_key_backend.len > 0 || q->key_access_justifications_policy != NULL)
         FAIL(e, ERR_UNIMPLEMENTED, "FIELD", "import_only, crypto_key_backend or key_access_justifications_policy");
     TRY(take_labels(c, q, m, e));
@@ -249,6 +251,17 @@ static struct result update_resources(struct call *c, const ProtobufCMessage *re
     return field_resource(c, q->crypto_key->name, 1u << NAME_CRYPTOKEY, "crypto_key.name", e);
 }
 
+/* One algorithm is served, and the level of a key is immutable, as in Cloud KMS: naming either again changes nothing. */
+static RESULT same_level(const UpdateRequest *q, const struct keyring_key *m, struct err *e)
+{
+    enum protection named = (enum protection)0;
+    TRY(take_template(q->crypto_key->version_template, &named, e));
+    if ((field_mask_has(q->update_mask, "version_template") || field_mask_has(q->update_mask, "version_template.protection_level")) &&
+        named != 0 && named != m->protection)
+        return err_field(e, "crypto_key.version_template.protection_level", "the protection level of a key never changes: make a new key");
+    return ok();
+}
+
 static RESULT apply_mask(struct call *c, const UpdateRequest *q, struct keyring_key *m, struct err *e)
 {
     static const char *const known[] = {"labels", "rotation_period", "next_rotation_time", "version_template",
@@ -260,7 +273,7 @@ static RESULT apply_mask(struct call *c, const UpdateRequest *q, struct keyring_
         TRY(take_rotation_period(q->crypto_key, m, e));
     if (field_mask_has(q->update_mask, "next_rotation_time"))
         TRY(take_next_rotation(c, q->crypto_key, m, e));
-    TRY(take_template(q->crypto_key->version_template, e)); /* one algorithm is served: naming it again changes nothing */
+    TRY(same_level(q, m, e));
     return rotation_whole(m, e);
 }
 

@@ -25,12 +25,14 @@ static struct result create(struct call *c, const ProtobufCMessage *req, Protobu
     CryptoKeyVersion *r = call_response(c);
     CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(c->svc->store);
     struct keyring_version m;
-    TRY(keyring_version_create(c->svc->keyring, key, txn, &c->arena, &m, e));
+    struct keyring_key exists;
+    TRY(keyring_key_get(c->svc->keyring, key, &c->arena, &exists, e)); /* existence comes before fields, and those before a key is made */
     if (q->crypto_key_version != NULL && (q->crypto_key_version->external_protection_level_options != NULL || q->crypto_key_version->trusted_wrapping_enabled))
         FAIL(e, ERR_UNIMPLEMENTED, "FIELD", "external_protection_level_options or trusted_wrapping_enabled");
     if (q->crypto_key_version != NULL && q->crypto_key_version->state != STATE(CRYPTO_KEY_VERSION_STATE_UNSPECIFIED) &&
         q->crypto_key_version->state != STATE(ENABLED))
         return err_field(e, "crypto_key_version.state", "a new version is ENABLED");
+    TRY(keyring_version_create(c->svc->keyring, key, txn, &c->arena, &m, e));
     view_version(c, &m, r);
     c->ev.key_version = m.name;
     c->ev.after = view_version_json(&c->arena, &m);

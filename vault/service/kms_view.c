@@ -6,11 +6,16 @@
 
 #define ALGORITHM GOOGLE__CLOUD__KMS__V1__CRYPTO_KEY_VERSION__CRYPTO_KEY_VERSION_ALGORITHM__GOOGLE_SYMMETRIC_ENCRYPTION
 
+Google__Cloud__Kms__V1__ProtectionLevel view_protection(enum protection p)
+{
+    return p == PROTECTION_HSM ? GOOGLE__CLOUD__KMS__V1__PROTECTION_LEVEL__HSM : GOOGLE__CLOUD__KMS__V1__PROTECTION_LEVEL__SOFTWARE;
+}
+
 void view_version(struct call *c, const struct keyring_version *m, CryptoKeyVersion *r)
 {
     r->name = pb_view(m->name);
     r->state = (Google__Cloud__Kms__V1__CryptoKeyVersion__CryptoKeyVersionState)m->state; /* the same numbers, on purpose */
-    r->protection_level = GOOGLE__CLOUD__KMS__V1__PROTECTION_LEVEL__SOFTWARE;
+    r->protection_level = view_protection(m->protection);
     r->algorithm = ALGORITHM;
     r->create_time = field_time(c, m->created_ns);
     r->generate_time = field_time(c, m->generated_ns);
@@ -45,7 +50,7 @@ RESULT view_key(struct call *c, const struct name *n, const struct keyring_key *
     r->destroy_scheduled_duration = field_duration(c, m->destroy_delay_s);
     r->version_template = call_new_message(c, &google__cloud__kms__v1__crypto_key_version_template__descriptor);
     INVARIANT(r->version_template != NULL);
-    r->version_template->protection_level = GOOGLE__CLOUD__KMS__V1__PROTECTION_LEVEL__SOFTWARE;
+    r->version_template->protection_level = view_protection(m->protection);
     r->version_template->algorithm = ALGORITHM;
     view_labels(c, m, r);
     if (m->primary == 0 || r->primary != NULL)
@@ -92,7 +97,8 @@ struct bytes view_key_json(struct arena *a, const struct keyring_key *m)
     if (m->next_rotation_ns != 0)
         text_format_rfc3339(m->next_rotation_ns, next);
     char *s = arena_printf(a,
-                           "{\"primary\":%u,\"rotation_period_s\":%lld,\"next_rotation_time\":\"%s\",\"destroy_delay_s\":%lld,\"labels\":%zu}",
-                           m->primary, (long long)m->rotation_period_s, next, (long long)m->destroy_delay_s, m->nlabels);
+                           "{\"primary\":%u,\"rotation_period_s\":%lld,\"next_rotation_time\":\"%s\",\"destroy_delay_s\":%lld,\"labels\":%zu%s}",
+                           m->primary, (long long)m->rotation_period_s, next, (long long)m->destroy_delay_s, m->nlabels,
+                           m->protection == PROTECTION_HSM ? ",\"protection\":\"HSM\"" : "");
     return bytes_str(s);
 }

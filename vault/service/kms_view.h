@@ -22,6 +22,7 @@ typedef Google__Cloud__Kms__V1__CryptoKeyVersion CryptoKeyVersion;
 #define KMS_READ .kind = RPC_UNARY, .plane = PLANE_CONTROL, .audit = AUDIT_READ, .limit = LIMIT_CONTROL, .lane = LANE_SLOW
 #define KMS_CHANGE .kind = RPC_UNARY, .plane = PLANE_CONTROL, .audit = AUDIT_CHANGE, .limit = LIMIT_CONTROL, .lane = LANE_SLOW, .mutation = true
 
+Google__Cloud__Kms__V1__ProtectionLevel view_protection(enum protection p);
 void view_version(struct call *c, const struct keyring_version *m, CryptoKeyVersion *r);
 /* With its primary version looked up. */
 RESULT view_key(struct call *c, const struct name *n, const struct keyring_key *m, CryptoKey *r, struct err *e);

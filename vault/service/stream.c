@@ -46,6 +46,7 @@ static void next_message(struct call *c)
     c->uses = NULL; /* they lay in the arena */
     c->nuses = c->uses_room = 0;
     c->may_block = false;
+    c->token_away = false;
     c->priv->encoded = (struct bytes){0};
     c->priv->response = NULL;
     c->priv->has_receipt = false;

@@ -108,6 +108,23 @@ static struct result labels(struct ctl *c, Google__Cloud__Kms__V1__CryptoKey *k,
     return ok();
 }
 
+static struct result protection(struct ctl *c, Google__Cloud__Kms__V1__CryptoKey *k, struct claviger_error *e)
+{
+    const char *text = c->args.value[OPT_PROTECTION];
+    if (!text)
+        return ok();
+    Google__Cloud__Kms__V1__CryptoKeyVersionTemplate *t = arena_zalloc(&c->arena, sizeof *t);
+    google__cloud__kms__v1__crypto_key_version_template__init(t);
+    if (strcmp(text, "hsm") == 0)
+        t->protection_level = GOOGLE__CLOUD__KMS__V1__PROTECTION_LEVEL__HSM;
+    else if (strcmp(text, "software") == 0)
+        t->protection_level = GOOGLE__CLOUD__KMS__V1__PROTECTION_LEVEL__SOFTWARE;
+    else
+        return usage(e, "--protection-level is software or hsm");
+    k->version_template = t;
+    return ok();
+}
+
 /* Cloud KMS wants both: how often, and when first. */
 static struct result rotation(struct ctl *c, Google__Cloud__Kms__V1__CryptoKey *k, struct claviger_error *e)
 {
@@ -137,6 +154,7 @@ static struct result keys_create(struct ctl *c, struct claviger_error *e)
     TRY(name_split(c, c->args.pos[0], NAME_CRYPTOKEY, &q.parent, &q.crypto_key_id, e));
     TRY(labels(c, &k, NULL, e));
     TRY(rotation(c, &k, e));
+    TRY(protection(c, &k, e));
     q.crypto_key = &k;
     q.skip_initial_version_creation = c->args.value[OPT_NO_VERSION] != NULL;
     const Google__Cloud__Kms__V1__CryptoKey *p = NULL;
@@ -228,8 +246,9 @@ static const struct command rows[] = {
     {"keyrings", "get", "RING", 1, 1, 0, ROLE_KEYADMIN, keyrings_get, "one key ring", "kmsctl keyrings get acme/eu/pii"},
     {"keyrings", "list", "[TENANT/LOCATION]", 0, 1, O(OPT_FILTER) | O(OPT_ORDER_BY), ROLE_KEYADMIN, keyrings_list,
      "key rings; default $KMS_TENANT/$KMS_LOCATION", "kmsctl keyrings list acme/eu"},
-    {"keys", "create", "RING/KEY", 1, 1, O(OPT_LABEL) | O(OPT_ROTATION) | O(OPT_NO_VERSION) | O(OPT_IDEMPOTENCY), ROLE_KEYADMIN,
-     keys_create, "a new key, with its first version", "kmsctl keys create acme/eu/pii/email --rotation-period 90d --label team=web"},
+    {"keys", "create", "RING/KEY", 1, 1, O(OPT_LABEL) | O(OPT_ROTATION) | O(OPT_PROTECTION) | O(OPT_NO_VERSION) | O(OPT_IDEMPOTENCY), ROLE_KEYADMIN,
+     keys_create, "a new key, with its first version", "kmsctl keys create acme/eu/pii/email --rotation-period 90d --label team=web\n"
+     "kmsctl keys create acme/eu/pii/card --protection-level hsm"},
     {"keys", "get", "KEY", 1, 1, 0, ROLE_KEYADMIN, keys_get, "one key", "kmsctl keys get acme/eu/pii/email"},
     {"keys", "list", "RING", 1, 1, O(OPT_FILTER) | O(OPT_ORDER_BY), ROLE_KEYADMIN, keys_list, "the keys of a ring",
      "kmsctl keys list acme/eu/pii --filter labels.team=web --order-by \"name desc\""},
