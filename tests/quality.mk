@@ -62,6 +62,7 @@ FUZZ_listing  := vault/service
 FUZZ_policer  := vault/front
 FUZZ_front_channel := vault/rpc
 FUZZ_csv      := vault/client
+FUZZ_note     := vault/client
 FUZZ_reply    := vault/client
 FUZZ_NAMES := $(patsubst tests/fuzz/fuzz_%.c,%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 SECONDS ?= 60
@@ -77,7 +78,7 @@ $(FUZZ_DIR)/fuzz_$(1): $(BUILD)/obj/tests/fuzz/fuzz_$(1).o $(FUZZ_MAIN) $$(call 
 	$(Q)$(CC) $$(LDFLAGS) $(if $(filter fuzz,$(FLAVOUR)),-fsanitize=fuzzer) -o $$@ $$(filter %.o,$$^) -Wl,--start-group $$(filter %.a,$$^) -Wl,--end-group $(LDLIBS)
 endef
 $(foreach n,$(FUZZ_NAMES),$(eval $(call fuzz_rule,$(n))))
-$(FUZZ_DIR)/fuzz_csv $(FUZZ_DIR)/fuzz_reply: $(filter-out %/main.o,$(KMSCTL_OBJ)) $(call lib_of,kms/name)
+$(FUZZ_DIR)/fuzz_csv $(FUZZ_DIR)/fuzz_note $(FUZZ_DIR)/fuzz_reply: $(filter-out %/main.o,$(KMSCTL_OBJ)) $(call lib_of,kms/name)
 $(BUILD)/gen/fuzz_descriptors.inc: $(PROTO_LIB)
 	@nm -g --defined-only $< | awk '$$3 ~ /^[a-z].*__descriptor$$/ { print "X(" $$3 ")" }' >$@
 $(BUILD)/obj/tests/fuzz/fuzz_reply.o: $(BUILD)/gen/fuzz_descriptors.inc

@@ -148,7 +148,7 @@ static void test_erased(void **state)
 static void test_erased_after_a_death(void **state)
 {
     struct fx *f = *state;
-    int status;
+    int status = -1;
     fx_close(f);
     const pid_t child = fork();
     if (child == 0) {
