@@ -93,6 +93,17 @@ def test_items_count_and_failures_do_not(world, ring):
     assert figures(of_version(world, other)) == (0, 0, 0, 0)
 
 
+def test_keys_on_the_token_count_alike(world, ring):
+    key = world.key(ring, version_template=dict(protection_level=res.HSM, algorithm=res.CryptoKeyVersion.GOOGLE_SYMMETRIC_ENCRYPTION))
+    sealed = world.encrypt(key)
+    world.decrypt(key, sealed), world.decrypt(key, sealed)
+    world.orders.env.GenerateDataKey(env.GenerateDataKeyRequest(name=key))
+    with refused(Code.INVALID_ARGUMENT):
+        world.decrypt(key, sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    v = of_version(world, key)
+    assert figures(v) == (1, 2, 1, 0) and [c.principal for c in v.callers] == ["acme-orders"]
+
+
 def test_a_batch_over_many_keys_counts_each(world, ring):
     keys = [world.key(ring) for _ in range(5)]
     plan = [keys[i * i % 5] for i in range(200)]
