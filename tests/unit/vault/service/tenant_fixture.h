@@ -12,6 +12,7 @@
 #include "kms/keyring/model.h"
 #include "vault/service/act.h"
 #include "vault/service/admin.h"
+#include "vault/service/destruction.h"
 #include "vault/service/rotation.h"
 #include "vault/service/tenant_life.h"
 
@@ -157,7 +158,7 @@ static inline size_t queued(struct fixture *f, enum due_what what)
 
 static inline struct keeper *keeper_of(struct fixture *f)
 {
-    static const struct keeper_task tasks[] = {{DUE_ROTATION, rotation_due}, {DUE_PURGE, tenant_purge_due}, {DUE_RETURN, tenant_return_due}};
+    static const struct keeper_task tasks[] = {{DUE_ROTATION, rotation_due}, {DUE_DESTRUCTION, destruction_due}, {DUE_PURGE, tenant_purge_due}, {DUE_RETURN, tenant_return_due}};
     const struct keeper_options o = {.store = f->l->s.store, .clock = &f->l->clock.c, .pace = 1000, .tasks = tasks,
                                      .ntasks = sizeof tasks / sizeof tasks[0], .user = &f->l->s};
     return keeper_new(&o);

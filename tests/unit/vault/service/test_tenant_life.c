@@ -185,6 +185,39 @@ static void rotation_waits(void **state)
     }
 }
 
+/* What was to be destroyed is, in whatever state its tenant is: nothing is kept longer than was asked. */
+static void destructions_go_on(void **state)
+{
+    struct fixture *f = *state;
+    static const enum tenant_state closed[] = {TENANT_SUSPENDED, TENANT_DELETED};
+    char key[96], name[128];
+    for (unsigned i = 0; i < 2; i++) {
+        struct keyring_version v;
+        (void)snprintf(key, sizeof key, LIFE_RING "/cryptoKeys/k%u", i);
+        (void)snprintf(name, sizeof name, "%s/cryptoKeyVersions/1", key);
+        life_key(f->l, key, 0, 0);
+        const struct name n = life_name(name, NAME_VERSION);
+        assert_ok(keyring_version_get(f->l->s.keyring, &n, &f->l->a, &v, &f->e));
+        struct store_txn *txn = store_txn_new(f->l->s.store);
+        v.state = VERSION_DESTROY_SCHEDULED;
+        v.destroy_ns = clock_wall_ns(&f->l->clock.c) + DAY;
+        assert_ok(keyring_version_put(f->l->s.keyring, &n, &v, VERSION_ENABLED, txn, &f->e));
+        life_commit(f->l, txn);
+        tenant_to(f, "acme", closed[i], T0 + 90 * DAY);
+        struct keeper *k = keeper_of(f);
+        fake_clock_advance(&f->l->clock, DAY - SECOND);
+        keeper_step(k);
+        assert_ok(keyring_version_get(f->l->s.keyring, &n, &f->l->a, &v, &f->e));
+        assert_int_equal(v.state, VERSION_DESTROY_SCHEDULED);
+        fake_clock_advance(&f->l->clock, SECOND);
+        keeper_step(k);
+        assert_ok(keyring_version_get(f->l->s.keyring, &n, &f->l->a, &v, &f->e));
+        assert_int_equal(v.state, VERSION_DESTROYED);
+        assert_int_equal(v.wrapped.n, 0);
+        keeper_free(k);
+    }
+}
+
 /* Back before the row was worked off: what leaves the queue is only what belongs to a tenant that is still closed. */
 static void back_at_once(void **state)
 {
@@ -248,7 +281,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_table), LIFE(every_move),     LIFE(only_as_it_was_read), LIFE(until_the_day),
-        LIFE(a_row_only_leads),      LIFE(rotation_waits), LIFE(back_at_once),        LIFE(what_the_journal_knows),
+        LIFE(a_row_only_leads),      LIFE(rotation_waits), LIFE(destructions_go_on), LIFE(back_at_once),        LIFE(what_the_journal_knows),
     };
     return cmocka_run_group_tests(tests, kms_slab, NULL);
 }
