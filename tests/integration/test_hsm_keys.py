@@ -298,3 +298,39 @@ def test_a_token_from_an_older_backup(fresh):
     (fresh.dir / "newer").rename(tokens)
     world = World(fresh.start())
     assert world.decrypt(new, sealed) == b"card"
+
+
+def test_creations_over_deaths(new_world):
+    """Core and hsm die while keys are made: each is there whole or not at all, and what is left on the token is known to the daemon."""
+    instance, ring = new_world.instance, new_world.ring()
+    stop, made, wrong = threading.Event(), [], []
+
+    def work():
+        while not stop.is_set():
+            try:
+                made.append(make(new_world, ring))
+            except grpc.RpcError as e:
+                if e.code() not in (Code.UNAVAILABLE, Code.ALREADY_EXISTS):
+                    wrong.append(e)
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for t in threads:
+        t.start()
+    try:
+        for role in ("core", "hsm", "core"):
+            have = len(made)
+            until(lambda: len(made) > have + 2 or wrong, 20 * SLOWER, "some keys")
+            kill(instance, role)
+        have = len(made)
+        until(lambda: len(made) > have or wrong, 20 * SLOWER, "a key after the last death")
+    finally:
+        stop.set()
+        for t in threads:
+            t.join()
+    assert not wrong, wrong[:3]
+    there = {k.name for k in new_world.keyadmin.kms.ListCryptoKeys(msg.ListCryptoKeysRequest(parent=ring, page_size=1000)).crypto_keys}
+    assert set(made) <= there
+    for key in there:
+        assert new_world.decrypt(key, new_world.encrypt(key, b"x")) == b"x"
+    assert instance.stop() == 0
+    code, said = instance.run("fsck", timeout=60)
+    assert code == 0, said
