@@ -20,6 +20,7 @@ from kit.instance import SLOWER, until
 from kit.wire import Code, refused
 
 import rows
+from test_kmsctl import CONFLICT, Ctl
 from clock import REAL, SteppedInstance
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "conformance"))
@@ -132,6 +133,37 @@ def test_a_whole_life(world):
     assert event.event.active_tenant == "acme" and event.event.key_version == version
     assert audit.one(start, action="kms.certificates.sign", principal="system:destruction", outcome="ok", resource=version)
     kmsctl(world, signed.note, by)
+    ctl = Ctl(world)
+    assert ctl.text("certificates", "show", short(version)) == signed.note
+    assert [(c["name"], c["signed"]) for c in ctl.json("certificates", "list", short(ring))["certificates"]] == [(version, True)]
+
+
+def short(name):
+    parts = name.split("/")[1::2]
+    return "/".join(parts[:4]) + "".join(f"@{n}" for n in parts[4:])
+
+
+def test_while_the_token_does_not_answer(world):
+    """Destroyed on its day, and shown as not signed yet; signed by itself when the token is back."""
+    ring = world.ring()
+    key, version, sealed = doomed(world, ring)
+    destroy(world, version)
+    hsm = world.instance.children()["hsm"]
+    os.kill(hsm, signal.SIGSTOP)
+    try:
+        world.instance.step("+1d")
+        until(lambda: state_of(world, version) == STATE.DESTROYED, 20 * SLOWER, "its destruction")
+        with refused(Code.FAILED_PRECONDITION, "KEY_VERSION_DESTROYED"):
+            world.decrypt(key, sealed)
+        got = world.keyadmin.certificates.GetCertificate(cert.GetCertificateRequest(name=version))
+        assert not got.signed and got.note.endswith("\n") and "\u2014" not in got.note
+        with pytest.raises(Refused):
+            verify(got.note.encode(), got.audit_key)
+        assert "not signed" in Ctl(world)("certificates", "show", short(version), code=CONFLICT)
+    finally:
+        os.kill(hsm, signal.SIGCONT)
+    signed = until(lambda: certificate(world, version), 60 * SLOWER, "its certificate")
+    assert signed.note.startswith(got.note + "\n\u2014 ") and verify(signed.note.encode(), signed.audit_key)["name"] == version
 
 
 def kmsctl(world, note, by):
