@@ -15,6 +15,7 @@ from claviger.identity.v1 import identity_pb2 as idy
 from claviger.lifecycle.v1 import lifecycle_pb2 as life
 from claviger.masters.v1 import masters_pb2 as mas
 from claviger.policy.v1 import policy_pb2 as pol
+from claviger.system.v1 import system_pb2
 from claviger.tenants.v1 import tenants_pb2 as ten
 from conftest import World, msg, res
 from kit import certs
@@ -290,9 +291,15 @@ def test_it_was_backed_up_before_it_was_used(fresh):
         else:
             with refused(Code.UNAVAILABLE, "HSM_UNAVAILABLE"):
                 all_decrypt(world, made)
+            until(lambda: any(r.startswith("MASTER_ABSENT:") for r in health(world).reasons), 10)
+    until(lambda: health(world).health == "healthy", 10)
     destroy(world, 1)
     until(lambda: state_of(world, 1) == DESTROYED, 20)
     until(lambda: backups(fresh)[-1][1] == "master-2 seal-1 audit-1", 10)
+
+
+def health(world):
+    return world.admin.system.GetStatus(system_pb2.GetStatusRequest())
 
 
 def second_administrator(world):

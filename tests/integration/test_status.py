@@ -13,6 +13,7 @@ import pytest
 
 from claviger.identity.v1 import identity_pb2 as idy
 from claviger.lifecycle.v1 import lifecycle_pb2 as life
+from claviger.masters.v1 import masters_pb2
 from conftest import BUILD, World, msg
 from google.protobuf import duration_pb2, timestamp_pb2
 from kit import certs
@@ -307,6 +308,34 @@ def test_what_is_due_and_cannot_be_done(rig):
     (rig.i.dir / "tokens-away").rename(tokens)
     rig.well()
     until(lambda: rig.w.keyadmin.kms.GetCryptoKey(msg.GetCryptoKeyRequest(name=key)).primary.name.endswith("/2"), 70)
+
+
+def test_a_master_that_cannot_be_backed_up_and_one_that_is_gone(rig):
+    """A rotation waits until the token's backup has room; then a token from before it is put back."""
+    folder, tokens = rig.i.state / "token-backup", rig.i.dir / "tokens"
+    first, = [p for p in folder.iterdir() if not p.name.endswith(".part")]
+    serial = first.name.split("-")[0]
+    full = [folder / f"{serial}-full{n}" for n in range(64)]
+    for f in full:
+        f.mkdir(mode=0o700)
+    masters = lambda: rig.w.admin.masters.GetMasterStatus(masters_pb2.GetMasterStatusRequest())  # noqa: E731
+    rig.w.admin.masters.RotateMaster(masters_pb2.RotateMasterRequest())
+    rig.shows("MASTER_FAILING", "HSM_BACKUP")
+    assert masters().current == 1 and "HSM_BACKUP" in masters().rotation.trouble
+    for f in full:
+        f.rmdir()
+    until(lambda: masters().current == 2 and masters().rotation.state == masters_pb2.Rotation.IDLE, 30)
+    rig.well()
+    tokens.rename(rig.i.dir / "tokens-new")
+    tokens.mkdir(mode=0o700)
+    own, = [p for p in first.iterdir() if p.is_dir()]
+    shutil.copytree(own, tokens / own.name)
+    os.kill(rig.i.children()["hsm"], signal.SIGKILL)
+    rig.shows("MASTER_ABSENT")
+    shutil.rmtree(tokens)
+    (rig.i.dir / "tokens-new").rename(tokens)
+    os.kill(rig.i.children()["hsm"], signal.SIGKILL)
+    rig.well()
 
 
 def test_all_of_the_table_was_produced(rig):

@@ -26,6 +26,9 @@
     X(HSM_AWAY, true, "the token does not answer",                                                                                 \
       "keys in the cache go on working until key_cache_ttl; what needs the token fails with HSM_UNAVAILABLE",                      \
       "bring the token back; service returns by itself")                                                                           \
+    X(MASTER_ABSENT, true, "the token lacks the master secret that keys are under",                                                 \
+      "keys in the cache go on working until key_cache_ttl; what needs the token fails with HSM_UNAVAILABLE",                      \
+      "it is another token, or one put back from too old a backup: put back the newest")                                           \
     X(STORE_FAILING, true, "the store cannot be written",                                                                          \
       "changes fail with STORE_FULL or STORE_IO and have no effect; keys go on working",                                           \
       "make room on state_dir's disk, or mend it; it is tried each second, service returns by itself")                             \

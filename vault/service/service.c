@@ -243,6 +243,8 @@ static void hsm_health(struct service *s, struct health *h)
     bool pin = false;
     if (!sweep_hsm_state(s->sweep, &hs, &pin, why, sizeof why))
         health_add(h, pin ? CONDITION_HSM_PIN : CONDITION_HSM_AWAY, why);
+    else if (hs.logged_in && hs.master_newest < keyring_master(s->keyring))
+        health_add(h, CONDITION_MASTER_ABSENT, "");
 }
 
 static void storage_health(struct service *s, struct health *h)
