@@ -20,6 +20,7 @@ from kit.instance import SLOWER, until
 from kit.wire import Code, refused
 
 import rows
+from test_freshness import keep, put_back
 from test_kmsctl import CONFLICT, Ctl
 from clock import REAL, SteppedInstance
 
@@ -226,3 +227,28 @@ def test_killed_on_the_day(world):
         listed = world.keyadmin.certificates.ListCertificates(cert.ListCertificatesRequest(parent=ring, page_size=5, page_token=listed.next_page_token))
         names += [c.name for c in listed.certificates]
     assert names == sorted(versions)
+
+
+def test_an_older_store_destroys_it_again(world):
+    """The store of before is put back and accepted: the journal knows the version as destroyed, and its certificate is made anew."""
+    i = world.instance
+    key, version, sealed = doomed(world, world.ring())
+    destroy(world, version)
+    assert i.stop() == 0, i.log
+    kept = keep(i, "kept")
+    i.start()
+    world = World(i)
+    i.step("+1d")
+    first = until(lambda: certificate(world, version), 30 * SLOWER, "its certificate")
+    assert i.stop() == 0, i.log
+    put_back(i, kept)
+    code, said = i.run("accept-rollback", "--reason", "a drill")
+    assert code == 0 and f"{version} DESTROYED" in said, said
+    i.start()
+    world = World(i)
+    again = until(lambda: certificate(world, version), 30 * SLOWER, "its certificate, again")
+    assert state_of(world, version) == STATE.DESTROYED
+    with refused(Code.FAILED_PRECONDITION, "KEY_VERSION_DESTROYED"):
+        world.decrypt(key, sealed)
+    old, new = (verify(c.note.encode(), audit_key(world)) for c in (first, again))
+    assert new["kvid"] == old["kvid"] and new["requested-by"] == old["requested-by"] == "acme-keyadmin" and new["destroyed"] != old["destroyed"]
