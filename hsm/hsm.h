@@ -2,7 +2,7 @@
  * Purpose: the closed list of operations on the HSM. One header, two bodies: hsm/client.c asks the hsm process over its
  *          channel (core, kmsd init), hsm/ops.c answers inside it with PKCS#11. Nothing outside hsm/ knows PKCS#11 exists.
  * Owns:    struct hsm owns its end of the channel.
- * Threads: every call may come from any thread and blocks up to hsm_timeout (hsm_generate and hsm_backup longer, as they say):
+ * Threads: every call may come from any thread and blocks up to hsm_timeout (hsm_generate, hsm_key_generate and hsm_backup longer):
  *          slow lane only, never a gRPC worker. hsm answers one at a time.
  * Errors:  ERR_UNAVAILABLE "HSM_UNAVAILABLE" (gone, hung, restarting: retry), ERR_NOT_FOUND "HSM_OBJECT_ABSENT",
  *          ERR_EXISTS "HSM_OBJECT_EXISTS" (will not overwrite), ERR_DENIED "HSM_REFUSED" (input is not our KDF encoding),
@@ -93,8 +93,9 @@ enum { HSM_KVID_BYTES = 16, HSM_AAD_HASH_BYTES = 32, HSM_PLAIN_MAX = 8192, HSM_H
        HSM_CHECK_BYTES = HSM_SEALED_OVERHEAD + HSM_KVID_BYTES /* 116 */, HSM_KEYS_MAX = 16384, HSM_KEY_PAGE = 256 };
 enum hsm_sealed { HSM_SEALED_DATA = 'e', HSM_SEALED_KEY = 'w', HSM_SEALED_CHECK = 'k' };
 
-/* Makes the key, audits it, confirms it in a fresh process. check: a message sealed by it at birth (type k, additional data as
- * given), for hsm_key_check. ERR_EXISTS; ERR_STATE "HSM_MECHANISM": the token has no AES-GCM; ERR_EXHAUSTED "HSM_KEYS_MAX". */
+/* Makes the key, audits it, confirms it in a fresh process; takes up to 20 s more than the timeout. check: a message sealed by it at
+ * birth (type k, additional data as given), for hsm_key_check. ERR_EXISTS; ERR_STATE "HSM_MECHANISM": the token has no AES-GCM;
+ * ERR_EXHAUSTED "HSM_KEYS_MAX". */
 RESULT hsm_key_generate(struct hsm *h, const uint8_t kvid[HSM_KVID_BYTES], const uint8_t aad_hash[HSM_AAD_HASH_BYTES],
                         uint8_t check[HSM_CHECK_BYTES], struct err *e);
 /* Does the key still open what it sealed at birth? Needed before any use: each hsm process asks for it once for each key, and once

@@ -3,8 +3,8 @@
  *          Request: type = operation, body as listed. Reply: type | WIRE_REPLY, the same seq; body = u8 error code (0: ok),
  *          then the payload, or u8 reason (index of the closed table), v16 detail.
  * Owns: nothing. Threads: pure. Errors: ERR_UNAVAILABLE "HSM_UNAVAILABLE" on a reply that cannot be read.
- * Limits: WIRE_MAX bytes a packet. Secrets: the reply to WIRE_DERIVE carries a key, WIRE_KEY_SEAL and the reply to WIRE_KEY_OPEN plaintext: both sides wipe
- *          the packet.
+ * Limits: WIRE_MAX bytes a packet.
+ * Secrets: the reply to WIRE_DERIVE carries a key, WIRE_KEY_SEAL and the reply to WIRE_KEY_OPEN plaintext: both sides wipe the packet.
  */
 #ifndef HSM_WIRE_H
 #define HSM_WIRE_H
