@@ -118,7 +118,8 @@ void keyring_free(struct keyring *k);
 
 /* The master that new tenants, and versions of tenants that have moved to it, are wrapped under. */
 uint32_t keyring_master(struct keyring *k);
-RESULT keyring_master_changed(struct keyring *k, struct err *e); /* after the commit that made another one current */
+RESULT keyring_master_changed(struct keyring *k, struct err *e); /* after a commit that changed the record of the current one */
+bool keyring_master_is(struct keyring *k, const struct master *current); /* as it was read; NULL: no */
 
 /* ---- tenants ---- */
 /* Adds the puts to txn (commit is the caller's: it adds event and idempotency record), then keyring_changed after commit. */

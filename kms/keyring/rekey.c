@@ -23,6 +23,13 @@ uint32_t keyring_master(struct keyring *k)
     return keyring_master_now(k, &revision);
 }
 
+bool keyring_master_is(struct keyring *k, const struct master *current)
+{
+    uint64_t revision;
+    const uint32_t version = keyring_master_now(k, &revision);
+    return current != NULL && current->version == version && current->revision == revision;
+}
+
 RESULT keyring_master_changed(struct keyring *k, struct err *e)
 {
     struct masters all;

@@ -32,6 +32,12 @@ static RESULT step_begin(struct step *t, struct err *e)
 {
     TRY(moving_read(t->x->s->store, &t->v, e));
     TRY(masters_read(t->x->s->store, &t->masters, e));
+    /* What the keyring takes for current must be what the records say, also where its reading them failed after a commit: tenants are
+     * moved to it, and the proof is about it. */
+    if (!keyring_master_is(t->x->s->keyring, masters_current(&t->masters)))
+        TRY(keyring_master_changed(t->x->s->keyring, e));
+    if (t->v.state >= MOVING_MOVING && keyring_master(t->x->s->keyring) != t->v.to)
+        FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "the rotation is to master %u, and another is current", t->v.to);
     t->txn = store_txn_new(t->x->s->store);
     return ok();
 }
@@ -122,6 +128,17 @@ static RESULT save(struct step *t, enum instance_backup *ret_kind, struct hsm_ba
     return ok();
 }
 
+/* A backup of the token names each master that lies on it: none of them may go before it has expired. */
+static void put_saved(struct masters *all, int64_t now_ns, struct store_txn *txn)
+{
+    for (size_t i = 0; i < all->n; i++) {
+        if (all->all[i].state == MASTER_DESTROYED)
+            continue;
+        all->all[i].saved_ns = now_ns;
+        master_put(txn, &all->all[i]);
+    }
+}
+
 /* The one that was current is being left, the new one is; and the backup holds each that is on the token. */
 static RESULT switch_current(struct step *t, struct err *e)
 {
@@ -130,12 +147,7 @@ static RESULT switch_current(struct step *t, struct err *e)
         FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "master %u is to become current, and the records do not fit", t->v.to);
     TRY(sm_move(&master_machine, &old->state, MASTER_RETIRING, e));
     TRY(sm_move(&master_machine, &new->state, MASTER_CURRENT, e));
-    for (size_t i = 0; i < t->masters.n; i++) {
-        if (t->masters.all[i].state == MASTER_DESTROYED)
-            continue;
-        t->masters.all[i].saved_ns = now(t);
-        master_put(t->txn, &t->masters.all[i]);
-    }
+    put_saved(&t->masters, now(t), t->txn);
     return ok();
 }
 
@@ -319,12 +331,14 @@ static void save_again(struct step *t, uint32_t version)
     struct hsm_backup b;
     struct err why = {0};
     CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(t->x->s->store);
+    struct masters all;
     uint64_t seq;
     if (hsm_probe(t->x->s->hsm, &st, &why).failed || !st.copyable)
         return;
-    if (!hsm_backup(t->x->s->hsm, &b, &why).failed) {
+    if (!hsm_backup(t->x->s->hsm, &b, &why).failed && !masters_read(t->x->s->store, &all, &why).failed) {
         instance_backup_put(txn, INSTANCE_BACKUP_VERIFIED, &b, STORE_ANY);
-        if (!store_txn_commit(txn, &seq, &why).failed) {
+        put_saved(&all, now(t), txn);
+        if (!store_txn_commit(txn, &seq, &why).failed && !keyring_master_changed(t->x->s->keyring, &why).failed) {
             log_event(LOG_INFO, "a master was destroyed; backups of the token from before still hold it", LF_INT("master", version), LF_STR("backup", b.path));
             return;
         }

@@ -268,6 +268,44 @@ static void everything_moves(void **state)
     run(f, 0);
     assert_int_equal(keyring_master(f->s.keyring), 3);
     open_all(f, seals, VERSIONS);
+    ask(f, 4);
+    run(f, 0);
+    const int64_t saved = master_of(f, 3).saved_ns;
+    fake_clock_advance(&f->clock, DAY);
+    doom(f, 2);
+    run(f, 0);
+    assert_int_equal(master_of(f, 2).state, MASTER_DESTROYED);
+    assert_true(master_of(f, 3).saved_ns >= saved + DAY); /* what was backed up then names it, and must expire first */
+    assert_true(master_of(f, 2).saved_ns < saved + DAY);
+    assert_true(keyring_master_is(f->s.keyring, &(struct master){.version = 4, .revision = master_of(f, 4).revision}));
+    make_tenant(f, "omega"); /* which relies on it */
+    assert_int_equal(left_under(f, 0, NULL), 0);
+}
+
+/* The records name a current master that the keyring has not heard of: nothing is moved or proven before it has. */
+static void a_keyring_that_has_not_heard(void **state)
+{
+    struct life *f = *state;
+    struct masters all;
+    fill(f, 2);
+    ask(f, 2);
+    (void)run(f, 1); /* on the token; then as if core's reading had failed after the commit that made it current */
+    struct store_txn *txn = store_txn_new(f->s.store);
+    struct moving v = moving_of(f);
+    assert_ok(masters_read(f->s.store, &all, &f->e));
+    masters_find(&all, 1)->state = MASTER_RETIRING;
+    masters_find(&all, 2)->state = MASTER_CURRENT;
+    master_put(txn, masters_find(&all, 1));
+    master_put(txn, masters_find(&all, 2));
+    assert_ok(moving_to(&v, MOVING_MOVING, 1, &f->e));
+    moving_put(txn, &v);
+    life_commit(f, txn);
+    assert_int_equal(keyring_master(f->s.keyring), 1);
+    run(f, 0);
+    assert_int_equal(keyring_master(f->s.keyring), 2);
+    assert_int_equal(moving_of(f).state, MOVING_IDLE);
+    assert_int_equal(moving_of(f).done, TENANTS * KEYS * 2);
+    assert_int_equal(left_under(f, 1, NULL), 0);
 }
 
 /* Killed after each single transaction. */
@@ -693,7 +731,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tables),        LIFE(everything_moves),   LIFE(killed_after_each_step),
-        LIFE(killed_at_each_token_call), LIFE(what_changes_meanwhile), LIFE(who_was_on_the_way), LIFE(what_is_made_in_between),
+        LIFE(killed_at_each_token_call), LIFE(what_changes_meanwhile), LIFE(who_was_on_the_way), LIFE(what_is_made_in_between), LIFE(a_keyring_that_has_not_heard),
         LIFE(who_holds_a_key),           LIFE(saved_before_use),   LIFE(while_the_token_is_away),
         LIFE(one_that_is_broken),        LIFE(not_destroyed_while_needed), LIFE(at_a_pace),
         LIFE(by_its_own_thread),         LIFE(records),
