@@ -44,7 +44,9 @@ Five records, these among them, one with a context, one with a subject, and one 
 
 def main():
     text = subprocess.run([sys.argv[1], "--fixed"], check=True, capture_output=True, text=True).stdout
-    page = PAGE.read_text().split(HEADING)[0] + section(json.loads(text)[1])
+    before, old = PAGE.read_text().split(HEADING)
+    after = old[old.find("\n## "):] if "\n## " in old else ""
+    page = before + section(json.loads(text)[1]) + after
     if sys.argv[2:] == ["--check"]:
         stale = [str(p.relative_to(ROOT)) for p, want in ((PAGE, page), (VECTORS, text)) if not p.exists() or p.read_text() != want]
         sys.exit("not what the code computes: " + " ".join(stale) if stale else 0)
