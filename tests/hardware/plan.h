@@ -27,7 +27,7 @@ enum shim_call {
 #undef X
     SHIM_N
 };
-enum { PLAN_RULES_MAX = 32 };
+enum { PLAN_RULES_MAX = 64 };
 
 enum action { ACT_NONE, ACT_RV, ACT_SLOW, ACT_HANG, ACT_CRASH, ACT_FLIP, ACT_LENGTH, ACT_FEW, ACT_ENDLESS, ACT_LOSE };
 struct fault {

@@ -26,6 +26,7 @@ class Service:
         self.token_sealed = [world.encrypt(self.token_key, b"before")]
         self.names = itertools.count(1)
         self.pids = self.instance.children()
+        self.logins = len(shim.logins()) if shim else 0  # the daemon's, and that of the fresh process which tries a new key
 
     def cold(self):
         """Work that needs the token: a tenant's key is derived twice. None when it is done, else the error, which must be UNAVAILABLE
