@@ -16,6 +16,7 @@ static inline int edit(struct fx *f, const char *text)
     char path[128], *msg = NULL;
     snprintf(path, sizeof path, "%s/store.db", f->dir);
     assert_int_equal(sqlite3_open(path, &h), SQLITE_OK);
+    sqlite3_busy_timeout(h, 10000); /* the open store cuts its log off now and then */
     if (sqlite3_exec(h, text, NULL, NULL, &msg) != SQLITE_OK)
         fail_msg("%s: %s", text, msg);
     int n = sqlite3_changes(h);
