@@ -34,7 +34,7 @@ static RESULT generate_half(struct token *t, enum key_half half, const uint8_t k
                         {CKA_MODIFIABLE, &no, sizeof no},      {CKA_COPYABLE, &no, sizeof no},
                         {CKA_ALLOWED_MECHANISMS, &allowed, sizeof allowed}};
     CK_RV rv = CKR_TEMPLATE_INCONSISTENT;
-    for (CK_ULONG dropped = 0; dropped <= OPTIONAL && create_refuses_template(rv); dropped++)
+    for (CK_ULONG dropped = 0; dropped <= OPTIONAL && create_refuses_template(t, rv); dropped++)
         rv = CALL(&t->m, C_GenerateKey, t->session, &mechanism, a, sizeof a / sizeof a[0] - dropped, ret);
     if (rv == CKR_OK)
         return ok();

@@ -1,5 +1,7 @@
 #include "hsm/module.h"
 
+#include "hsm/storage.h"
+
 #include <errno.h>
 #include <p11-kit/p11-kit.h>
 #include <stdlib.h>
@@ -41,7 +43,7 @@ RESULT module_load(struct module *m, const char *path, const char *vendor_config
         FAIL_ERRNO(e, ERR_INTERNAL, NULL, "exporting SOFTHSM2_CONF");
     m->f = p11_kit_module_load(path, P11_KIT_MODULE_UNMANAGED);
     if (m->f != NULL)
-        return ok();
+        return storage_setting(vendor_config, "library.parameters", m->parameters, sizeof m->parameters, e);
     const char *why = p11_kit_message();
     struct result r = err_set(e, ERR_STATE, "HSM_MODULE", __FILE__, __LINE__, "%s is no usable PKCS#11 module: %s", path,
                               why != NULL ? why : "cannot be loaded");
@@ -51,8 +53,13 @@ RESULT module_load(struct module *m, const char *path, const char *vendor_config
 
 RESULT module_initialise(struct module *m, struct err *e)
 {
-    CK_C_INITIALIZE_ARGS args = {.flags = CKF_OS_LOCKING_OK};
-    CK_RV rv = CALL(m, C_Initialize, &args);
+    /* NSS softoken is told its database here: its own structure has one member more, LibraryParameters, where others have pReserved,
+     * which to all others must be NULL (PKCS#11 v2.40 section 5.4). */
+    struct {
+        CK_C_INITIALIZE_ARGS args;
+        void *reserved;
+    } nss = {.args = {.flags = CKF_OS_LOCKING_OK, .pReserved = m->parameters[0] != '\0' ? m->parameters : NULL}};
+    CK_RV rv = CALL(m, C_Initialize, &nss.args);
     if (rv != CKR_OK && rv != CKR_CRYPTOKI_ALREADY_INITIALIZED)
         return ckr_fail(rv, "C_Initialize", e);
     m->initialised = true;

@@ -19,9 +19,11 @@ struct module {
     CK_RV last_rv;
     bool initialised;
     uint64_t calls, failures;
+    char parameters[1024]; /* "": none. For NSS softoken: library.parameters of the vendor configuration */
 };
 RESULT module_check(const char *path, struct err *e); /* absolute and readable; module_load asks it too */
-/* vendor_config: exported as SOFTHSM2_CONF before the module is loaded; "" leaves the environment alone. */
+/* vendor_config: exported as SOFTHSM2_CONF before the module is loaded; "" leaves the environment alone. Its line
+ * "library.parameters = configdir='sql:...' ..." is given to C_Initialize, where NSS softoken wants it. */
 RESULT module_load(struct module *m, const char *path, const char *vendor_config, struct watchdog *w, struct err *e);
 RESULT module_initialise(struct module *m, struct err *e);
 void module_finalise(struct module *m);

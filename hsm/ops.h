@@ -28,7 +28,8 @@ RESULT ops_audit_pubkey(struct token *t, uint32_t version, uint8_t out[HSM_PUBKE
 RESULT ops_audit_selftest(struct token *t, uint32_t version, const uint8_t nonce[32], struct err *e);
 
 /* create.c */
-bool create_refuses_template(CK_RV rv); /* perhaps because of an optional attribute: try again with fewer */
+/* Perhaps because of an optional attribute: try again with fewer. */
+bool create_refuses_template(const struct token *t, CK_RV rv);
 RESULT ops_generate(struct token *t, struct verifier *v, enum hsm_object object, uint32_t version, struct err *e);
 RESULT ops_destroy(struct token *t, enum hsm_object object, uint32_t version, struct err *e);
 

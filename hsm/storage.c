@@ -17,15 +17,14 @@ static void close_file(FILE **f)
         (void)fclose(*f);
 }
 
-/* "directories.tokendir = /path" into dir; SoftHSM takes white space anywhere around both parts. */
-static bool tokendir_of(char *line, char **ret)
+/* "directories.tokendir = /path" into ret; SoftHSM takes white space anywhere around both parts. */
+static bool value_of(char *line, const char *key, char **ret)
 {
-    static const char key[] = "directories.tokendir";
     while (isspace((unsigned char)*line))
         line++;
-    if (strncmp(line, key, sizeof key - 1) != 0)
+    if (strncmp(line, key, strlen(key)) != 0)
         return false;
-    line += sizeof key - 1;
+    line += strlen(key);
     while (isspace((unsigned char)*line))
         line++;
     if (*line++ != '=')
@@ -50,18 +49,23 @@ static RESULT open_config(const char *vendor_config, FILE **ret, struct err *e)
     return r;
 }
 
-RESULT storage_path(const char *vendor_config, char *ret, size_t n, struct err *e)
+RESULT storage_setting(const char *vendor_config, const char *key, char *ret, size_t n, struct err *e)
 {
     ret[0] = '\0';
     if (vendor_config[0] == '\0')
         return ok();
     CLEANUP(close_file) FILE *f = NULL;
     TRY(open_config(vendor_config, &f, e));
-    char line[4096], *dir;
+    char line[4096], *value;
     for (size_t seen = 0; seen < STORAGE_CONF_MAX && fgets(line, sizeof line, f) != NULL; seen += strlen(line))
-        if (tokendir_of(line, &dir))
-            (void)snprintf(ret, n, "%s", dir);
+        if (value_of(line, key, &value))
+            (void)snprintf(ret, n, "%s", value);
     return ok();
+}
+
+RESULT storage_path(const char *vendor_config, char *ret, size_t n, struct err *e)
+{
+    return storage_setting(vendor_config, "directories.tokendir", ret, n, e);
 }
 
 RESULT storage_open(struct storage *s, const char *vendor_config, struct err *e)

@@ -19,6 +19,8 @@ struct storage {
     int fd;          /* -1: absent */
     uint64_t dev, ino;
 };
+/* "key = value" in vendor_config, the last one; "" when there is none. */
+RESULT storage_setting(const char *vendor_config, const char *key, char *ret, size_t n, struct err *e);
 /* directories.tokendir of vendor_config; "" when none is named. SoftHSM needs hsm_config_file: no environment reaches us. */
 RESULT storage_path(const char *vendor_config, char *ret, size_t n, struct err *e);
 RESULT storage_open(struct storage *s, const char *vendor_config, struct err *e); /* an absent directory is no error */

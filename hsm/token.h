@@ -23,6 +23,7 @@ struct token_setup { /* strings are borrowed and outlive the token */
     const char *module_path, *uri, *vendor_config, *state_dir;
     const char *origin; /* first line of every checkpoint that may be signed; "cluster/node" */
     bool complete;      /* a token without master, seal and audit key is not ready (all but kmsd init) */
+    bool partial;       /* what the token cannot do is named in missing, and refused when it is asked for: not at open */
     bool narrow;        /* no object is looked up at open: keys_get finds the one that is wanted */
     struct watchdog *watchdog;
     const struct clock *clock;

@@ -70,6 +70,7 @@ static RESULT verify_fresh(struct request *r, const struct confine *confine, str
                                       .uri = r->uri,
                                       .vendor_config = r->vendor_config,
                                       .state_dir = r->state_dir,
+                                      .partial = true, /* what was made is what must be there */
                                       .narrow = r->is_key,
                                       .watchdog = &watchdog,
                                       .clock = &clock_system,

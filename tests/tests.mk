@@ -30,21 +30,26 @@ bench-aead: $(BENCH_AEAD)
 HSM_SHIM := $(BUILD)/hardware/shim.so
 CHURN    := $(BUILD)/hardware/churn/churn
 CHURN_UNLOCKED := $(BUILD)/hardware/churn/churn_unlocked
-HARDWARE := $(HSM_SHIM) $(CHURN) $(CHURN_UNLOCKED)
+CAPABLE  := $(BUILD)/hardware/capable
+HARDWARE := $(HSM_SHIM) $(CHURN) $(CHURN_UNLOCKED) $(CAPABLE)
 $(HSM_SHIM): tests/hardware/shim.c tests/hardware/plan.c tests/hardware/plan.h
 	@mkdir -p $(@D)
 	@$(call say,LD,$@)
 	$(Q)$(CC) -std=gnu17 -g -I. -D_GNU_SOURCE $(WARN) -Wno-missing-prototypes -O2 -fPIC -shared $(PKG_CFLAGS) -o $@ $(filter %.c,$^) -ldl
 $(CHURN): $(BUILD)/obj/tests/hardware/churn.o $(call libs_for,hsm) | $(BUILD)/bin/kmsd-hsm
 $(CHURN_UNLOCKED): $(BUILD)/obj/tests/hardware/churn_unlocked.o $(call libs_for,base)
-$(CHURN) $(CHURN_UNLOCKED):
+$(CAPABLE): $(BUILD)/obj/tests/hardware/capable.o $(call libs_for,hsm)
+$(CHURN) $(CHURN_UNLOCKED) $(CAPABLE):
 	@mkdir -p $(@D)
 	@$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka
 $(BUILD)/unit/hsm/test_server: | $(HSM_SHIM) $(BUILD)/bin/kmsd-hsm
 $(BUILD)/unit/hsm/test_hostile: | $(HSM_SHIM)
 $(BUILD)/unit/hsm/test_keys: | $(HSM_SHIM)
-.PHONY: hardware hardware-programs
+.PHONY: hardware hardware-programs capabilities
+# capabilities: hsm/ on SoftHSM2, NSS softoken and opencryptoki: what each token can do, and by name what it cannot
+capabilities: $(CAPABLE) $(HSM_SHIM) pygen
+	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider tests/hardware/test_modules.py
 hardware-programs: $(HARDWARE)
 hardware: all pygen hardware-programs
 	CLV_BUILD=$(abspath $(BUILD)) LONG=$(LONG) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider $(if $(K),-k "$(K)") tests/hardware

@@ -239,6 +239,33 @@ static void test_a_mechanism_that_cannot_be_described(void **state)
     unharmed(w, want);
 }
 
+/* Without HMAC, or without any signature, it is no token for a daemon; one that was asked what it can do says so when it comes to it. */
+static void test_a_token_that_can_do_nothing(void **state)
+{
+    struct world *w = *state;
+    CLEANUP(secret_freep) struct secret *want = world_derive(w);
+    shim_plan(&w->f, "C_GetMechanismInfo 0x70 always");
+    token_close(&w->t);
+    REFUSED(ERR_STATE, "HSM_MECHANISM", token_open(&w->t, &e));
+    w->t.setup.partial = true;
+    OK(token_open(&w->t, &e));
+    REFUSED(ERR_STATE, "HSM_MECHANISM", ops_generate(&w->t, &verifier, HSM_AUDIT, 9, &e));
+    assert_int_not_equal(objects_newest(&w->t.objects, HSM_AUDIT), 9);
+    w->t.setup.partial = false;
+    shim_lift(&w->f);
+    token_close(&w->t);
+    OK(token_open(&w->t, &e));
+    /* What NSS says of an attribute that it does not know is a fault from others: no key with fewer attributes comes of it. */
+    shim_plan(&w->f, "C_GenerateKey 0x5 nth:1");
+    REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", ops_generate(&w->t, &verifier, HSM_MASTER, 9, &e));
+    /* And a token that takes no stored answer makes no key for a daemon. */
+    shim_plan(&w->f, "C_CreateObject 0x13 nth:1");
+    REFUSED(ERR_INTERNAL, "HSM_ERROR", ops_generate(&w->t, &verifier, HSM_MASTER, 9, &e));
+    OK(token_reload(&w->t, &e));
+    assert_int_equal(objects_newest(&w->t.objects, HSM_MASTER), 1);
+    unharmed(w, want);
+}
+
 /* ---- answers ------------------------------------------------------------------------------------------------------- */
 
 /* A bit that is stuck makes the same wrong key twice; the stored answer tells. A bit that fell once is told by the second key. */
@@ -349,6 +376,7 @@ int main(void)
         HOSTILE(test_a_forgotten_anchor),
         HOSTILE(test_an_anchor_is_changed_in_place),
         HOSTILE(test_a_mechanism_that_cannot_be_described),
+        HOSTILE(test_a_token_that_can_do_nothing),
         HOSTILE(test_wrong_answers),
         HOSTILE(test_a_generator_that_is_stuck),
         HOSTILE(test_the_nth_call_fails),
