@@ -49,7 +49,7 @@ $(BUILD)/unit/hsm/test_keys: | $(HSM_SHIM)
 .PHONY: hardware hardware-programs capabilities
 # capabilities: hsm/ on SoftHSM2, NSS softoken and opencryptoki: what each token can do, and by name what it cannot
 capabilities: $(CAPABLE) $(HSM_SHIM) pygen
-	CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider tests/hardware/test_modules.py
+	CLV_CAPABILITIES=1 CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider tests/hardware/test_modules.py
 hardware-programs: $(HARDWARE)
 hardware: all pygen hardware-programs
 	CLV_BUILD=$(abspath $(BUILD)) LONG=$(LONG) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider $(if $(K),-k "$(K)") tests/hardware

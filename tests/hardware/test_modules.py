@@ -70,7 +70,10 @@ class Opencryptoki:
 
     @property
     def run(self):
-        assert os.geteuid() == 0, "opencryptoki admits root alone, and a daemon of its own needs namespaces: run this test as root"
+        alone = subprocess.run(["unshare", "--mount", "--ipc", "--pid", "--fork", "true"], stderr=subprocess.DEVNULL).returncode == 0
+        if os.geteuid() != 0 or not alone:
+            why = "opencryptoki admits root alone, and a daemon of its own needs namespaces: make capabilities, as root"
+            pytest.fail(why) if os.environ.get("CLV_CAPABILITIES") else pytest.skip(why)
         return (HERE / "ock",)
 
     def config(self, folder):
