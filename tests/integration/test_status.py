@@ -185,22 +185,25 @@ def test_the_store_full(rig):
     rig.i.stop()
     rig.start()  # a short write-ahead log: what is long could be used again for a while
     key = rig.w.key()
-    rig.disks["state"].fill()
-    for _ in range(2000):  # until the write-ahead log wants to grow
-        try:
-            rig.w.ring()
-        except grpc.RpcError as e:
-            assert e.code() == Code.UNAVAILABLE, e
-            break
-    else:
-        pytest.fail("the disk is full and nothing was refused")
-    rig.shows("STORE_FAILING")
-    assert rig.w.decrypt(key, rig.w.encrypt(key)) == b"jane@example.com"  # keys go on
 
     def usage():
         return rig.w.keyadmin.life.GetUsage(life.GetUsageRequest(name=key + "/cryptoKeyVersions/1"))
-    assert not usage().complete  # and what they are used for cannot be kept: a guard would not take the figures for the truth
-    rig.disks["state"].free()
+    rig.disks["state"].fill()
+    try:
+        for _ in range(2000):  # until the write-ahead log wants to grow
+            try:
+                rig.w.ring()
+            except grpc.RpcError as e:
+                assert e.code() == Code.UNAVAILABLE, e
+                break
+        else:
+            pytest.fail("the disk is full and nothing was refused")
+        rig.shows("STORE_FAILING")
+        assert rig.w.decrypt(key, rig.w.encrypt(key)) == b"jane@example.com"  # keys go on
+        # and what they are used for cannot be kept, once that was tried: a guard would not take the figures for the truth
+        until(lambda: not usage().complete, 15, "usage that is not complete")
+    finally:
+        rig.disks["state"].free()
     rig.well()
     rig.w.ring()
     until(lambda: usage().complete, 10 * SLOWER, "usage counted again")
