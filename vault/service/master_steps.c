@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 enum { JSON_MAX = 512, RESOURCE_MAX = 32 };
 
@@ -106,6 +107,19 @@ static bool holds_master(const char *holds, uint32_t version)
     return false;
 }
 
+/* A backup's name has the second in which it was made: in the same one there can be no other. */
+static RESULT back_up(struct step *t, struct hsm_backup *ret, struct err *e)
+{
+    const struct timespec second = {.tv_sec = 1};
+    struct err why = {0};
+    if (!hsm_backup(t->x->s->hsm, ret, &why).failed)
+        return ok();
+    if (why.code == ERR_EXISTS && nanosleep(&second, NULL) == 0)
+        return hsm_backup(t->x->s->hsm, ret, e);
+    *e = why;
+    return (struct result){1};
+}
+
 static RESULT save(struct step *t, enum instance_backup *ret_kind, struct hsm_backup *ret, struct err *e)
 {
     struct hsm_status st;
@@ -114,7 +128,7 @@ static RESULT save(struct step *t, enum instance_backup *ret_kind, struct hsm_ba
         FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token is away");
     *ret_kind = INSTANCE_BACKUP_VERIFIED;
     if (st.copyable) {
-        TRY(hsm_backup(t->x->s->hsm, ret, e));
+        TRY(back_up(t, ret, e));
         if (!holds_master(ret->holds, t->v.to))
             FAIL(e, ERR_DATA_LOSS, "HSM_BACKUP", "the token's backup lacks master %u: it holds %s", t->v.to, ret->holds);
         return ok();
@@ -335,7 +349,7 @@ static void save_again(struct step *t, uint32_t version)
     uint64_t seq;
     if (hsm_probe(t->x->s->hsm, &st, &why).failed || !st.copyable)
         return;
-    if (!hsm_backup(t->x->s->hsm, &b, &why).failed && !masters_read(t->x->s->store, &all, &why).failed) {
+    if (!back_up(t, &b, &why).failed && !masters_read(t->x->s->store, &all, &why).failed) {
         instance_backup_put(txn, INSTANCE_BACKUP_VERIFIED, &b, STORE_ANY);
         put_saved(&all, now(t), txn);
         if (!store_txn_commit(txn, &seq, &why).failed && !keyring_master_changed(t->x->s->keyring, &why).failed) {
