@@ -19,6 +19,9 @@ static const char origin[] = "fuzz/node";
 
 static void at_end(void)
 {
+    char lock[96];
+    (void)snprintf(lock, sizeof lock, "%s/journal.lock", dir);
+    (void)unlink(lock);
     (void)unlink(file);
     (void)rmdir(dir);
 }
