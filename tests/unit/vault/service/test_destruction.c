@@ -484,6 +484,15 @@ static size_t found(struct life *f, const struct bodies *b, unsigned *ret_files)
     return total;
 }
 
+/* What is there: looked for again while a checkpoint moves it from one file to another between two readings. */
+static size_t found_all(struct life *f, const struct bodies *b, unsigned *ret_files)
+{
+    size_t n = 0;
+    for (int tries = 0; tries < 100 && n < b->n; tries++)
+        n = found(f, b, ret_files);
+    return n;
+}
+
 /* Rows come, change and go around them, so that the pages of the file are split and joined: of what was destroyed nothing is left in
  * any file, of no revision, once its certificate is signed. What lives is there, and was found before. */
 static void nothing_is_left_in_any_file(void **state)
@@ -500,7 +509,7 @@ static void nothing_is_left_in_any_file(void **state)
     collect(f, "%/gone%", &gone);
     collect(f, "%/keep%", &alive);
     assert_int_equal(gone.n, KEYS / 3 * 2);
-    assert_int_equal(found(f, &gone, &files), gone.n); /* it can be found at all */
+    assert_int_equal(found_all(f, &gone, &files), gone.n); /* it can be found at all */
     assert_int_equal(files, 4);                        /* store.db, -wal, -shm, store.lock */
     for (int round = 0; round < 2; round++) { /* more revisions of each, older copies of their rows */
         for (int i = 0; i < KEYS; i++) {
@@ -516,7 +525,7 @@ static void nothing_is_left_in_any_file(void **state)
     step(f);
     assert_int_equal(found(f, &gone, &files), 0);
     assert_int_equal(files, 4);
-    assert_int_equal(found(f, &alive, &files), alive.n);
+    assert_int_equal(found_all(f, &alive, &files), alive.n);
 }
 
 #define LIFE(test) cmocka_unit_test_setup_teardown(test, life_start, life_stop)
