@@ -29,29 +29,37 @@ struct made {
     size_t n;
 };
 
-static RESULT generate_secret(struct token *t, struct names *n, struct made *made, struct err *e)
+RESULT create_secret(struct token *t, const struct create_secret *s, CK_OBJECT_HANDLE *ret, struct err *e)
 {
-    CK_MECHANISM mechanism = {CKM_GENERIC_SECRET_KEY_GEN, NULL, 0};
-    CK_MECHANISM_TYPE allowed = CKM_SHA256_HMAC;
+    CK_MECHANISM mechanism = {s->maker, NULL, 0};
+    CK_MECHANISM_TYPE allowed = s->allowed;
     CK_OBJECT_CLASS class = CKO_SECRET_KEY;
-    CK_KEY_TYPE type = CKK_GENERIC_SECRET;
+    CK_KEY_TYPE type = s->type;
     CK_ULONG bytes = SECRET_KEY_BYTES;
-    CK_BBOOL yes = CK_TRUE, no = CK_FALSE;
-    CK_ATTRIBUTE a[] = {{CKA_CLASS, &class, sizeof class},   {CKA_KEY_TYPE, &type, sizeof type},
-                        {CKA_VALUE_LEN, &bytes, sizeof bytes}, {CKA_LABEL, n->label, strlen(n->label)},
-                        {CKA_ID, n->id, sizeof n->id},       {CKA_TOKEN, &yes, sizeof yes},
-                        {CKA_PRIVATE, &yes, sizeof yes},     {CKA_SENSITIVE, &yes, sizeof yes},
-                        {CKA_EXTRACTABLE, &no, sizeof no},   {CKA_SIGN, &yes, sizeof yes},
-                        {CKA_VERIFY, &no, sizeof no},        {CKA_ENCRYPT, &no, sizeof no},
-                        {CKA_DECRYPT, &no, sizeof no},       {CKA_WRAP, &no, sizeof no},
-                        {CKA_UNWRAP, &no, sizeof no},        {CKA_DERIVE, &no, sizeof no},
-                        {CKA_MODIFIABLE, &no, sizeof no},    {CKA_COPYABLE, &no, sizeof no},
+    CK_BBOOL yes = CK_TRUE, no = CK_FALSE, sign = !s->encrypts, encrypt = s->encrypts;
+    CK_ATTRIBUTE a[] = {{CKA_CLASS, &class, sizeof class},     {CKA_KEY_TYPE, &type, sizeof type},
+                        {CKA_VALUE_LEN, &bytes, sizeof bytes}, {CKA_LABEL, (void *)(uintptr_t)s->label, strlen(s->label)},
+                        {CKA_ID, (void *)(uintptr_t)s->id.p, s->id.n}, {CKA_TOKEN, &yes, sizeof yes},
+                        {CKA_PRIVATE, &yes, sizeof yes},       {CKA_SENSITIVE, &yes, sizeof yes},
+                        {CKA_EXTRACTABLE, &no, sizeof no},     {CKA_SIGN, &sign, sizeof sign},
+                        {CKA_VERIFY, &no, sizeof no},          {CKA_ENCRYPT, &encrypt, sizeof encrypt},
+                        {CKA_DECRYPT, &encrypt, sizeof encrypt}, {CKA_WRAP, &no, sizeof no},
+                        {CKA_UNWRAP, &no, sizeof no},          {CKA_DERIVE, &no, sizeof no},
+                        {CKA_MODIFIABLE, &no, sizeof no},      {CKA_COPYABLE, &no, sizeof no},
                         {CKA_ALLOWED_MECHANISMS, &allowed, sizeof allowed}};
     CK_RV rv = CKR_TEMPLATE_INCONSISTENT;
-    for (CK_ULONG left = OPTIONAL + 1; left > 0 && create_refuses_template(t, rv); left--)
-        rv = CALL(&t->m, C_GenerateKey, t->session, &mechanism, a, sizeof a / sizeof a[0] - (OPTIONAL + 1 - left), &made->handle[0]);
-    made->n = 1;
+    for (CK_ULONG dropped = 0; dropped <= OPTIONAL && create_refuses_template(t, rv); dropped++)
+        rv = CALL(&t->m, C_GenerateKey, t->session, &mechanism, a, sizeof a / sizeof a[0] - dropped, ret);
     return rv == CKR_OK ? ok() : ckr_fail(rv, "C_GenerateKey", e);
+}
+
+static RESULT generate_secret(struct token *t, struct names *n, struct made *made, struct err *e)
+{
+    const struct create_secret s = {.maker = CKM_GENERIC_SECRET_KEY_GEN, .type = CKK_GENERIC_SECRET, .allowed = CKM_SHA256_HMAC,
+                                    .label = n->label, .id = BYTES(n->id, sizeof n->id)};
+    struct result done = create_secret(t, &s, &made->handle[0], e);
+    made->n = 1;
+    return done;
 }
 
 static CK_RV generate_pair(struct token *t, struct names *n, bool ed25519, struct bytes curve, struct made *made)

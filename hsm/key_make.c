@@ -6,40 +6,21 @@
 
 #include <string.h>
 
-enum { OPTIONAL = 3, REMOVE_MAX = 8 };
+enum { REMOVE_MAX = 8 };
 
 static RESULT generate_half(struct token *t, enum key_half half, const uint8_t kvid[HSM_KVID_BYTES], CK_OBJECT_HANDLE *ret, struct err *e)
 {
-    static const CK_MECHANISM_TYPE makers[KEY_HALVES] = {CKM_AES_KEY_GEN, CKM_GENERIC_SECRET_KEY_GEN};
-    static const CK_MECHANISM_TYPE uses[KEY_HALVES] = {CKM_AES_GCM, CKM_SHA256_HMAC};
-    static const CK_KEY_TYPE types[KEY_HALVES] = {CKK_AES, CKK_GENERIC_SECRET};
     char label[KEYS_LABEL_MAX];
     uint8_t id[KEYS_ID_BYTES];
-    CK_MECHANISM mechanism = {makers[half], NULL, 0};
-    CK_MECHANISM_TYPE allowed = uses[half];
-    CK_OBJECT_CLASS class = CKO_SECRET_KEY;
-    CK_KEY_TYPE type = types[half];
-    CK_ULONG bytes = SECRET_KEY_BYTES;
-    CK_BBOOL yes = CK_TRUE, no = CK_FALSE, aes = half == KEY_AES, mac = half == KEY_COMMIT;
+    const bool aes = half == KEY_AES;
+    const struct create_secret s = {.maker = aes ? CKM_AES_KEY_GEN : CKM_GENERIC_SECRET_KEY_GEN, .type = aes ? CKK_AES : CKK_GENERIC_SECRET,
+                                    .allowed = aes ? CKM_AES_GCM : CKM_SHA256_HMAC, .label = label, .id = BYTES(id, sizeof id), .encrypts = aes};
     keys_label(half, kvid, label);
     keys_id(half, kvid, id);
-    CK_ATTRIBUTE a[] = {{CKA_CLASS, &class, sizeof class},     {CKA_KEY_TYPE, &type, sizeof type},
-                        {CKA_VALUE_LEN, &bytes, sizeof bytes}, {CKA_LABEL, label, strlen(label)},
-                        {CKA_ID, id, sizeof id},               {CKA_TOKEN, &yes, sizeof yes},
-                        {CKA_PRIVATE, &yes, sizeof yes},       {CKA_SENSITIVE, &yes, sizeof yes},
-                        {CKA_EXTRACTABLE, &no, sizeof no},     {CKA_ENCRYPT, &aes, sizeof aes},
-                        {CKA_DECRYPT, &aes, sizeof aes},       {CKA_SIGN, &mac, sizeof mac},
-                        {CKA_VERIFY, &no, sizeof no},          {CKA_WRAP, &no, sizeof no},
-                        {CKA_UNWRAP, &no, sizeof no},          {CKA_DERIVE, &no, sizeof no},
-                        {CKA_MODIFIABLE, &no, sizeof no},      {CKA_COPYABLE, &no, sizeof no},
-                        {CKA_ALLOWED_MECHANISMS, &allowed, sizeof allowed}};
-    CK_RV rv = CKR_TEMPLATE_INCONSISTENT;
-    for (CK_ULONG dropped = 0; dropped <= OPTIONAL && create_refuses_template(t, rv); dropped++)
-        rv = CALL(&t->m, C_GenerateKey, t->session, &mechanism, a, sizeof a / sizeof a[0] - dropped, ret);
-    if (rv == CKR_OK)
-        return ok();
-    *ret = CK_INVALID_HANDLE;
-    return ckr_fail(rv, "C_GenerateKey", e);
+    struct result done = create_secret(t, &s, ret, e);
+    if (done.failed)
+        *ret = CK_INVALID_HANDLE;
+    return done;
 }
 
 /* Both halves on the token, audited, working, on the disk, and the same to a process that has never seen the module before. */

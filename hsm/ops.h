@@ -30,6 +30,15 @@ RESULT ops_audit_selftest(struct token *t, uint32_t version, const uint8_t nonce
 /* create.c */
 /* Perhaps because of an optional attribute: try again with fewer. */
 bool create_refuses_template(const struct token *t, CK_RV rv);
+/* A secret key of SECRET_KEY_BYTES on the token, for one use and no other; the attributes that some tokens do not know are left out there. */
+struct create_secret {
+    CK_MECHANISM_TYPE maker, allowed;
+    CK_KEY_TYPE type;
+    const char *label;
+    struct bytes id;
+    bool encrypts; /* and decrypts; else it signs */
+};
+RESULT create_secret(struct token *t, const struct create_secret *s, CK_OBJECT_HANDLE *ret, struct err *e);
 RESULT ops_generate(struct token *t, struct verifier *v, enum hsm_object object, uint32_t version, struct err *e);
 RESULT ops_destroy(struct token *t, enum hsm_object object, uint32_t version, struct err *e);
 

@@ -61,6 +61,14 @@ void due_put_off(struct store_txn *txn, const struct due *d, int64_t now_ns)
     put_in(txn, &(struct due){d->what, now_ns + wait_s * 1000000000, d->name, d->tries < UINT8_MAX ? (uint8_t)(d->tries + 1) : UINT8_MAX});
 }
 
+RESULT due_drop(struct store *s, const struct due *d, struct err *e)
+{
+    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(s);
+    uint64_t seq;
+    take_out(txn, d);
+    return store_txn_commit(txn, &seq, e);
+}
+
 static RESULT parse(const struct record *r, struct due *ret, struct err *e)
 {
     struct reader in = reader_of(r->body);

@@ -33,6 +33,8 @@ void due_move(struct store_txn *txn, enum due_what what, struct bytes name, int6
 /* It failed: tried again in 2 s, 4 s, ... DUE_RETRY_MAX_S, behind what is due by then. The record that it names keeps its own time. */
 enum { DUE_RETRY_MAX_S = 60 };
 void due_put_off(struct store_txn *txn, const struct due *d, int64_t now_ns);
+/* What led here is not due any more: its row goes, in a transaction of its own, and nothing else happens. */
+RESULT due_drop(struct store *s, const struct due *d, struct err *e);
 void due_id(const struct due *d, uint8_t out[DUE_ID_BYTES]);
 /* The first `limit` after that id (empty: from the start) of at most that time, earliest first; views into the arena. */
 RESULT due_read(struct store *s, struct bytes after_id, int64_t until_ns, size_t limit, struct arena *a, struct due **ret,

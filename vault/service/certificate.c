@@ -292,12 +292,10 @@ RESULT certificate_due(void *user, const struct due *d, struct err *e)
 {
     struct service *s = user;
     CLEANUP(arena_release) struct arena a;
-    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(s->store);
     struct certificate_row *rows;
     struct name n;
     struct err why = {0};
     size_t count = 0;
-    uint64_t seq;
     arena_init(&a, READ_BYTES);
     TRY(name_parse_any(d->name, 1u << NAME_VERSION | 1u << NAME_TENANT, "name", &n, e));
     if (rows_due(s, &n, &a, &rows, &count, &why).failed && why.code != ERR_NOT_FOUND) {
@@ -307,6 +305,5 @@ RESULT certificate_due(void *user, const struct due *d, struct err *e)
     for (size_t i = 0; why.code == ERR_NONE && i < count; i++)
         if (!rows[i].is_signed)
             return sign(s, d, &rows[i], e); /* another one of that name has a row of its own */
-    due_move(txn, d->what, d->name, d->at_ns, 0); /* signed already, or gone with its tenant */
-    return store_txn_commit(txn, &seq, e);
+    return due_drop(s->store, d, e); /* signed already, or gone with its tenant */
 }

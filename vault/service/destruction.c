@@ -8,15 +8,6 @@
 
 enum { CALL_BYTES = 1 << 20 };
 
-/* The version is gone, restored, or has another time by now: the row that led here goes, and nothing else happens. */
-static RESULT drop(struct service *s, const struct due *d, struct err *e)
-{
-    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(s->store);
-    uint64_t seq;
-    due_move(txn, d->what, d->name, d->at_ns, 0);
-    return store_txn_commit(txn, &seq, e);
-}
-
 static struct bytes after_json(struct arena *a, const struct keyring_version *m, const uint8_t sha256[32])
 {
     char hex[65];
@@ -64,16 +55,16 @@ RESULT destruction_due(void *user, const struct due *d, struct err *e)
     TRY(name_parse(d->name, NAME_VERSION, "name", &n, e));
     if (keyring_version_get(s->keyring, &n, &a, &m, &why).failed) {
         if (why.code == ERR_NOT_FOUND)
-            return drop(s, d, e);
+            return due_drop(s->store, d, e);
         *e = why;
         return (struct result){1};
     }
     if (m.state == VERSION_DESTROYED) {
         bool there;
         TRY(certificate_there(s, &n, &there, e));
-        return there ? drop(s, d, e) : destroy(s, d, &n, &m, true, &a, e);
+        return there ? due_drop(s->store, d, e) : destroy(s, d, &n, &m, true, &a, e);
     }
     if (m.state != VERSION_DESTROY_SCHEDULED || m.destroy_ns > clock_wall_ns(s->clock))
-        return drop(s, d, e);
+        return due_drop(s->store, d, e);
     return destroy(s, d, &n, &m, false, &a, e);
 }

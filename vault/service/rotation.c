@@ -16,15 +16,6 @@ int64_t rotation_next(int64_t due_ns, int64_t period_s, int64_t now_ns)
     return due_ns + (missed + 1) * period_s * NS_PER_SECOND;
 }
 
-/* The key is gone, or has another time by now: the row that led here goes, and nothing else happens. */
-static RESULT drop(struct service *s, const struct due *d, struct err *e)
-{
-    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(s->store);
-    uint64_t seq;
-    due_move(txn, d->what, d->name, d->at_ns, 0);
-    return store_txn_commit(txn, &seq, e);
-}
-
 /* A tenant that is suspended or deleted: its keys leave the queue until it is ACTIVE again (DUE_RETURN), unless it is that by now. */
 static RESULT leave_alone(struct service *s, const struct due *d, const struct tenant_ref *t, struct err *e)
 {
@@ -79,11 +70,11 @@ RESULT rotation_due(void *user, const struct due *d, struct err *e)
     TRY(name_parse(d->name, NAME_CRYPTOKEY, "name", &n, e));
     if (keyring_key_get(s->keyring, &n, &a, &m, &why).failed) {
         if (why.code == ERR_NOT_FOUND)
-            return drop(s, d, e);
+            return due_drop(s->store, d, e);
         *e = why;
         return (struct result){1};
     }
     if (m.next_rotation_ns == 0 || m.next_rotation_ns > clock_wall_ns(s->clock))
-        return drop(s, d, e);
+        return due_drop(s->store, d, e);
     return rotate(s, d, &n, &m, &a, e);
 }

@@ -22,15 +22,6 @@ struct bytes tenant_json(struct arena *a, const struct tenant *t)
                                   sm_name(&tenant_machine, t->state), purge));
 }
 
-/* The tenant has another state or another time by now: the row that led here goes, and nothing else happens. */
-static RESULT drop(struct service *s, const struct due *d, struct err *e)
-{
-    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(s->store);
-    uint64_t seq;
-    due_move(txn, d->what, d->name, d->at_ns, 0);
-    return store_txn_commit(txn, &seq, e);
-}
-
 /* ---- purge ---- */
 struct purge {
     struct service *s;
@@ -214,12 +205,12 @@ RESULT tenant_purge_due(void *user, const struct due *d, struct err *e)
     TRY(name_parse(d->name, NAME_TENANT, "name", &p.name, e));
     if (keyring_tenant_read(p.s->keyring, p.name.tenant, &p.t, &why).failed) {
         if (why.code == ERR_NOT_FOUND)
-            return drop(p.s, d, e);
+            return due_drop(p.s->store, d, e);
         *e = why;
         return (struct result){1};
     }
     const bool due = p.t.state == TENANT_DELETED && p.t.purge_ns <= clock_wall_ns(p.s->clock);
-    return due || p.t.state == TENANT_PURGING ? work(&p, e) : drop(p.s, d, e);
+    return due || p.t.state == TENANT_PURGING ? work(&p, e) : due_drop(p.s->store, d, e);
 }
 
 /* ---- ACTIVE again ---- */
@@ -236,5 +227,5 @@ RESULT tenant_return_due(void *user, const struct due *d, struct err *e)
     }
     if (why.code == ERR_NONE && t.state == TENANT_ACTIVE)
         TRY(keyring_requeue_tenant(s->keyring, &t, e));
-    return drop(s, d, e);
+    return due_drop(s->store, d, e);
 }

@@ -6,19 +6,10 @@
 
 enum { CALL_BYTES = 1 << 20 };
 
-/* Nothing is to be done any more: the row that led here goes. */
-static RESULT drop(struct service *s, const struct due *d, struct err *e)
-{
-    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(s->store);
-    uint64_t seq;
-    due_move(txn, d->what, d->name, d->at_ns, 0);
-    return store_txn_commit(txn, &seq, e);
-}
-
 static RESULT drop_if_gone(struct service *s, const struct due *d, const struct err *why, struct err *e)
 {
     if (why->code == ERR_NOT_FOUND)
-        return drop(s, d, e);
+        return due_drop(s->store, d, e);
     *e = *why;
     return (struct result){1};
 }
@@ -57,7 +48,7 @@ RESULT token_key_exhausted(void *user, const struct due *d, struct err *e)
     if (keyring_tenant_hold(s->keyring, n.tenant, true, &t, &why).failed || keyring_key_get(s->keyring, &key, &a, &m, &why).failed)
         return drop_if_gone(s, d, &why, e);
     if (m.primary != n.version || tenant_ref_info(t)->state != TENANT_ACTIVE || !tenant_ref_info(t)->served)
-        return drop(s, d, e);
+        return due_drop(s->store, d, e);
     return replace(s, d, &key, &m, t, &a, e);
 }
 
