@@ -2,7 +2,7 @@
 #ifndef TESTS_UNIT_HSM_DIRECT_H
 #define TESTS_UNIT_HSM_DIRECT_H
 
-#include "tests/unit/hsm/fixture.h"
+#include "tests/unit/hsm/shim.h"
 
 /* One module can be initialised once in a process: the tests take turns with one token each. */
 struct world {
@@ -19,6 +19,19 @@ static inline struct world *world_new(void)
     assert_non_null(w);
     fixture_make(&w->f);
     fake_clock_init(&w->clock, 1700000000000000000, 5000000000);
+    return w;
+}
+/* Behind the shim of tests/hardware, and opened. */
+static inline struct world *world_on_shim(void)
+{
+    static char shim[256]; /* kept by the token */
+    struct world *w = world_new();
+    shim_attach(&w->f);
+    shim_path(shim);
+    struct token_setup s = fixture_setup(&w->f, &w->clock.c);
+    s.module_path = shim;
+    OK(token_init(&w->t, &s, &e));
+    OK(token_open(&w->t, &e));
     return w;
 }
 static inline int world_free(void **state)

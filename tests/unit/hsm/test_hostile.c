@@ -1,20 +1,12 @@
 /* A module that lies: lengths beyond what it was given, searches that never end or forget, objects that are not destroyed, and the
  * Nth call of a key's making that fails. On the shim (tests/hardware), in this process, so that a sanitizer sees every byte. */
 #include "tests/unit/hsm/direct.h"
-#include "tests/unit/hsm/shim.h"
 
 #include "hsm/answer.h"
 
 static int setup(void **state)
 {
-    struct world *w = world_new();
-    static char shim[256]; /* kept by the token */
-    shim_attach(&w->f);
-    shim_path(shim);
-    struct token_setup s = fixture_setup(&w->f, &w->clock.c);
-    s.module_path = shim;
-    OK(token_init(&w->t, &s, &e));
-    OK(token_open(&w->t, &e));
+    struct world *w = world_on_shim();
     OK(ops_generate(&w->t, &verifier, HSM_MASTER, 1, &e));
     OK(ops_generate(&w->t, &verifier, HSM_SEAL, 1, &e));
     *state = w;

@@ -1,7 +1,6 @@
 /* Keys of protection level HSM on a real SoftHSM2 token, behind the shim (tests/hardware): how they are born, what they seal and open,
  * what is refused, and a token that answers wrongly or fails in the middle. */
 #include "tests/unit/hsm/direct.h"
-#include "tests/unit/hsm/shim.h"
 #include "tests/unit/kms/token_message.h"
 
 #include "base/rng.h"
@@ -13,14 +12,7 @@ enum { BIG = HSM_PLAIN_MAX + HSM_SEALED_OVERHEAD };
 
 static int setup(void **state)
 {
-    struct world *w = world_new();
-    static char shim[256]; /* kept by the token */
-    shim_attach(&w->f);
-    shim_path(shim);
-    struct token_setup s = fixture_setup(&w->f, &w->clock.c);
-    s.module_path = shim;
-    OK(token_init(&w->t, &s, &e));
-    OK(token_open(&w->t, &e));
+    struct world *w = world_on_shim();
     *state = w;
     return 0;
 }

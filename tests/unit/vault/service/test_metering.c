@@ -147,6 +147,14 @@ static void all_durable(struct mx *f)
     }
 }
 
+/* To each version in turn, until their events are durable. */
+static void many_calls(struct mx *f, unsigned n, unsigned from)
+{
+    for (unsigned i = 0; i < n; i++)
+        call(f, i % VERSIONS, from + i);
+    all_durable(f);
+}
+
 static void expect(struct mx *f)
 {
     struct usage u;
@@ -232,9 +240,7 @@ static void over_deaths(void **state)
         begin(f, keeps);
         if (keeps)
             assert_ok(metering_sync(f->m, &f->e)); /* what the death before left */
-        for (unsigned i = 0; i < 300; i++)
-            call(f, i % VERSIONS, round * 1000 + i);
-        all_durable(f);
+        many_calls(f, 300, round * 1000);
         if (keeps) {
             assert_ok(metering_sync(f->m, &f->e));
             expect(f);
@@ -291,9 +297,7 @@ static void a_lost_mark(void **state)
     uint64_t seq;
     static const uint8_t none[16];
     begin(f, true);
-    for (unsigned i = 0; i < 100; i++)
-        call(f, i % VERSIONS, i);
-    all_durable(f);
+    many_calls(f, 100, 0);
     end(f);
     life_open(f->life);
     struct store_txn *txn = store_txn_new(f->life->s.store);
@@ -318,9 +322,7 @@ static void a_damaged_mark(void **state)
     struct metering_status st;
     uint64_t seq;
     begin(f, true);
-    for (unsigned i = 0; i < 50; i++)
-        call(f, i % VERSIONS, i);
-    all_durable(f);
+    many_calls(f, 50, 0);
     end(f);
     life_open(f->life);
     struct store_txn *txn = store_txn_new(f->life->s.store);
@@ -328,9 +330,7 @@ static void a_damaged_mark(void **state)
     assert_ok(store_txn_commit(txn, &seq, &f->e));
     store_txn_free(txn);
     begin(f, true);
-    for (unsigned i = 0; i < 50; i++)
-        call(f, i % VERSIONS, i);
-    all_durable(f);
+    many_calls(f, 50, 0);
     assert_ok(metering_sync(f->m, &f->e));
     expect(f);
     metering_status(f->m, &st);
@@ -343,15 +343,11 @@ static void another_journal(void **state)
     struct mx *f = *state;
     struct metering_status st;
     begin(f, true);
-    for (unsigned i = 0; i < 50; i++)
-        call(f, i % VERSIONS, i);
-    all_durable(f);
+    many_calls(f, 50, 0);
     end(f);
     kms_empty(f->dir);
     begin(f, true);
-    for (unsigned i = 0; i < 50; i++)
-        call(f, i % VERSIONS, i);
-    all_durable(f);
+    many_calls(f, 50, 0);
     assert_ok(metering_sync(f->m, &f->e));
     expect(f);
     metering_status(f->m, &st);
