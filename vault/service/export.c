@@ -108,7 +108,7 @@ static RESULT usage(struct page *p, struct err *e)
         CLEANUP(buf_release) struct buf item;
         struct usage u;
         buf_init(&item, ITEM_MAX);
-        TRY(usage_read(p->c->svc->store, p->x->t.id, rows[i].id.p, &a, &u, e));
+        TRY(usage_decode(rows[i].body, &a, &u, e));
         export_usage(rows[i].id, &u, &item);
         TRY(add(p, &item, e));
         remember(p->x, rows[i].id);
