@@ -80,7 +80,7 @@ struct store_options {
     /* Derives the 32-byte store key of an epoch (core: hsm_derive over KDF_STORE_KEY). */
     RESULT (*store_key)(void *user, uint32_t epoch, struct secret **ret, struct err *e);
     void *user;
-    uint32_t epoch;               /* current seal epoch: new seals use it */
+    uint32_t epoch;               /* newest seal secret on the token: no row can be of a later one. create: sealed under it */
     unsigned readers;             /* read connections */
     const struct store_anchor *anchor; /* NULL: no floor is kept or asked for; copied */
     bool check_only; /* for store_fsck: opens whatever opens, proves nothing, writes nothing; commits fail ERR_STATE */
@@ -188,6 +188,33 @@ void store_txn_erases(struct store_txn *t);
 RESULT store_await_erased(struct store *s, int64_t ms, struct err *e);
 /* All or nothing; returns when durable. *ret_seq: outbox sequence of the event (0: none). */
 RESULT store_txn_commit(struct store_txn *t, uint64_t *ret_seq, struct err *e);
+
+/* ---- the seal epoch: which seal secret the store is sealed under. The store itself says which is current, in its root and its
+ * identity; that the token has a newer secret means nothing. README.md, "Seal epochs". ---- */
+uint32_t store_seal_epoch(struct store *s);
+/* From this transaction on everything is sealed under `epoch`, which must be above the current one (commit: ERR_STATE "SEAL_EPOCH");
+ * root and identity change in it, so it holds for all or for nothing. Takes the key from the token: blocks on the HSM. */
+RESULT store_txn_seal(struct store_txn *t, uint32_t epoch, struct err *e);
+/* Rows that are still sealed under an older epoch, a page of them in key order, into a transaction that seals them anew: nothing that a
+ * reader, a compare-and-set or a watcher sees changes. Rows that do not open stay as they are, and are counted. Who writes or deletes a
+ * row meanwhile is not disturbed. */
+struct store_reseal {
+    uint32_t limit;                     /* rows of a page, at most STORE_TXN_MAX / 2 */
+    uint16_t kind;                      /* the cursor: behind this row; all zeros: from the first one */
+    uint8_t tenant[STORE_TENANT_BYTES], id[STORE_ID_MAX];
+    size_t id_n;
+    uint32_t rows, broken;              /* out: put into the transaction; do not open */
+    bool end;                           /* out: none is behind the cursor now */
+};
+RESULT store_reseal(struct store *s, struct store_reseal *at, struct store_txn *txn, struct err *e);
+RESULT store_reseal_count(struct store *s, uint64_t *ret, struct err *e); /* rows of an older epoch: a figure for people */
+/* Reads and opens everything: what of the store, its outbox, its roots, its identity or its floor is not under the current epoch, or
+ * cannot be opened. When nothing is left the keys of all older epochs leave memory. `stop` (or NULL) ends it with ERR_CANCELLED. */
+struct store_seal_proof {
+    uint64_t rows, left;                /* opened under the current epoch; not */
+    char first[160];                    /* names the first of those that are left */
+};
+RESULT store_seal_prove(struct store *s, bool (*stop)(void *user), void *user, struct store_seal_proof *ret, struct err *e);
 
 /* Outbox, for the relay: events with seq > after, in order (opened); and removal up to seq once journalled. */
 struct outbox_event {
