@@ -18,7 +18,7 @@
 #define SCRATCH ".verify"
 #define CONF "softhsm2.conf"
 #define PART ".part"
-enum { PATH_BYTES = 4096 };
+enum { PATH_BYTES = 4096, KEY_LINE_MAX = 48 };
 
 static void close_fd(int *fd)
 {
@@ -214,9 +214,15 @@ static RESULT finish(const struct job *j, const char *holds, struct err *e)
 {
     CLEANUP(buf_release) struct buf text = {0};
     char hex[2 * COPY_DIGEST_BYTES + 1];
-    buf_init(&text, (COPY_NAME_MAX + STORAGE_FOLDER_MAX + 80) * (j->original.n + 1) + HSM_BACKUP_HOLDS_MAX);
+    buf_init(&text, (COPY_NAME_MAX + STORAGE_FOLDER_MAX + 80) * (j->original.n + 1) + HSM_BACKUP_HOLDS_MAX + KEY_LINE_MAX * (j->t->keys.n + 1));
     buf_putf(&text, "# Claviger token backup 1\n# serial %s\n# made %s\n# holds %s\n", j->serial, j->name + strlen(j->serial) + 1,
              holds);
+    for (size_t i = 0; i < j->t->keys.n; i++) { /* by which somebody finds the backup that has a key which fsck misses */
+        if (!key_whole(&j->t->keys.all[i]))
+            continue;
+        hex_encode(j->t->keys.all[i].kvid, HSM_KVID_BYTES, hex);
+        buf_putf(&text, "# key %s\n", hex);
+    }
     for (size_t i = 0; i < j->original.n; i++) {
         hex_encode(j->original.files[i].sha256, COPY_DIGEST_BYTES, hex);
         buf_putf(&text, "%s  %s/%s\n", hex, j->own, j->original.files[i].name);
@@ -233,15 +239,16 @@ RESULT ops_backup(struct token *t, struct verifier *v, struct hsm_backup *ret, s
     CLEANUP(job_release) struct job j = {.t = t, .v = v, .root = -1, .folder = -1};
     CLEANUP(buf_release) struct buf holds = {0};
     buf_init(&holds, HSM_BACKUP_HOLDS_MAX - 1);
+    TRY(token_reload(t, e)); /* what it has now, not what it had when it was opened */
     TRY(put_holds(t, &holds, e));
     TRY(begin(&j, e));
     TRY(copy_token(&j, e));
     TRY(verify(&j, e));
     TRY(finish(&j, buf_cstr(&holds), e));
-    *ret = (struct hsm_backup){.made_unix_s = j.made_unix_s};
+    *ret = (struct hsm_backup){.made_unix_s = j.made_unix_s, .keys = (uint32_t)keys_whole(&t->keys)};
     (void)snprintf(ret->serial, sizeof ret->serial, "%s", j.serial);
     (void)snprintf(ret->holds, sizeof ret->holds, "%s", buf_cstr(&holds));
     (void)snprintf(ret->path, sizeof ret->path, "%s/" ROOT "/%s", t->setup.state_dir, j.name);
-    log_event(LOG_INFO, "token backup verified", LF_STR("backup", ret->path), LF_STR("holds", ret->holds));
+    log_event(LOG_INFO, "token backup verified", LF_STR("backup", ret->path), LF_STR("holds", ret->holds), LF_INT("keys", ret->keys));
     return ok();
 }

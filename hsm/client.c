@@ -176,6 +176,7 @@ RESULT hsm_backup(struct hsm *h, struct hsm_backup *ret, struct err *e)
     take_text(&r, ret->serial, sizeof ret->serial);
     take_text(&r, ret->holds, sizeof ret->holds);
     ret->made_unix_s = (int64_t)reader_u64(&r);
+    ret->keys = reader_u32(&r);
     return finish(&r, e);
 }
 

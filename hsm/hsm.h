@@ -78,6 +78,7 @@ struct hsm_backup {
     char serial[17];                  /* of the token, and of the copy */
     char holds[HSM_BACKUP_HOLDS_MAX]; /* "master-1 seal-1 audit-1" */
     int64_t made_unix_s;
+    uint32_t keys;                    /* of protection level HSM, each whole */
 };
 RESULT hsm_backup(struct hsm *h, struct hsm_backup *ret, struct err *e);
 /* One small data object on the token: the floor for epoch and journal id. get: ERR_NOT_FOUND when never written. */

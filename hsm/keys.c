@@ -1,5 +1,6 @@
 #include "hsm/keys.h"
 
+#include "hsm/openssl.h"
 #include "hsm/token.h"
 
 #include <stdio.h>
@@ -240,6 +241,16 @@ static RESULT search(struct token *t, enum key_half half, const uint8_t kvid[HSM
     return ok();
 }
 
+static bool has(const struct key_pair *p, enum key_half half)
+{
+    return p->handle[half] != CK_INVALID_HANDLE;
+}
+
+bool key_whole(const struct key_pair *p)
+{
+    return has(p, KEY_AES) && has(p, KEY_COMMIT);
+}
+
 static RESULT absent(const uint8_t kvid[HSM_KVID_BYTES], struct err *e)
 {
     char label[KEYS_LABEL_MAX];
@@ -251,7 +262,7 @@ static RESULT fit(const struct key_pair *p, struct err *e)
 {
     char label[KEYS_LABEL_MAX];
     keys_label(KEY_AES, p->kvid, label);
-    if (p->handle[KEY_AES] == CK_INVALID_HANDLE || p->handle[KEY_COMMIT] == CK_INVALID_HANDLE)
+    if (!key_whole(p))
         FAIL(e, ERR_NOT_FOUND, "HSM_OBJECT_ABSENT", "%s is only half on the token", label);
     if (p->weak == NULL)
         return ok();
@@ -276,6 +287,26 @@ RESULT keys_get(struct token *t, const uint8_t kvid[HSM_KVID_BYTES], struct key_
     }
     TRY(audit(t, *ret, e));
     return fit(*ret, e);
+}
+
+size_t keys_whole(const struct keys *k)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < k->n; i++)
+        n += key_whole(&k->all[i]);
+    return n;
+}
+
+void keys_census(const struct keys *k, uint8_t out[KEYS_CENSUS_BYTES])
+{
+    EVP_MD_CTX *m = EVP_MD_CTX_new();
+    INVARIANT(m != NULL && EVP_DigestInit_ex(m, EVP_sha256(), NULL) == 1);
+    for (size_t i = 0; i < k->n; i++) {
+        const uint8_t halves = (uint8_t)(has(&k->all[i], KEY_AES) | has(&k->all[i], KEY_COMMIT) << 1);
+        INVARIANT(EVP_DigestUpdate(m, k->all[i].kvid, HSM_KVID_BYTES) == 1 && EVP_DigestUpdate(m, &halves, 1) == 1);
+    }
+    INVARIANT(EVP_DigestFinal_ex(m, out, NULL) == 1);
+    EVP_MD_CTX_free(m);
 }
 
 void keys_forget(struct keys *k, const uint8_t kvid[HSM_KVID_BYTES])

@@ -19,7 +19,7 @@
 #include "hsm/hsm.h"
 #include "hsm/module.h"
 
-enum { KEYS_LABEL_MAX = 64, KEYS_ID_BYTES = 1 + HSM_KVID_BYTES, KEYS_ABSENT = 16, KEYS_ABSENT_MS = 5000, KEYS_FIND_MAX = 4 };
+enum { KEYS_LABEL_MAX = 64, KEYS_ID_BYTES = 1 + HSM_KVID_BYTES, KEYS_ABSENT = 16, KEYS_ABSENT_MS = 5000, KEYS_FIND_MAX = 4, KEYS_CENSUS_BYTES = 32 };
 enum key_half { KEY_AES, KEY_COMMIT, KEY_HALVES };
 
 struct key_pair {
@@ -57,6 +57,10 @@ RESULT keys_find(struct token *t, enum key_half half, const uint8_t kvid[HSM_KVI
 struct key_pair *keys_entry(struct keys *k, const uint8_t kvid[HSM_KVID_BYTES]); /* NULL: not in the table */
 /* Whole and fit for use; one that is not in the table is looked for on the token. */
 RESULT keys_get(struct token *t, const uint8_t kvid[HSM_KVID_BYTES], struct key_pair **ret, struct err *e);
+/* SHA-256 over the kvid of each and which of its two objects are there, in order: two tokens of one digest have the same keys, by name. */
+void keys_census(const struct keys *k, uint8_t out[KEYS_CENSUS_BYTES]);
+bool key_whole(const struct key_pair *p); /* both objects are there */
+size_t keys_whole(const struct keys *k);
 void keys_forget(struct keys *k, const uint8_t kvid[HSM_KVID_BYTES]);
 void keys_clear(struct keys *k);
 void keys_release(struct keys *k);

@@ -113,6 +113,7 @@ static RESULT do_backup(struct service *s, struct token *t, const struct reader 
     buf_put_v16(out, bytes_str(made.serial));
     buf_put_v16(out, bytes_str(made.holds));
     buf_put_u64(out, (uint64_t)made.made_unix_s);
+    buf_put_u32(out, made.keys);
     return ok();
 }
 

@@ -23,6 +23,9 @@ struct request {
     uint8_t nonce[ANSWER_NONCE_BYTES], answer[ANSWER_BYTES];
     bool is_key; /* then: */
     uint8_t kvid[HSM_KVID_BYTES], aad_hash[HSM_AAD_HASH_BYTES], check[HSM_CHECK_BYTES];
+    bool is_copy; /* then: */
+    uint32_t keys;
+    uint8_t census[KEYS_CENSUS_BYTES];
     char module[TEXT_MAX], uri[TEXT_MAX], vendor_config[TEXT_MAX], state_dir[TEXT_MAX];
     int pin_fd;
 };
@@ -39,6 +42,17 @@ static RESULT give_pin(void *user, int *ret_fd, struct err *e)
     return ok();
 }
 
+/* Presence, by name, of each object; that they are the same keys is what the files' digests say. */
+static RESULT same_keys(const struct token *t, const struct request *r, struct err *e)
+{
+    uint8_t census[KEYS_CENSUS_BYTES];
+    keys_census(&t->keys, census);
+    if (t->keys.n != r->keys || !bytes_equal(BYTES(census, sizeof census), BYTES(r->census, sizeof r->census)))
+        FAIL(e, ERR_DATA_LOSS, "HSM_BACKUP", "a fresh process finds %zu keys of level HSM in the copy, not the token's %u, or not all of each", t->keys.n,
+             r->keys);
+    return ok();
+}
+
 static RESULT answer_again(struct token *t, const struct request *r, struct err *e)
 {
     char label[OBJECT_LABEL_MAX];
@@ -48,6 +62,8 @@ static RESULT answer_again(struct token *t, const struct request *r, struct err 
     if (t->objects.unanswered != r->unanswered)
         FAIL(e, ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", "a fresh process finds %u secrets without a stored known answer instead of %u",
              t->objects.unanswered, r->unanswered);
+    if (r->is_copy)
+        TRY(same_keys(t, r, e));
     TRY(verifier_answer(t, r->kind, r->version, r->nonce, now, e));
     if (!bytes_ct_equal(now, r->answer, sizeof now))
         FAIL(e, ERR_DATA_LOSS, "HSM_KNOWN_ANSWER", "a fresh process gets another answer from %s", label);
@@ -96,6 +112,11 @@ static bool request_parse(const struct chan_msg *m, struct request *r)
         reader_copy(&in, r->kvid, sizeof r->kvid);
         reader_copy(&in, r->aad_hash, sizeof r->aad_hash);
         reader_copy(&in, r->check, sizeof r->check);
+    }
+    r->is_copy = reader_u8(&in) != 0;
+    if (r->is_copy) {
+        r->keys = reader_u32(&in);
+        reader_copy(&in, r->census, sizeof r->census);
     }
     bool fits = text_copy(reader_v16(&in), r->module, TEXT_MAX) && text_copy(reader_v16(&in), r->uri, TEXT_MAX) &&
                 text_copy(reader_v16(&in), r->vendor_config, TEXT_MAX) && text_copy(reader_v16(&in), r->state_dir, TEXT_MAX);
@@ -212,6 +233,14 @@ RESULT verifier_answer(struct token *t, enum hsm_object kind, uint32_t version, 
     return ok();
 }
 
+static void put_census(const struct token *t, struct buf *b)
+{
+    uint8_t census[KEYS_CENSUS_BYTES];
+    keys_census(&t->keys, census);
+    buf_put_u32(b, (uint32_t)t->keys.n);
+    buf_put(b, census, sizeof census);
+}
+
 /* What to look for has been put into b; this adds where, and asks. */
 static RESULT ask(struct verifier *v, struct token *t, const char *vendor_config, struct buf *b, struct err *e)
 {
@@ -219,6 +248,9 @@ static RESULT ask(struct verifier *v, struct token *t, const char *vendor_config
     uint8_t in[WIRE_MAX];
     struct chan_msg m = {.type = WIRE_VERIFY, .seq = 1, .nfds = 1}, answered;
     TRY(t->setup.pin(t->setup.pin_user, &pin, e));
+    buf_put_u8(b, vendor_config != NULL);
+    if (vendor_config != NULL)
+        put_census(t, b);
     buf_put_v16(b, bytes_str(t->setup.module_path));
     buf_put_v16(b, bytes_str(t->setup.uri));
     buf_put_v16(b, bytes_str(vendor_config != NULL ? vendor_config : t->setup.vendor_config));

@@ -31,7 +31,8 @@ void verifier_stop(struct verifier *v); /* closes the channel and waits */
  * the nonce has verified under it. */
 RESULT verifier_answer(struct token *t, enum hsm_object kind, uint32_t version, const uint8_t nonce[ANSWER_NONCE_BYTES],
                        uint8_t out[ANSWER_BYTES], struct err *e);
-/* Must be the answer in a fresh process too, with the token that vendor_config leads to (NULL: t's own). */
+/* Must be the answer in a fresh process too. vendor_config leads to a copy of the token (NULL: t's own), which must have the same keys of
+ * level HSM: ERR_DATA_LOSS "HSM_BACKUP". */
 RESULT verifier_check(struct verifier *v, struct token *t, const char *vendor_config, enum hsm_object kind, uint32_t version,
                       const uint8_t nonce[ANSWER_NONCE_BYTES], const uint8_t answer[ANSWER_BYTES], struct err *e);
 

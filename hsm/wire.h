@@ -23,7 +23,7 @@ enum wire_op {
     WIRE_DESTROY,         /* u8 object, u32 version            -> - */
     WIRE_ANCHOR_GET,      /* -                                 -> v16 value */
     WIRE_ANCHOR_PUT,      /* v16 value                         -> - */
-    WIRE_BACKUP,          /* -                                 -> v16 path, v16 serial, v16 holds, u64 unix seconds */
+    WIRE_BACKUP,          /* -                                 -> v16 path, v16 serial, v16 holds, u32 keys, u64 unix seconds */
     WIRE_SIGN_CERTIFICATE, /* u32 version, v16 text            -> v16 signature */
     WIRE_KEY_GENERATE,    /* kvid, aad hash                    -> check message */
     WIRE_KEY_CHECK,       /* kvid, aad hash, check message     -> - */

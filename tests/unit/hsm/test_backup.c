@@ -5,6 +5,7 @@
 #include "hsm/answer.h"
 #include "hsm/backup.h"
 #include "hsm/copy.h"
+#include "hsm/seal.h"
 
 #include <glob.h>
 
@@ -12,6 +13,7 @@ static struct {
     const char *pattern; /* glob pattern below state; the first match loses a bit when the PIN is asked for */
     long at;             /* which byte, negative from the end */
     int countdown;       /* at which request */
+    bool removes;        /* the file goes instead */
 } spoil;
 
 static void flip(const struct fixture *in)
@@ -20,6 +22,11 @@ static void flip(const struct fixture *in)
     glob_t g;
     (void)snprintf(path, sizeof path, "%s/%s", in->state, spoil.pattern);
     assert_int_equal(glob(path, 0, NULL, &g), 0);
+    if (spoil.removes) {
+        assert_int_equal(unlink(g.gl_pathv[0]), 0);
+        globfree(&g);
+        return;
+    }
     FILE *f = fopen(g.gl_pathv[0], "r+e");
     assert_non_null(f);
     assert_int_equal(fseek(f, spoil.at, spoil.at < 0 ? SEEK_END : SEEK_SET), 0);
@@ -256,6 +263,86 @@ static void test_empty_token(void **state)
     assert_int_equal(count(w, "token-backup"), 0);
 }
 
+/* ---- keys of level HSM ---- */
+enum { KEYS = 3 };
+static const uint8_t aad_hash[HSM_AAD_HASH_BYTES] = {7};
+
+static void kvid_of(unsigned n, uint8_t out[HSM_KVID_BYTES])
+{
+    memset(out, 0, HSM_KVID_BYTES);
+    out[0] = (uint8_t)(0xa0 + n);
+}
+
+static void make_keys(struct world *w, uint8_t check[KEYS][HSM_CHECK_BYTES])
+{
+    uint8_t kvid[HSM_KVID_BYTES];
+    for (unsigned i = 0; i < KEYS; i++) {
+        kvid_of(i, kvid);
+        OK(ops_key_generate(&w->t, &verifier, kvid, aad_hash, check[i], &e));
+    }
+}
+
+static void test_keys_are_in_it(void **state)
+{
+    struct world *w = *state;
+    struct hsm_backup b;
+    uint8_t check[KEYS][HSM_CHECK_BYTES], kvid[HSM_KVID_BYTES];
+    OK(ops_backup(&w->t, &verifier, &b, &e));
+    assert_int_equal(b.keys, 0);
+    shell("! grep '# key' '%s'/SHA256SUMS%s", b.path, "");
+    make_keys(w, check);
+    fake_clock_advance(&w->clock, 1000000000);
+    OK(ops_backup(&w->t, &verifier, &b, &e));
+    assert_int_equal(b.keys, KEYS);
+    assert_string_equal(b.holds, "master-1 seal-1 audit-1");
+    shell("cd '%s' && sha256sum --quiet -c SHA256SUMS && test $(grep -c '^# key a[012]000000000000000000000000000000$' SHA256SUMS) = 3%s", b.path, "");
+    token_close(&w->t); /* and they work where it is put back */
+    shell("rm -r '%s'/* && cp -a '%s'/*-*-*-*-* '%1$s'", w->f.tokens, b.path);
+    OK(token_open(&w->t, &e));
+    for (unsigned i = 0; i < KEYS; i++) {
+        kvid_of(i, kvid);
+        OK(ops_key_check(&w->t, kvid, aad_hash, check[i], &e));
+    }
+}
+
+/* What the fresh process opens lacks one object, of any key: half a key is none. */
+static void test_a_key_that_the_copy_lacks(void **state)
+{
+    struct world *w = *state;
+    struct hsm_backup b;
+    uint8_t check[KEYS][HSM_CHECK_BYTES];
+    char pattern[2 * KEYS][400];
+    glob_t before, after;
+    size_t n = 0;
+    (void)snprintf(pattern[0], sizeof pattern[0], "%s/*/*-*.object", w->f.tokens);
+    assert_int_equal(glob(pattern[0], 0, NULL, &before), 0);
+    make_keys(w, check);
+    (void)snprintf(pattern[0], sizeof pattern[0], "%s/*/*-*.object", w->f.tokens);
+    assert_int_equal(glob(pattern[0], 0, NULL, &after), 0);
+    for (size_t i = 0; i < after.gl_pathc; i++) {
+        bool old = false;
+        for (size_t k = 0; k < before.gl_pathc; k++)
+            old |= strcmp(before.gl_pathv[k], after.gl_pathv[i]) == 0;
+        if (!old)
+            (void)snprintf(pattern[n++], sizeof pattern[0], "token-backup/.verify/*/%s", strrchr(after.gl_pathv[i], '/') + 1);
+    }
+    globfree(&before);
+    globfree(&after);
+    assert_int_equal(n, 2 * KEYS);
+    spoil.removes = true;
+    for (size_t i = 0; i < n; i++) {
+        spoil.pattern = pattern[i];
+        spoil.countdown = 0;
+        REFUSED(ERR_DATA_LOSS, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e));
+        assert_int_equal(spoil.countdown, -1);
+        assert_int_equal(count(w, "token-backup/*Z"), 0);
+        shell("rm -rf '%s'/token-backup%s", w->f.state, "");
+    }
+    spoil.pattern = NULL;
+    OK(ops_backup(&w->t, &verifier, &b, &e));
+    assert_int_equal(b.keys, KEYS);
+}
+
 /* A verifier that is gone: no backup, whatever the files look like. */
 static void test_without_confirmation(void **state)
 {
@@ -284,6 +371,8 @@ int main(void)
         MADE(test_what_a_crash_left_is_in_nobodys_way),
         MADE(test_refusals),
         cmocka_unit_test_setup_teardown(test_empty_token, setup, world_free),
+        MADE(test_keys_are_in_it),
+        MADE(test_a_key_that_the_copy_lacks),
         MADE(test_without_confirmation),
     };
     log_init("test", LOG_ERROR);

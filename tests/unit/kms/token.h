@@ -173,6 +173,8 @@ RESULT hsm_destroy(struct hsm *h, enum hsm_object object, uint32_t version, stru
     return stand_in_answers(h, e);
 }
 
+static inline size_t stand_in_keys(const struct hsm *h);
+
 RESULT hsm_backup(struct hsm *h, struct hsm_backup *ret, struct err *e)
 {
     static const char *const names[] = {[HSM_MASTER] = "master", [HSM_SEAL] = "seal", [HSM_AUDIT] = "audit"};
@@ -184,6 +186,7 @@ RESULT hsm_backup(struct hsm *h, struct hsm_backup *ret, struct err *e)
         for (uint32_t v = 1; v < STAND_IN_VERSIONS; v++)
             if (h->there[kind][v])
                 (void)snprintf(ret->holds + strlen(ret->holds), sizeof ret->holds - strlen(ret->holds), "%s%s-%u", ret->holds[0] != 0 ? " " : "", names[kind], v);
+    ret->keys = (uint32_t)stand_in_keys(h);
     h->backups++;
     return stand_in_answers(h, e);
 }
