@@ -2,6 +2,7 @@
 
 #include "base/chan.h"
 #include "base/clock.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -44,27 +45,6 @@ struct hsm {
     uint32_t seq;
     uint64_t timeout_ms;
 };
-
-static void cond_init(pthread_cond_t *c)
-{
-    pthread_condattr_t a;
-    INVARIANT(pthread_condattr_init(&a) == 0 && pthread_condattr_setclock(&a, CLOCK_MONOTONIC) == 0 &&
-              pthread_cond_init(c, &a) == 0);
-    (void)pthread_condattr_destroy(&a);
-}
-
-static struct timespec deadline_after(uint64_t ms)
-{
-    struct timespec t;
-    INVARIANT(clock_gettime(CLOCK_MONOTONIC, &t) == 0);
-    t.tv_sec += (time_t)(ms / 1000);
-    t.tv_nsec += (long)(ms % 1000) * 1000000;
-    if (t.tv_nsec >= 1000000000) {
-        t.tv_nsec -= 1000000000;
-        t.tv_sec++;
-    }
-    return t;
-}
 
 /* Rounded up: the last fraction of a millisecond must not spin. */
 static int left_ms(const struct timespec *deadline)
@@ -239,9 +219,9 @@ RESULT hsm_call(struct hsm *h, uint64_t extra_ms, enum wire_op op, const struct 
                 uint8_t reply[WIRE_MAX], struct reader *ret, struct err *e)
 {
     struct waiter w = {.key = key, .reply = reply, .answer = (uint16_t)(op | WIRE_REPLY)};
-    const struct timespec deadline = deadline_after(h->timeout_ms + extra_ms);
+    const struct timespec deadline = wait_until((int64_t)(h->timeout_ms + extra_ms));
     INVARIANT(!request->overflow);
-    cond_init(&w.wake);
+    wait_cond_init(&w.wake);
     (void)pthread_mutex_lock(&h->lock);
     struct result r = enter(h, &w, &deadline, e);
     if (!r.failed) {
@@ -269,8 +249,8 @@ RESULT hsm_client_new(int fd, uint64_t timeout_ms, struct hsm **ret, struct err 
     INVARIANT(h != NULL);
     h->receive = receive;
     INVARIANT(pthread_mutex_init(&h->lock, NULL) == 0);
-    cond_init(&h->slot_free);
-    cond_init(&h->send_free);
+    wait_cond_init(&h->slot_free);
+    wait_cond_init(&h->send_free);
     h->timeout_ms = timeout_ms;
     h->link = fd >= 0 ? link_new(fd) : NULL;
     *ret = h;

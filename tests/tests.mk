@@ -5,6 +5,7 @@ WRAP_kms/crypto/test_cipher := mmap
 WRAP_kms/crypto/test_nonce  := open read
 WRAP_base/test_clock         := open read
 WRAP_base/test_dir           := fsync
+WRAP_base/test_thread        := pthread_create
 WRAP_kms/audit/test_edges   := open fsync rename access fallocate
 
 # conformance: docs/FORMATS.md against the code, by a decryptor that shares none of it (tests/conformance/README.md)
@@ -31,7 +32,8 @@ HSM_SHIM := $(BUILD)/hardware/shim.so
 CHURN    := $(BUILD)/hardware/churn/churn
 CHURN_UNLOCKED := $(BUILD)/hardware/churn/churn_unlocked
 CAPABLE  := $(BUILD)/hardware/capable
-HARDWARE := $(HSM_SHIM) $(CHURN) $(CHURN_UNLOCKED) $(CAPABLE)
+SERVED   := $(BUILD)/hardware/served/served
+HARDWARE := $(HSM_SHIM) $(CHURN) $(CHURN_UNLOCKED) $(CAPABLE) $(SERVED)
 $(HSM_SHIM): tests/hardware/shim.c tests/hardware/plan.c tests/hardware/plan.h
 	@mkdir -p $(@D)
 	@$(call say,LD,$@)
@@ -39,7 +41,8 @@ $(HSM_SHIM): tests/hardware/shim.c tests/hardware/plan.c tests/hardware/plan.h
 $(CHURN): $(BUILD)/obj/tests/hardware/churn.o $(call libs_for,hsm) | $(BUILD)/bin/kmsd-hsm
 $(CHURN_UNLOCKED): $(BUILD)/obj/tests/hardware/churn_unlocked.o $(call libs_for,base)
 $(CAPABLE): $(BUILD)/obj/tests/hardware/capable.o $(call libs_for,hsm)
-$(CHURN) $(CHURN_UNLOCKED) $(CAPABLE):
+$(SERVED): $(BUILD)/obj/tests/hardware/served.o $(call libs_for,hsm) | $(BUILD)/bin/kmsd-hsm
+$(CHURN) $(CHURN_UNLOCKED) $(CAPABLE) $(SERVED):
 	@mkdir -p $(@D)
 	@$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka

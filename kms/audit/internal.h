@@ -69,7 +69,6 @@ struct journal {
 
 void journal_segment_path(const struct journal *j, uint64_t first, char out[JOURNAL_PATH_MAX]);
 void journal_part_path(const struct journal *j, char out[JOURNAL_PATH_MAX]);
-void journal_deadline(struct timespec *ret, int ms); /* CLOCK_MONOTONIC, now + ms */
 
 /* ---- disk.c ---- */
 RESULT disk_write(struct journal *j, int fd, const void *p, size_t n, uint64_t at, struct err *e);

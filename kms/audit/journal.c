@@ -1,10 +1,10 @@
+#include "base/thread.h"
 #include "kms/audit/event.h"
 #include "kms/audit/internal.h"
 #include "kms/crypto/nonce.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,17 +32,6 @@ static int sys_fdatasync(void *user, int fd)
     return fdatasync(fd);
 }
 
-void journal_deadline(struct timespec *ret, int ms)
-{
-    clock_gettime(CLOCK_MONOTONIC, ret);
-    ret->tv_sec += ms / 1000;
-    ret->tv_nsec += (long)(ms % 1000) * 1000000L;
-    if (ret->tv_nsec >= 1000000000L) {
-        ret->tv_sec++;
-        ret->tv_nsec -= 1000000000L;
-    }
-}
-
 static RESULT prepare_dir(struct journal *j, struct err *e)
 {
     char path[JOURNAL_PATH_MAX];
@@ -57,20 +46,6 @@ static RESULT prepare_dir(struct journal *j, struct err *e)
         FAIL_ERRNO(e, ERR_UNAVAILABLE, "AUDIT_UNAVAILABLE", "open %s", path);
     if (flock(j->lock_fd, LOCK_EX | LOCK_NB) != 0)
         FAIL_ERRNO(e, ERR_STATE, "JOURNAL_BUSY", "another process has %s open", j->dir);
-    return ok();
-}
-
-static RESULT start_thread(pthread_t *ret, bool *runs, const char *name, void *(*fn)(void *), struct journal *j, struct err *e)
-{
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old); /* signals belong to the main thread */
-    int rc = pthread_create(ret, NULL, fn, j);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (rc != 0)
-        FAIL(e, ERR_EXHAUSTED, "THREADS", "no thread for %s: %s", name, strerror(rc));
-    pthread_setname_np(*ret, name);
-    *runs = true;
     return ok();
 }
 
@@ -90,7 +65,6 @@ struct journal *journal_alloc(const struct journal_options *o)
 {
     static const struct journal_io system_io = {sys_open, sys_pwrite, sys_fdatasync, NULL};
     struct journal *j = calloc(1, sizeof *j);
-    pthread_condattr_t monotonic;
     INVARIANT(j);
     j->group = malloc(GROUP_BYTES);
     INVARIANT(j->group);
@@ -105,11 +79,10 @@ struct journal *journal_alloc(const struct journal_options *o)
     j->tail = &j->head;
     nonce_fill(&j->event_source, sizeof j->event_source);
     j->event_source &= INT64_MAX; /* the high bit says: outbox */
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    INVARIANT(pthread_mutex_init(&j->mu, NULL) == 0 && pthread_cond_init(&j->work, &monotonic) == 0 &&
-              pthread_cond_init(&j->space, &monotonic) == 0 && pthread_cond_init(&j->progress, &monotonic) == 0);
-    pthread_condattr_destroy(&monotonic);
+    INVARIANT(pthread_mutex_init(&j->mu, NULL) == 0);
+    wait_cond_init(&j->work);
+    wait_cond_init(&j->space);
+    wait_cond_init(&j->progress);
     return j;
 }
 
@@ -120,8 +93,11 @@ static RESULT open_all(struct journal *j, struct err *e)
     pthread_mutex_lock(&j->mu);
     space_want_locked(j);
     pthread_mutex_unlock(&j->mu);
-    TRY(start_thread(&j->space_thread, &j->space_runs, "audit-space", space_main, j, e));
-    return start_thread(&j->audit_thread, &j->audit_runs, "audit", audit_main, j, e);
+    TRY(thread_spawn(&j->space_thread, "audit-space", space_main, j, e));
+    j->space_runs = true;
+    TRY(thread_spawn(&j->audit_thread, "audit", audit_main, j, e));
+    j->audit_runs = true;
+    return ok();
 }
 
 RESULT journal_open(const struct journal_options *o, struct journal **ret, struct err *e)
@@ -208,9 +184,8 @@ uint64_t journal_outbox_seq(struct journal *j)
 
 bool journal_wait(struct journal *j, uint64_t index, int timeout_ms)
 {
-    struct timespec until;
+    const struct timespec until = wait_until(timeout_ms);
     int rc = 0;
-    journal_deadline(&until, timeout_ms < 0 ? 0 : timeout_ms);
     pthread_mutex_lock(&j->mu);
     j->waiters++;
     while (j->next_index <= index && rc == 0)

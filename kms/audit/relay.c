@@ -1,9 +1,9 @@
 #include "base/log.h"
+#include "base/thread.h"
 #include "kms/audit/event.h"
 #include "kms/audit/internal.h"
 #include "kms/store/store.h"
 
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -233,9 +233,8 @@ static void trim(struct relay *r, bool idle)
 /* True when woken, false at the tick. */
 static bool wait_for_work(struct relay *r, int ms)
 {
-    struct timespec until;
+    const struct timespec until = wait_until(ms);
     int rc = 0;
-    journal_deadline(&until, ms);
     pthread_mutex_lock(&r->mu);
     while (!r->woken && !r->stop && rc == 0)
         rc = pthread_cond_timedwait(&r->wake, &r->mu, &until);
@@ -293,34 +292,18 @@ static void relay_free(struct relay *r)
     free(r);
 }
 
-static RESULT start_thread(struct relay *r, struct err *e)
-{
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = pthread_create(&r->thread, NULL, relay_main, r);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (rc != 0)
-        FAIL(e, ERR_EXHAUSTED, "THREADS", "no thread for the relay: %s", strerror(rc));
-    pthread_setname_np(r->thread, "relay");
-    return ok();
-}
-
 RESULT relay_start(struct journal *j, struct store *s, const struct relay_hooks *h, struct relay **ret, struct err *e)
 {
     struct relay *r = calloc(1, sizeof *r);
-    pthread_condattr_t monotonic;
     INVARIANT(r);
     r->j = j;
     r->s = s;
     r->hooks = *h;
     r->durable = r->trimmed = journal_outbox_seq(j);
     store_incarnation(s, r->incarnation);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    INVARIANT(pthread_mutex_init(&r->mu, NULL) == 0 && pthread_cond_init(&r->wake, &monotonic) == 0);
-    pthread_condattr_destroy(&monotonic);
-    if (check_meeting(r, e).failed || start_thread(r, e).failed) {
+    INVARIANT(pthread_mutex_init(&r->mu, NULL) == 0);
+    wait_cond_init(&r->wake);
+    if (check_meeting(r, e).failed || thread_spawn(&r->thread, "relay", relay_main, r, e).failed) {
         relay_free(r);
         return (struct result){1};
     }

@@ -1,4 +1,5 @@
 #include "base/log.h"
+#include "base/thread.h"
 #include "kms/audit/internal.h"
 
 #include <stdio.h>
@@ -42,8 +43,7 @@ void *space_main(void *arg)
         if (j->next == NEXT_WANTED) {
             try_once(j);
         } else if (j->next == NEXT_FAILED) {
-            struct timespec until;
-            journal_deadline(&until, JOURNAL_RETRY_MS);
+            const struct timespec until = wait_until(JOURNAL_RETRY_MS);
             pthread_cond_timedwait(&j->space, &j->mu, &until);
             if (!j->stop_space && j->next == NEXT_FAILED)
                 try_once(j);

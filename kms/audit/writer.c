@@ -1,4 +1,5 @@
 #include "base/log.h"
+#include "base/thread.h"
 #include "kms/audit/internal.h"
 
 #include <stdio.h>
@@ -274,8 +275,7 @@ static void write_close_mark(struct journal *j)
 /* Waits for entries, or for the time of the next try while failing. False: time to stop, and nothing is left. */
 static bool next_work(struct journal *j, bool *ret_failing)
 {
-    struct timespec until;
-    journal_deadline(&until, JOURNAL_RETRY_MS);
+    const struct timespec until = wait_until(JOURNAL_RETRY_MS);
     pthread_mutex_lock(&j->mu);
     int timed_out = 0;
     while (!j->head && !j->stop && !timed_out) {

@@ -2,6 +2,7 @@
 #include "vault/rpc/internal.h"
 
 #include "base/log.h"
+#include "base/thread.h"
 
 #include <grpc/grpc_security.h>
 #include <grpc/support/log.h>
@@ -167,7 +168,6 @@ static RESULT start_threads(struct rpc_server *s, unsigned fast_workers, struct 
 static struct rpc_server *server_new(const struct rpc_options *o)
 {
     struct rpc_server *s = aligned_alloc(64, sizeof(*s));
-    pthread_condattr_t mono;
 
     INVARIANT(s != NULL);
     memset(s, 0, sizeof(*s));
@@ -178,11 +178,8 @@ static struct rpc_server *server_new(const struct rpc_options *o)
     if (o->service->config != NULL)
         snprintf(s->origin, sizeof(s->origin), "%s/%s", o->service->config->cluster_name, o->service->config->node_name);
     pthread_mutex_init(&s->idle_lock, NULL);
-    pthread_condattr_init(&mono);
-    pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
-    pthread_cond_init(&s->idle, &mono);
-    pthread_cond_init(&s->stop, &mono);
-    pthread_condattr_destroy(&mono);
+    wait_cond_init(&s->idle);
+    wait_cond_init(&s->stop);
     for (size_t i = 0; i < RPC_SHARDS; i++) {
         pthread_mutex_init(&s->shards[i].lock, NULL);
         s->shards[i].list.next = s->shards[i].list.prev = &s->shards[i].list;
@@ -227,16 +224,9 @@ static bool is_idle(const struct rpc_server *s, bool shut)
 /* True when it is so by then. */
 static bool wait_idle(struct rpc_server *s, bool shut, uint64_t timeout_ms)
 {
-    struct timespec until;
+    const struct timespec until = wait_until((int64_t)timeout_ms);
     bool idle;
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += (time_t)(timeout_ms / 1000);
-    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
     pthread_mutex_lock(&s->idle_lock);
     while (!is_idle(s, shut))
         if (pthread_cond_timedwait(&s->idle, &s->idle_lock, &until) != 0)

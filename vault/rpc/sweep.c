@@ -1,4 +1,5 @@
 /* What gRPC does not end by itself (MEASURED 7): answers that nobody reads, and calls past a deadline that only we gave. */
+#include "base/thread.h"
 #include "vault/rpc/internal.h"
 
 #include <grpc/support/time.h>
@@ -66,9 +67,7 @@ void *sweep_main(void *server)
 
     pthread_mutex_lock(&s->idle_lock);
     while (!s->stopping) {
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_sec += RPC_SWEEP_MS / 1000;
+        const struct timespec until = wait_until(RPC_SWEEP_MS);
         pthread_cond_timedwait(&s->stop, &s->idle_lock, &until);
         pthread_mutex_unlock(&s->idle_lock);
         for (size_t i = 0; i < RPC_SHARDS; i++) {

@@ -16,7 +16,8 @@ void clockstep_init(struct clockstep *s, const struct clock *c)
     int64_t boot, offset;
     for (int i = 0; i < TRIES && !read_both(c, &boot, &offset); i++)
         continue;
-    *s = (struct clockstep){.offset_ns = offset, .looked_boot_ns = boot, .tokens = CLOCKSTEP_BURST, .token_boot_ms = boot / NS_PER_MS};
+    *s = (struct clockstep){.offset_ns = offset, .looked_boot_ns = boot, .started_boot_ns = boot, .tokens = CLOCKSTEP_BURST,
+                            .token_boot_ms = boot / NS_PER_MS};
 }
 
 static void refill(struct clockstep *s, int64_t boot_ms)
@@ -53,4 +54,9 @@ bool clockstep_look(struct clockstep *s, const struct clock *c, int64_t *ret_exp
 bool clockstep_settled(const struct clockstep *s, const struct clock *c, int64_t ms)
 {
     return !s->stepped || clock_boot_ms(c) - s->stepped_boot_ms >= ms;
+}
+
+bool clockstep_steady(const struct clockstep *s, const struct clock *c, int64_t ms)
+{
+    return clock_boot_ms(c) - s->started_boot_ns / NS_PER_MS >= ms && clockstep_settled(s, c, ms);
 }

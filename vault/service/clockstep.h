@@ -17,7 +17,7 @@ enum { CLOCKSTEP_MIN_MS = 2000, CLOCKSTEP_SLEW_PPM = 1000, CLOCKSTEP_BURST = 10,
 
 struct clockstep {
     int64_t offset_ns;      /* wall minus boot, as it should be */
-    int64_t looked_boot_ns;
+    int64_t looked_boot_ns, started_boot_ns;
     int64_t stepped_boot_ms; /* the last step; only where there was one */
     bool stepped;
     int tokens;
@@ -28,5 +28,8 @@ void clockstep_init(struct clockstep *s, const struct clock *c);
 bool clockstep_look(struct clockstep *s, const struct clock *c, int64_t *ret_expected_ns);
 /* No step in the last ms of the boot clock: what is removed for its age may be removed. */
 bool clockstep_settled(const struct clockstep *s, const struct clock *c, int64_t ms);
+
+/* The same, and it was watched for as long: a machine may start with a wrong clock. What falls due by the clock may be done. */
+bool clockstep_steady(const struct clockstep *s, const struct clock *c, int64_t ms);
 
 #endif

@@ -1,32 +1,27 @@
 #include "vault/service/keeper.h"
 
 #include "base/log.h"
+#include "base/thread.h"
 #include "vault/service/clockstep.h"
 
-#include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-enum { NS_PER_MS = 1000000, MS_PER_S = 1000, PAGE_ARENA_BYTES = 4 << 20 };
+enum { MS_PER_S = 1000, PAGE_ARENA_BYTES = 4 << 20 };
 #define FORGIVE_MS ((int64_t)2 * DUE_RETRY_MAX_S * 1000)
 
 struct keeper {
     struct keeper_options o;
-    struct clockstep steps; /* the stepping thread's, as the next four */
-    int64_t started_boot_ms, looked_boot_ms;
+    struct clockstep steps; /* the stepping thread's, as the next three */
+    int64_t looked_boot_ms;
     double tokens;
     int64_t failed_boot_ms;
     uint8_t failed_name[STORE_NAME_MAX]; /* under lock: the last that failed */
     size_t failed_name_n;
     bool prepared;
-    pthread_t thread;
-    bool running;
-    pthread_mutex_t lock; /* stop, status */
-    pthread_cond_t cond;
-    bool stop;
+    struct ticker ticker;
+    pthread_mutex_t lock; /* status */
     struct keeper_status status;
 };
 
@@ -76,14 +71,6 @@ static const struct keeper_task *task_of(const struct keeper *k, enum due_what w
     return NULL;
 }
 
-/* A clock that has just jumped, or a machine that has just started with a wrong one, must not end a key before its time,
- * nor set its next rotation years ahead. */
-static bool settled(const struct keeper *k)
-{
-    const int64_t ms = (int64_t)k->o.settle_ms;
-    return clock_boot_ms(k->o.clock) - k->started_boot_ms >= ms && clockstep_settled(&k->steps, k->o.clock, ms);
-}
-
 /* It lies behind what is due now, so that it cannot hold up the rest. The record keeps its own time. */
 static RESULT put_off(struct keeper *k, const struct due *d, struct err *e)
 {
@@ -119,14 +106,6 @@ static void earn(struct keeper *k, int64_t boot_ms)
     k->looked_boot_ms = boot_ms;
 }
 
-static bool stopping(struct keeper *k)
-{
-    pthread_mutex_lock(&k->lock);
-    const bool stop = k->stop;
-    pthread_mutex_unlock(&k->lock);
-    return stop;
-}
-
 struct look {
     uint8_t after[DUE_ID_BYTES];
     size_t after_n;
@@ -147,7 +126,7 @@ static RESULT page(struct keeper *k, struct look *l, struct err *e)
         l->after_n = DUE_ID_BYTES;
         if (task == NULL) /* of a later version: it is left alone */
             continue;
-        if (k->tokens < 1 || stopping(k)) {
+        if (k->tokens < 1 || ticker_stopping(&k->ticker)) {
             l->more = false;
             return ok();
         }
@@ -164,7 +143,9 @@ static RESULT look(struct keeper *k, struct err *e)
     if (!k->prepared && k->o.prepare != NULL)
         TRY(k->o.prepare(k->o.user, e));
     k->prepared = true;
-    while (l.more && settled(k))
+    /* A clock that has just jumped, or a machine that has just started with a wrong one, must not end a key before its time,
+     * nor set its next rotation years ahead. */
+    while (l.more && clockstep_steady(&k->steps, k->o.clock, (int64_t)k->o.settle_ms))
         TRY(page(k, &l, e));
     return ok();
 }
@@ -188,32 +169,13 @@ struct keeper *keeper_new(const struct keeper_options *o)
     struct keeper *k = calloc(1, sizeof *k);
     INVARIANT(k != NULL && o->pace > 0);
     k->o = *o;
-    k->started_boot_ms = k->looked_boot_ms = clock_boot_ms(o->clock);
-    k->failed_boot_ms = k->started_boot_ms - FORGIVE_MS;
+    k->looked_boot_ms = clock_boot_ms(o->clock);
+    k->failed_boot_ms = k->looked_boot_ms - FORGIVE_MS;
     k->tokens = (double)o->pace;
     clockstep_init(&k->steps, o->clock);
     pthread_mutex_init(&k->lock, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&k->cond, &attr);
-    pthread_condattr_destroy(&attr);
+    ticker_init(&k->ticker);
     return k;
-}
-
-static bool pause_until_next(struct keeper *k)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += (long)KEEPER_LOOK_MS * NS_PER_MS;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    pthread_mutex_lock(&k->lock);
-    while (!k->stop && pthread_cond_timedwait(&k->cond, &k->lock, &until) != ETIMEDOUT)
-        continue;
-    const bool go = !k->stop;
-    pthread_mutex_unlock(&k->lock);
-    return go;
 }
 
 static void *keeper_thread(void *arg)
@@ -221,27 +183,22 @@ static void *keeper_thread(void *arg)
     struct keeper *k = arg;
     do
         keeper_step(k);
-    while (pause_until_next(k));
+    while (ticker_rest(&k->ticker, KEEPER_LOOK_MS) != TICK_STOP);
     return NULL;
 }
 
 void keeper_start(struct keeper *k)
 {
-    INVARIANT(pthread_create(&k->thread, NULL, keeper_thread, k) == 0);
-    k->running = true;
+    struct err e = {0};
+    INVARIANT(!ticker_start(&k->ticker, "keeper", keeper_thread, k, &e).failed);
 }
 
 void keeper_free(struct keeper *k)
 {
     if (k == NULL)
         return;
-    pthread_mutex_lock(&k->lock);
-    k->stop = true;
-    pthread_cond_signal(&k->cond);
-    pthread_mutex_unlock(&k->lock);
-    if (k->running)
-        (void)pthread_join(k->thread, NULL);
-    pthread_cond_destroy(&k->cond);
+    ticker_stop(&k->ticker);
+    ticker_release(&k->ticker);
     pthread_mutex_destroy(&k->lock);
     free(k);
 }

@@ -1,14 +1,12 @@
 #include "vault/service/metering.h"
 
 #include "base/log.h"
+#include "base/thread.h"
 #include "vault/service/metering_replay.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <time.h>
 
 enum { REPLAY_PAUSE_MS = 2, REPLAY_EVENTS = 262144 /* then what was found is kept: a death does not begin all over */ };
 
@@ -78,14 +76,6 @@ static void hand_over(struct journal_entry *en, const struct err *failed)
 }
 
 /* ---- the counting thread ---- */
-static void deadline_after(struct timespec *ret, unsigned ms)
-{
-    clock_gettime(CLOCK_MONOTONIC, ret);
-    ret->tv_nsec += (long)(ms % 1000) * 1000000;
-    ret->tv_sec += ms / 1000 + ret->tv_nsec / 1000000000;
-    ret->tv_nsec %= 1000000000;
-}
-
 static bool wanted_locked(const struct metering *m)
 {
     return m->stop || m->asked > m->answered;
@@ -93,8 +83,7 @@ static bool wanted_locked(const struct metering *m)
 
 static void pause_ms(struct metering *m, unsigned ms)
 {
-    struct timespec until;
-    deadline_after(&until, ms);
+    const struct timespec until = wait_until(ms);
     pthread_mutex_lock(&m->lock);
     while (!wanted_locked(m) && pthread_cond_timedwait(&m->wake, &m->lock, &until) != ETIMEDOUT)
         continue;
@@ -235,8 +224,7 @@ static bool wait_for_turn(struct metering *m, bool after_trouble, bool at_once)
     unsigned waited = 0;
     pthread_mutex_lock(&m->lock);
     do {
-        struct timespec until;
-        deadline_after(&until, METERING_TICK_MS);
+        const struct timespec until = wait_until(METERING_TICK_MS);
         while (!at_once && !m->stop && (after_trouble || !wanted_locked(m)) && pthread_cond_timedwait(&m->wake, &m->lock, &until) != ETIMEDOUT)
             continue;
         waited += METERING_TICK_MS;
@@ -259,8 +247,7 @@ static void *metering_thread(void *arg)
 /* ---- for the others ---- */
 RESULT metering_sync(struct metering *m, struct err *e)
 {
-    struct timespec until;
-    deadline_after(&until, METERING_SYNC_MS);
+    const struct timespec until = wait_until(METERING_SYNC_MS);
     pthread_mutex_lock(&m->lock);
     const uint64_t mine = ++m->asked, failures = m->failures;
     pthread_cond_broadcast(&m->wake);
@@ -313,18 +300,14 @@ static RESULT find_place(struct metering *m, struct err *e)
 RESULT metering_new(const struct metering_options *o, struct metering **ret, struct err *e)
 {
     struct metering *m = calloc(1, sizeof *m);
-    pthread_condattr_t monotonic;
     INVARIANT(m != NULL && o->rows_max >= EVENT_USES_MAX);
     m->o = *o;
     m->live = &m->two[0];
     for (int i = 0; i < 2; i++)
         m->two[i].table = usage_table_new(o->rows_max);
     pthread_mutex_init(&m->lock, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&m->wake, &monotonic);
-    pthread_cond_init(&m->progress, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    wait_cond_init(&m->wake);
+    wait_cond_init(&m->progress);
     if (find_place(m, e).failed) {
         metering_free(m);
         return (struct result){1};
@@ -335,7 +318,8 @@ RESULT metering_new(const struct metering_options *o, struct metering **ret, str
 
 void metering_start(struct metering *m)
 {
-    INVARIANT(pthread_create(&m->thread, NULL, metering_thread, m) == 0);
+    struct err e = {0};
+    INVARIANT(!thread_spawn(&m->thread, "metering", metering_thread, m, &e).failed);
     m->running = true;
 }
 

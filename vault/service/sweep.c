@@ -2,27 +2,24 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "base/thread.h"
 #include "vault/service/admin.h"
 #include "vault/service/clockstep.h"
 #include "vault/service/lanes.h"
 #include "vault/service/pipeline.h"
 
-#include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { DRAIN_BATCH = 64, BUDGET_BATCH = 256, EXPIRE_PAGE = 256, LEAF_TIME_AT = 1 + 16 /* docs/FORMATS.md */ };
 
 struct sweep {
     struct service *s;
-    pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
+    struct ticker ticker;
     struct clockstep clock; /* the thread's */
-    bool stop, probe_pending, hsm_ok, by_pin;
+    pthread_mutex_t lock;   /* the rest */
+    bool probe_pending, hsm_ok, by_pin;
     struct hsm_status status;
     char why[256];
     struct lane_job probe; /* the probe may take as long as an HSM call may: not on this thread */
@@ -270,21 +267,6 @@ RESULT sweep_load_budgets(struct service *s, struct err *e)
 }
 
 /* ---- the thread ---- */
-static bool pause_ms(struct sweep *w, unsigned ms)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += (long)ms * 1000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    pthread_mutex_lock(&w->lock);
-    while (!w->stop && pthread_cond_timedwait(&w->cond, &w->lock, &until) != ETIMEDOUT)
-        continue;
-    bool go = !w->stop;
-    pthread_mutex_unlock(&w->lock);
-    return go;
-}
-
 static void *sweep_thread(void *arg)
 {
     struct sweep *w = arg;
@@ -312,7 +294,7 @@ static void *sweep_thread(void *arg)
             if (clockstep_settled(&w->clock, w->s->clock, SWEEP_EXPIRE_MS))
                 expire_idempotency(w->s);
         }
-    } while (pause_ms(w, SWEEP_WAKE_MS));
+    } while (ticker_rest(&w->ticker, SWEEP_WAKE_MS) != TICK_STOP);
     return NULL;
 }
 
@@ -325,11 +307,9 @@ struct sweep *sweep_start(struct service *s)
     w->probe.run = run_probe;
     clockstep_init(&w->clock, s->clock);
     pthread_mutex_init(&w->lock, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->cond, &attr);
-    INVARIANT(pthread_create(&w->thread, NULL, sweep_thread, w) == 0);
+    ticker_init(&w->ticker);
+    struct err e = {0};
+    INVARIANT(!ticker_start(&w->ticker, "sweep", sweep_thread, w, &e).failed);
     return w;
 }
 
@@ -337,11 +317,7 @@ void sweep_stop(struct sweep *w)
 {
     if (w == NULL)
         return;
-    pthread_mutex_lock(&w->lock);
-    w->stop = true;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-    pthread_join(w->thread, NULL);
+    ticker_stop(&w->ticker);
     waiters_wake(w->s, true);
     sweep_budgets(w->s);
     drain_refusals(w->s, true);

@@ -2,6 +2,7 @@
 #include "base/confine.h"
 #include "base/confine_build.h"
 #include "base/log.h"
+#include "base/thread.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -124,6 +125,23 @@ static int body_unlisted(enum confine_role role)
     return 1;
 }
 
+static void *call_unlisted(void *arg)
+{
+    (void)syscall(SYS_vhangup);
+    return arg;
+}
+
+/* A thread takes no signals from outside, but the filter's. */
+static int body_unlisted_in_thread(enum confine_role role)
+{
+    pthread_t t;
+    struct err e;
+
+    if (filter(role) && !thread_spawn(&t, "refused", call_unlisted, NULL, &e).failed)
+        (void)pthread_join(t, NULL);
+    return 1;
+}
+
 static int body_network(enum confine_role role)
 {
     int fd;
@@ -196,6 +214,7 @@ static void test_unlisted_call_ends_the_process_with_a_line(void **state)
 {
     (void)state;
     for_each_role(body_unlisted, CONFINE_EXIT_REFUSED);
+    for_each_role(body_unlisted_in_thread, CONFINE_EXIT_REFUSED);
 }
 
 static void test_network_only_for_hsm(void **state)

@@ -77,6 +77,25 @@ static void a_clock_that_stands_still_is_a_few_records_and_then_one_a_minute(voi
     assert_false(clockstep_settled(&s, &f.c, 3600 * 1000));
 }
 
+static void it_is_steady_when_it_was_watched_for_as_long_as_it_did_not_step(void **state)
+{
+    int64_t expected;
+    (void)state;
+    assert_true(clockstep_settled(&s, &f.c, 60000)); /* no step was seen; but it was not looked at either */
+    assert_false(clockstep_steady(&s, &f.c, 60000));
+    fake_clock_advance(&f, 60 * S - MS);
+    assert_false(clockstep_steady(&s, &f.c, 60000));
+    fake_clock_advance(&f, MS);
+    assert_true(clockstep_steady(&s, &f.c, 60000));
+    fake_clock_step_wall(&f, 3600 * S);
+    assert_true(look(&expected));
+    assert_false(clockstep_steady(&s, &f.c, 60000));
+    fake_clock_advance(&f, 60 * S - MS);
+    assert_false(clockstep_steady(&s, &f.c, 60000));
+    fake_clock_advance(&f, MS);
+    assert_true(clockstep_steady(&s, &f.c, 60000));
+}
+
 /* A clock whose reading takes a while, as for a thread that was put aside in the middle of it. */
 static int64_t slow_ns;
 static int64_t slow_wall(const struct clock *c)
@@ -120,6 +139,7 @@ int main(void)
         cmocka_unit_test_setup(a_clock_that_stands_still_is_a_few_records_and_then_one_a_minute, start),
         cmocka_unit_test_setup(two_readings_far_apart_are_no_step, start),
         cmocka_unit_test_setup(settled_means_by_the_boot_clock, start),
+        cmocka_unit_test_setup(it_is_steady_when_it_was_watched_for_as_long_as_it_did_not_step, start),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
