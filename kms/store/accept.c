@@ -34,7 +34,7 @@ static RESULT prepare(struct accepting *p, struct err *e)
 {
     struct db *d = &p->d;
     TRY(db_prepare(d, "SELECT kind, tenant, id, revision, name, state, time, count, epoch, body FROM record", &p->rows, e));
-    TRY(db_prepare(d, "UPDATE record SET epoch = ?4, body = ?5, revision = ?6, state = ?7 WHERE kind = ?1 AND tenant = ?2 AND id = ?3", &p->put, e));
+    TRY(db_prepare(d, "UPDATE record SET epoch = ?4, body = ?5, revision = ?6, state = ?7, count = ?8 WHERE kind = ?1 AND tenant = ?2 AND id = ?3", &p->put, e));
     TRY(db_prepare(d, "SELECT seq, tenant, epoch, body FROM outbox WHERE seq > ?1 ORDER BY seq", &p->events, e));
     return db_prepare(d, "INSERT OR REPLACE INTO outbox (seq, tenant, epoch, body) VALUES (?1, ?2, ?3, ?4)", &p->put_event, e);
 }
@@ -67,7 +67,7 @@ static RESULT reseal_row(struct accepting *p, struct err *e)
         TRY(p->a->amend(p->a->user, &r, &changed, e));
     r.revision += changed;
     p->a->amended_rows += changed;
-    TRY(seal_record(&p->next, &r, &p->sealed, e));
+    TRY(seal_record(&p->next, p->next.epoch, &r, &p->sealed, e));
     sqlite3_bind_int(p->put, 1, (int)r.kind);
     db_bind_bytes(p->put, 2, BYTES(r.tenant, sizeof r.tenant));
     db_bind_bytes(p->put, 3, r.id);
@@ -75,6 +75,7 @@ static RESULT reseal_row(struct accepting *p, struct err *e)
     db_bind_bytes(p->put, 5, buf_bytes(&p->sealed));
     sqlite3_bind_int64(p->put, 6, (sqlite3_int64)r.revision);
     sqlite3_bind_int64(p->put, 7, r.state);
+    sqlite3_bind_int64(p->put, 8, (sqlite3_int64)r.count);
     p->a->rows++;
     return db_run(&p->d, p->put, e);
 }
@@ -90,7 +91,7 @@ static RESULT reseal_rows(struct accepting *p, struct err *e)
 
 static RESULT put_event(struct accepting *p, uint64_t seq, const uint8_t tenant[16], struct bytes event, struct err *e)
 {
-    TRY(seal_outbox(&p->next, seq, tenant, event, &p->sealed, e));
+    TRY(seal_outbox(&p->next, p->next.epoch, seq, tenant, event, &p->sealed, e));
     sqlite3_bind_int64(p->put_event, 1, (sqlite3_int64)seq);
     db_bind_bytes(p->put_event, 2, BYTES(tenant, STORE_TENANT_BYTES));
     sqlite3_bind_int64(p->put_event, 3, p->next.epoch);
@@ -145,7 +146,7 @@ static RESULT put_note(struct accepting *p, struct err *e)
     TRY(db_int(&p->d, "SELECT revision FROM record WHERE kind = 1 AND tenant = zeroblob(16) AND id = CAST('rollback' AS BLOB)",
                &before, e));
     r.revision += (uint64_t)before;
-    TRY(seal_record(&p->next, &r, &p->sealed, e));
+    TRY(seal_record(&p->next, p->next.epoch, &r, &p->sealed, e));
     sqlite3_stmt *st = p->d.upsert;
     sqlite3_bind_int(st, 1, (int)r.kind);
     db_bind_bytes(st, 2, BYTES(no_tenant, sizeof no_tenant));
@@ -158,6 +159,16 @@ static RESULT put_note(struct accepting *p, struct err *e)
     sqlite3_bind_int64(st, 9, p->next.epoch);
     db_bind_bytes(st, 10, buf_bytes(&p->sealed));
     return db_run(&p->d, st, e);
+}
+
+/* Sealed under the epoch that the store is at, by its identity or its root, whichever opens and is the later: not the token's newest,
+ * which no record may speak of yet. Rows of any epoch that the token knows are opened: a change may have been under way, or one of those
+ * two put back. */
+static void set_seal(struct accepting *p, uint32_t of_root)
+{
+    const uint32_t identity = p->s->seal.epoch;
+    atomic_store(&p->next.epoch, of_root > identity ? of_root : identity);
+    atomic_store(&p->s->seal.epoch, p->s->seal.newest);
 }
 
 /* Above both what the store and what the anchor say, where they can be read. */
@@ -176,6 +187,7 @@ static RESULT first_epoch(struct accepting *p, struct err *e)
         *e = why;
         return (struct result){1};
     }
+    set_seal(p, root.seal);
     p->a->old_epoch = root.epoch;
     p->a->floor_epoch = f.epoch;
     p->a->floor_journal = f.journal_next;
@@ -188,13 +200,14 @@ static RESULT first_epoch(struct accepting *p, struct err *e)
     return ok();
 }
 
-static RESULT change_all(struct accepting *p, const struct store_options *o, struct err *e)
+static RESULT change_all(struct accepting *p, struct err *e)
 {
     TRY(reseal_rows(p, e));
     TRY(replace_outbox(p, e));
     TRY(put_note(p, e));
     memcpy(p->s->seal.incarnation, p->next.incarnation, sizeof p->next.incarnation);
-    TRY(store_write_identity(p->s, &p->d, o->instance, e));
+    atomic_store(&p->s->seal.epoch, p->next.epoch);
+    TRY(store_write_identity(p->s, &p->d, e));
     TRY(fresh_new_key(&p->s->fresh, e));
     TRY(fresh_build(p->s, &p->d, e));
     p->a->new_epoch = p->s->fresh.root.epoch;
@@ -219,11 +232,12 @@ static RESULT accept_all(struct accepting *p, const struct store_options *o, str
     TRY(prepare(p, e));
     nonce_fill(p->next.incarnation, sizeof p->next.incarnation);
     TRY(db_run(&p->d, p->d.begin, e));
-    if (change_all(p, o, e).failed) {
+    if (change_all(p, e).failed) {
         sqlite3_exec(p->d.h, "ROLLBACK", NULL, NULL, NULL);
         return (struct result){1};
     }
     store_anchor_journal(p->s, journal_now, p->a);
+    atomic_store(&p->s->fresh.seal, p->s->fresh.root.seal);
     atomic_store(&p->s->fresh.epoch, p->s->fresh.root.epoch);
     atomic_store(&p->s->outbox_last, p->s->fresh.root.outbox_last);
     return p->s->anchor ? anchor_write(p->s, e) : ok();

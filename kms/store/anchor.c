@@ -21,6 +21,7 @@ struct anchor {
     uint64_t written;      /* epoch of the newest floor */
     uint64_t journal_next; /* as last asked; the journal may be closed before the store */
     uint64_t written_journal;
+    uint32_t written_seal; /* the epoch that floor is sealed under */
     time_t written_at;     /* monotonic, seconds */
     uint64_t found_journal;
     uint64_t (*next_index)(void *user);
@@ -58,6 +59,11 @@ void anchor_free(struct anchor *a)
     free(a);
 }
 
+static bool is_absent(const struct err *e)
+{
+    return e->reason && strcmp(e->reason, "SEAL_ABSENT") == 0;
+}
+
 /* ---- the value: u32 seal epoch, sealed(u8 1, incarnation, epoch, outbox, journal) ---- */
 static RESULT parse(struct store *s, struct bytes value, struct floor_value *ret, struct err *e)
 {
@@ -68,13 +74,14 @@ static RESULT parse(struct store *s, struct bytes value, struct floor_value *ret
     uint32_t epoch = reader_u32(&in);
     arena_init(&a, 65536);
     if (in.bad || seal_open_note(&s->seal, epoch, NOTE_ANCHOR, BYTES(in.p, in.n), &a, &body, &why).failed) {
-        if (why.code == ERR_UNAVAILABLE) {
+        if (why.code == ERR_UNAVAILABLE || is_absent(&why)) {
             *e = why;
             return (struct result){1};
         }
         FAIL(e, ERR_STATE, "STORE_ROLLED_BACK",
              "the anchor does not open under the store's key: it was edited, or token or anchor file are of another time");
     }
+    ret->seal = epoch;
     in = reader_of(body);
     uint8_t format = reader_u8(&in);
     reader_copy(&in, ret->incarnation, sizeof ret->incarnation);
@@ -86,26 +93,33 @@ static RESULT parse(struct store *s, struct bytes value, struct floor_value *ret
     return ok();
 }
 
-RESULT anchor_read(struct store *s, const struct root *root, struct floor_value *ret, struct err *e)
+static RESULT read_place(struct store *s, bool other, struct floor_value *ret, struct err *e)
 {
-    struct anchor *a = s->anchor;
+    const struct store_anchor *io = &s->anchor->io;
     uint8_t value[STORE_ANCHOR_MAX];
     size_t n = 0;
-    struct err why = {0};
-    struct result r = a->io.get(a->io.user, value, &n, &why);
-    bool moved = root->anchor_place != STORE_ANCHOR_NONE && root->anchor_place != a->io.place;
-    if (r.failed && why.code == ERR_NOT_FOUND && moved) {
-        why = (struct err){0};
-        r = a->io.get_other(a->io.user, value, &n, &why);
-    }
-    if (r.failed) {
-        *e = why;
-        return r;
-    }
+    TRY((other ? io->get_other : io->get)(io->user, value, &n, e));
     return parse(s, BYTES(value, n), ret, e);
 }
 
 #define WAY_ON "to go on with it knowingly: kmsd accept-rollback --reason TEXT"
+
+RESULT anchor_read(struct store *s, const struct root *root, struct floor_value *ret, struct err *e)
+{
+    struct err why = {0};
+    struct result r = read_place(s, false, ret, &why);
+    bool moved = root->anchor_place != STORE_ANCHOR_NONE && root->anchor_place != s->anchor->io.place;
+    /* What lies here from an earlier time may be of a seal secret that is gone since: then it is as good as none. */
+    if (r.failed && moved && (why.code == ERR_NOT_FOUND || is_absent(&why))) {
+        why = (struct err){0};
+        r = read_place(s, true, ret, &why);
+    }
+    if (r.failed && is_absent(&why))
+        FAIL(e, ERR_STATE, "STORE_ROLLED_BACK", "the anchor does not open: %.120s; token or anchor file are of another time; " WAY_ON, why.detail);
+    if (r.failed)
+        *e = why;
+    return r;
+}
 
 static RESULT compare(struct store *s, const struct floor_value *f, struct err *e)
 {
@@ -157,6 +171,7 @@ RESULT anchor_check(struct store *s, struct err *e)
         a->journal_next = a->found_journal = f.journal_next;
         a->written = f.epoch;
         a->written_journal = f.journal_next;
+        a->written_seal = f.seal;
         a->written_at = seconds();
     }
     if (found && s->fresh.root.anchor_place == a->io.place)
@@ -183,6 +198,7 @@ RESULT anchor_write(struct store *s, struct err *e)
     CLEANUP(buf_release) struct buf sealed;
     CLEANUP(buf_release) struct buf value;
     uint64_t epoch = atomic_load(&s->fresh.epoch);
+    uint32_t seal = atomic_load(&s->fresh.seal);
     buf_init(&body, 256);
     buf_init(&sealed, STORE_ANCHOR_MAX);
     buf_init(&value, STORE_ANCHOR_MAX);
@@ -192,14 +208,15 @@ RESULT anchor_write(struct store *s, struct err *e)
     buf_put_u64(&body, atomic_load(&s->outbox_last)); /* asked after the epoch: at least as new, and as durable */
     uint64_t journal = ask_journal(a);
     buf_put_u64(&body, journal);
-    TRY(seal_note(&s->seal, NOTE_ANCHOR, buf_bytes(&body), &sealed, e));
-    buf_put_u32(&value, s->seal.epoch);
+    TRY(seal_note(&s->seal, seal, NOTE_ANCHOR, buf_bytes(&body), &sealed, e));
+    buf_put_u32(&value, seal);
     buf_put_bytes(&value, buf_bytes(&sealed));
     INVARIANT(!value.overflow);
     TRY(a->io.put(a->io.user, buf_bytes(&value), e));
     pthread_mutex_lock(&a->mu);
     a->written = epoch;
     a->written_journal = journal;
+    a->written_seal = seal;
     a->written_at = seconds();
     pthread_mutex_unlock(&a->mu);
     return ok();
@@ -242,7 +259,7 @@ static bool is_behind(struct store *s, bool closing)
     uint64_t journal = ask_journal(a);
     pthread_mutex_lock(&a->mu);
     bool late = closing || seconds() - a->written_at >= STORE_ANCHOR_JOURNAL_S;
-    bool behind = a->written != atomic_load(&s->fresh.epoch) || (journal != a->written_journal && late);
+    bool behind = a->written != atomic_load(&s->fresh.epoch) || a->written_seal != atomic_load(&s->fresh.seal) || (journal != a->written_journal && late);
     pthread_mutex_unlock(&a->mu);
     return behind;
 }
@@ -293,21 +310,32 @@ void anchor_stop(struct store *s)
         attempt(s);
 }
 
-void anchor_cover(struct store *s)
+/* Until it is so, or one attempt that began after us has ended. */
+static bool cover(struct store *s, uint64_t epoch, uint32_t seal)
 {
     struct anchor *a = s->anchor;
-    if (!a)
-        return;
-    uint64_t epoch = atomic_load(&s->fresh.epoch);
     pthread_mutex_lock(&a->mu);
     /* An attempt under way may have looked before our commit: the second one to end has not. */
     uint64_t enough = a->attempts + 2;
-    while (a->runs && !a->stop && a->written < epoch && a->attempts < enough) {
+    while (a->runs && !a->stop && (a->written < epoch || a->written_seal < seal) && a->attempts < enough) {
         a->wanted = true;
         pthread_cond_signal(&a->work);
         pthread_cond_wait(&a->done, &a->mu);
     }
+    bool covered = a->written >= epoch && a->written_seal >= seal;
     pthread_mutex_unlock(&a->mu);
+    return covered;
+}
+
+void anchor_cover(struct store *s)
+{
+    if (s->anchor)
+        (void)cover(s, atomic_load(&s->fresh.epoch), 0);
+}
+
+bool anchor_sealed_under(struct store *s, uint32_t epoch)
+{
+    return !s->anchor || cover(s, 0, epoch);
 }
 
 void store_anchor_journal(struct store *s, uint64_t (*next_index)(void *user), void *user)

@@ -88,6 +88,7 @@ RESULT fresh_build(struct store *s, struct db *d, struct err *e)
     TRY(db_int(d, "SELECT max(seq) FROM outbox", &seq, e));
     s->fresh.root.outbox_last = (uint64_t)seq;
     s->fresh.root.epoch++;
+    s->fresh.root.seal = s->seal.epoch;
     s->fresh.roots = 1;
     return fresh_write_root(s, d, &s->fresh.root, BYTES(NULL, 0), e);
 }

@@ -110,6 +110,12 @@ static const struct {
     {DB_READER, AT(walk),
      "SELECT tenant, id, revision, substr(body, -16) FROM record WHERE kind = ?1 AND (tenant, id) >= (?2, ?3)"
      " ORDER BY tenant, id"},
+    {DB_READER, AT(rows),
+     "SELECT " COLUMNS " FROM record WHERE (kind, tenant, id) > (?1, ?2, ?3) ORDER BY kind, tenant, id"},
+    {DB_WRITER, AT(reseal),
+     "UPDATE record SET epoch = ?4, body = ?5 WHERE kind = ?1 AND tenant = ?2 AND id = ?3 AND revision = ?6 AND epoch = ?7"
+     " AND substr(body, -16) = ?8"},
+    {DB_WRITER, AT(identity_put), "UPDATE identity SET epoch = ?1, seal = ?2"},
     {DB_READER, AT(begin), "BEGIN"},
     {DB_READER, AT(commit), "COMMIT"},
     {DB_WRITER, AT(bucket_put),

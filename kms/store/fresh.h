@@ -45,6 +45,7 @@ struct root {
     uint64_t outbox_last;
     uint8_t tree[TREE_DIGEST_BYTES];
     uint8_t anchor_place;   /* enum store_anchor_place: where floors are written; 0: nowhere yet */
+    uint32_t seal;          /* the epoch that it is sealed under, and so the store's: not in its body */
 };
 
 struct fresh {
@@ -57,6 +58,7 @@ struct fresh {
     pthread_mutex_t commit;     /* held from the change of the tree to the end of the commit: a reader that holds it sees both
                                    of one moment */
     _Atomic uint64_t epoch;     /* committed */
+    _Atomic uint32_t seal;      /* the same of the root's; set before `epoch` is */
 };
 
 void fresh_init(struct fresh *f);
@@ -101,6 +103,8 @@ RESULT fresh_new_key(struct fresh *f, struct err *e);
 /* Inside a transaction; r->epoch must be new. entries: what changed since the root before. */
 RESULT fresh_write_root(struct store *s, struct db *d, const struct root *r, struct bytes entries, struct err *e);
 RESULT fresh_read_root(struct store *s, struct db *d, struct root *ret, struct err *e);      /* sets the key too */
+/* The root's seal epoch must be the identity's: one of them alone was put back else, and an epoch that has ended would go on. */
+RESULT fresh_check_seal(const struct store *s, struct err *e);
 RESULT fresh_load(struct store *s, struct db *d, struct err *e);
 /* Makes the buckets from the rows as they are: the migration, and the acceptance of an older store. */
 RESULT fresh_build(struct store *s, struct db *d, struct err *e);
@@ -118,6 +122,9 @@ RESULT stage_check(struct store *s, enum rec_kind kind, const uint8_t tenant[16]
                    struct err *e);
 RESULT stage_put(struct store *s, const struct record *r, struct bytes sealed, struct err *e); /* before or after the row is written */
 RESULT stage_remove(struct store *s, enum rec_kind kind, const uint8_t tenant[16], struct bytes id, struct err *e);
+/* A row that is sealed anew, and else the same: whether its entry is of this revision and tag; and its next tag. */
+RESULT stage_is(struct store *s, const struct record *key, const uint8_t tag[ENTRY_TAG_BYTES], bool *ret_same, struct err *e);
+RESULT stage_retag(struct store *s, const struct record *key, struct bytes sealed, struct err *e);
 /* Writes the changed buckets and the root, and commits. On failure nothing has changed in memory. */
 RESULT fresh_commit(struct store *s, uint64_t txns, uint64_t outbox_last, struct err *e);
 

@@ -39,7 +39,8 @@ struct db {
     sqlite3_stmt *revision, *upsert, *remove, *outbox_max, *outbox_put, *outbox_trim;      /* writer */
     sqlite3_stmt *begin, *commit, *savepoint, *undo, *release;
     sqlite3_stmt *bucket_get, *key_below;                                                  /* both */
-    sqlite3_stmt *walk;                                                                    /* readers */
+    sqlite3_stmt *walk, *rows;                                                             /* readers */
+    sqlite3_stmt *reseal, *identity_put;                                                   /* writer */
     sqlite3_stmt *bucket_put, *bucket_remove, *root_put, *root_trim;                                   /* writer */
 };
 RESULT db_open(const char *path, enum db_role role, struct db *ret, struct err *e);
@@ -63,41 +64,49 @@ RESULT schema_migrate(struct db *d, const struct clock *clock,
 
 /* ---- seal.c ---- */
 struct seal {
-    pthread_mutex_t mu; /* guards the table; a key once in it stays until release, so it is used without the lock */
+    pthread_mutex_t asking;  /* one at a time asks the token, without the lock of the table */
+    pthread_rwlock_t lock;   /* the table; held, shared, while a key is used: so a key can leave */
     struct seal_keys {
         uint32_t epoch;
         struct aead_key *record, *outbox, *note;
     } keys[STORE_EPOCHS_MAX];
     size_t n;
     uint8_t incarnation[16];
-    uint32_t epoch;
+    _Atomic uint32_t epoch;  /* what is written now is sealed under. The writer changes it, before anybody can read what is */
+    _Atomic uint32_t newest; /* on the token */
+    _Atomic uint32_t oldest; /* of rows and events, known by proof; 0: any */
     RESULT (*store_key)(void *user, uint32_t epoch, struct secret **ret, struct err *e);
     void *user;
 };
-void seal_init(struct seal *s, const struct store_options *o);
+void seal_init(struct seal *s, const struct store_options *o); /* epoch: the newest, until the store says which is current */
 void seal_release(struct seal *s);
-RESULT seal_keys(struct seal *s, uint32_t epoch, const struct seal_keys **ret, struct err *e);
-/* out: SEAL_BYTES + body.n bytes */
-RESULT seal_record(struct seal *s, const struct record *r, struct buf *out, struct err *e);
+RESULT seal_have(struct seal *s, uint32_t epoch, struct err *e); /* from now on in memory; may ask the HSM */
+bool seal_holds(struct seal *s, uint32_t epoch);
+void seal_forget(struct seal *s, uint32_t below); /* keys of these epochs leave memory, and are not asked for again */
+/* out: SEAL_BYTES + body.n bytes. An epoch whose key is in memory: else the HSM is asked. */
+RESULT seal_record(struct seal *s, uint32_t epoch, const struct record *r, struct buf *out, struct err *e);
 RESULT seal_open_record(struct seal *s, uint32_t epoch, struct record *r, struct bytes sealed, struct arena *a, struct err *e);
-RESULT seal_outbox(struct seal *s, uint64_t seq, const uint8_t tenant[16], struct bytes event, struct buf *out, struct err *e);
+RESULT seal_outbox(struct seal *s, uint32_t epoch, uint64_t seq, const uint8_t tenant[16], struct bytes event, struct buf *out,
+                   struct err *e);
 RESULT seal_open_outbox(struct seal *s, uint32_t epoch, struct outbox_event *ev, struct bytes sealed, struct arena *a,
                         struct err *e);
 /* Small facts of the store about itself. An anchor is read before it is known of which incarnation it is. */
 enum seal_note { NOTE_ROOT = 1, NOTE_ANCHOR = 2 };
-RESULT seal_note(struct seal *s, enum seal_note what, struct bytes plain, struct buf *out, struct err *e);
+RESULT seal_note(struct seal *s, uint32_t epoch, enum seal_note what, struct bytes plain, struct buf *out, struct err *e);
 RESULT seal_open_note(struct seal *s, uint32_t epoch, enum seal_note what, struct bytes sealed, struct arena *a,
                       struct bytes *ret, struct err *e);
-/* The store's own identity: instance and incarnation under the seal secret. */
-RESULT seal_identity(struct seal *s, const uint8_t instance[16], struct buf *out, struct err *e);
+/* The store's own identity: instance and incarnation under the seal secret. Asks the HSM. */
+RESULT seal_identity(struct seal *s, uint32_t epoch, const uint8_t instance[16], struct buf *out, struct err *e);
 RESULT seal_check_identity(struct seal *s, uint32_t epoch, const uint8_t instance[16], struct bytes sealed, struct err *e);
 
 /* ---- read.c ---- */
+struct db *conn_take(struct store *s); /* waits for one */
+void conn_return(struct store *s, struct db *d);
 RESULT read_row(struct store *s, sqlite3_stmt *st, struct arena *a, struct record *ret, struct err *e); /* columns as in scan */
 RESULT read_event(struct store *s, sqlite3_stmt *st, struct arena *a, struct outbox_event *ret, struct err *e);
 
 /* ---- txn.c ---- */
-enum op_kind { OP_PUT, OP_DELETE, OP_CHECK };
+enum op_kind { OP_PUT, OP_DELETE, OP_CHECK, OP_RESEAL };
 struct op {
     enum op_kind what;
     enum rec_kind kind;
@@ -106,6 +115,9 @@ struct op {
     uint32_t state;
     int64_t time_unix_ns;
     uint64_t count, expected;
+    /* OP_RESEAL: the very sealing that makes room (its revision is `expected`), and for which: body is sealed already */
+    uint32_t epoch_before, epoch_after;
+    uint8_t tag_before[ENTRY_TAG_BYTES];
 };
 struct store_txn {
     struct store *s;
@@ -116,6 +128,9 @@ struct store_txn {
     uint8_t event_tenant[STORE_TENANT_BYTES];
     size_t event_at, event_n;
     uint64_t trim_up_to;
+    bool seals;
+    uint32_t seal_epoch;
+    size_t identity_at, identity_n; /* in data: the store's identity under that epoch */
     const char *broken; /* what limit was passed, or NULL */
     /* queue; under store.mu */
     struct store_txn *next;
@@ -124,6 +139,9 @@ struct store_txn {
     uint64_t seq;
     struct err err;
 };
+/* Into the transaction: this row, as it was read, sealed anew. */
+void txn_reseal(struct store_txn *t, const struct record *key, uint32_t epoch, const uint8_t tag[ENTRY_TAG_BYTES], uint32_t epoch_after,
+                struct bytes sealed);
 static inline struct bytes txn_view(const struct store_txn *t, size_t at, size_t n)
 {
     return (struct bytes){t->data.p + at, n};
@@ -132,6 +150,7 @@ static inline struct bytes txn_view(const struct store_txn *t, size_t at, size_t
 struct store {
     char path[4096 + 16];
     const struct clock *clock;
+    uint8_t instance[16];
     struct seal seal;
     int lock_fd;
 
@@ -168,8 +187,14 @@ struct store {
     atomic_bool wal_dirty;
 };
 
+/* ---- reseal.c: all rows in key order; the statement is reset by its caller, and what is bound borrowed until then ---- */
+sqlite3_stmt *rows_behind(struct db *d, const struct store_reseal *at);
+/* Onto the row under st. False: no cursor can stand on it, since no program of ours writes such a key. */
+bool reseal_cursor(struct store_reseal *at, sqlite3_stmt *st);
+
 /* ---- anchor.c: the floor in a second place ---- */
 struct floor_value {
+    uint32_t seal; /* the epoch that it is sealed under */
     uint8_t incarnation[16];
     uint64_t epoch, outbox_last, journal_next;
 };
@@ -183,13 +208,15 @@ RESULT anchor_check(struct store *s, struct err *e); /* the store as loaded agai
 RESULT anchor_write(struct store *s, struct err *e); /* the store as committed becomes the floor */
 RESULT anchor_start(struct store *s, struct err *e);
 void anchor_stop(struct store *s); /* after the writer: writes the last floor */
+/* Whether the newest floor is sealed under this epoch; waits for one attempt to write it where it is not. */
+bool anchor_sealed_under(struct store *s, uint32_t epoch);
 void anchor_cover(struct store *s); /* waits until the floor covers what is committed, or one attempt has failed */
 
 /* ---- open.c, for accept.c ---- */
 struct store *store_alloc(const struct store_options *o);
 RESULT store_lock(struct store *s, const char *dir, struct err *e); /* path, permissions, lock */
 RESULT store_identify(struct store *s, struct db *d, const struct store_options *o, struct err *e);
-RESULT store_write_identity(struct store *s, struct db *d, const uint8_t instance[16], struct err *e);
+RESULT store_write_identity(struct store *s, struct db *d, struct err *e); /* asks the HSM */
 RESULT store_upgrade(struct store *s, struct db *d, const struct store_options *o, struct err *e); /* migrations */
 
 /* ---- schema.c ---- */

@@ -17,6 +17,7 @@ struct store *store_alloc(const struct store_options *o)
     pthread_condattr_t monotonic;
     INVARIANT(s);
     s->clock = o->clock;
+    memcpy(s->instance, o->instance, sizeof s->instance);
     s->lock_fd = -1;
     s->tail = &s->head;
     seal_init(&s->seal, o);
@@ -39,17 +40,17 @@ static void store_closep(struct store **s)
     store_close(*s);
 }
 
-RESULT store_write_identity(struct store *s, struct db *d, const uint8_t instance[16], struct err *e)
+RESULT store_write_identity(struct store *s, struct db *d, struct err *e)
 {
     CLEANUP(buf_release) struct buf sealed;
     sqlite3_stmt *st = NULL;
     buf_init(&sealed, 4096);
-    TRY(seal_identity(&s->seal, instance, &sealed, e));
+    TRY(seal_identity(&s->seal, s->seal.epoch, s->instance, &sealed, e));
     TRY(db_prepare(d,
                    "INSERT INTO identity (one, instance, incarnation, epoch, seal) VALUES (1, ?1, ?2, ?3, ?4)"
                    " ON CONFLICT (one) DO UPDATE SET incarnation = ?2, epoch = ?3, seal = ?4",
                    &st, e));
-    db_bind_bytes(st, 1, BYTES(instance, 16));
+    db_bind_bytes(st, 1, BYTES(s->instance, 16));
     db_bind_bytes(st, 2, BYTES(s->seal.incarnation, 16));
     sqlite3_bind_int64(st, 3, s->seal.epoch);
     db_bind_bytes(st, 4, buf_bytes(&sealed));
@@ -60,15 +61,15 @@ RESULT store_write_identity(struct store *s, struct db *d, const uint8_t instanc
 
 struct filling {
     struct store *s;
-    const uint8_t *instance; /* NULL: it has an identity already */
+    bool is_new; /* it has no identity yet */
 };
 
 /* Runs in the transaction that made the tables: there is never a moment at which they are empty and believed. */
 static struct result fill(void *user, struct db *d, struct err *e)
 {
     struct filling *f = user;
-    if (f->instance)
-        TRY(store_write_identity(f->s, d, f->instance, e));
+    if (f->is_new)
+        TRY(store_write_identity(f->s, d, e));
     TRY(db_statements(d, DB_WRITER, e));
     TRY(fresh_new_key(&f->s->fresh, e));
     return fresh_build(f->s, d, e);
@@ -78,7 +79,7 @@ static RESULT fill_new(const char *path, const struct store_options *o, struct e
 {
     CLEANUP(db_close) struct db d = {0};
     CLEANUP(store_closep) struct store *s = store_alloc(o);
-    struct filling f = {s, o->instance};
+    struct filling f = {s, true};
     char set_id[64];
     TRY(db_open(path, DB_CREATE, &d, e));
     snprintf(set_id, sizeof set_id, "PRAGMA application_id = %d", (int)STORE_APPLICATION_ID); /* banned-ok: PRAGMA takes no parameter */
@@ -154,17 +155,20 @@ RESULT store_identify(struct store *s, struct db *d, const struct store_options 
         r = err_set(e, ERR_STATE, "STORE_FOREIGN", __FILE__, __LINE__, "the store belongs to another instance");
     } else {
         memcpy(s->seal.incarnation, incarnation.p, 16);
-        int64_t epoch = sqlite3_column_int64(st, 2);
-        r = seal_check_identity(&s->seal, epoch < 0 || epoch > UINT32_MAX ? 0 : (uint32_t)epoch, o->instance,
-                                db_column_bytes(st, 3), e);
+        int64_t column = sqlite3_column_int64(st, 2);
+        uint32_t epoch = column < 0 || column > UINT32_MAX ? 0 : (uint32_t)column;
+        r = seal_check_identity(&s->seal, epoch, o->instance, db_column_bytes(st, 3), e);
+        if (!r.failed)
+            atomic_store(&s->seal.epoch, epoch); /* the store's, not the token's */
     }
     sqlite3_finalize(st);
+    atomic_store(&s->fresh.seal, s->seal.epoch);
     return r;
 }
 
 RESULT store_upgrade(struct store *s, struct db *d, const struct store_options *o, struct err *e)
 {
-    struct filling f = {s, NULL};
+    struct filling f = {s, false};
     return schema_migrate(d, o->clock, fill, &f, e);
 }
 
@@ -217,11 +221,10 @@ static RESULT open_to_check(struct store *s, const struct store_options *o, stru
 
 static RESULT open_all(struct store *s, const struct store_options *o, struct err *e)
 {
-    const struct seal_keys *current = NULL;
     TRY(store_lock(s, o->dir, e));
     TRY(check_then_migrate(s, o, e));
     TRY(db_open(s->path, DB_WRITER, &s->writer, e));
-    TRY(seal_keys(&s->seal, o->epoch, &current, e)); /* the current key now: a commit must not wait for the HSM */
+    TRY(seal_have(&s->seal, s->seal.epoch, e)); /* the current key now: a commit must not wait for the HSM */
     TRY(anchor_check(s, e));
     TRY(db_open(s->path, DB_CHECKPOINTER, &s->checkpointer, e));
     TRY(open_readers(s, o, e));
@@ -288,6 +291,11 @@ void store_close(struct store *s)
 void store_incarnation(const struct store *s, uint8_t out[16])
 {
     memcpy(out, s->seal.incarnation, 16);
+}
+
+uint32_t store_seal_epoch(struct store *s)
+{
+    return atomic_load(&s->fresh.seal);
 }
 
 uint64_t store_outbox_last(struct store *s)

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static struct db *conn_take(struct store *s)
+struct db *conn_take(struct store *s)
 {
     pthread_mutex_lock(&s->mu);
     while (!s->free_readers)
@@ -14,7 +14,7 @@ static struct db *conn_take(struct store *s)
     return d;
 }
 
-static void conn_return(struct store *s, struct db *d)
+void conn_return(struct store *s, struct db *d)
 {
     pthread_mutex_lock(&s->mu);
     d->next_free = s->free_readers;

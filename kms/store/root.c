@@ -52,9 +52,9 @@ RESULT fresh_write_root(struct store *s, struct db *d, const struct root *r, str
     buf_put(&body, r->tree, sizeof r->tree);
     buf_put_u8(&body, r->anchor_place);
     buf_put(&body, secret_borrow(s->fresh.key), FRESH_KEY_BYTES);
-    TRY(seal_note(&s->seal, NOTE_ROOT, buf_bytes(&body), &s->scratch, e));
+    TRY(seal_note(&s->seal, r->seal, NOTE_ROOT, buf_bytes(&body), &s->scratch, e));
     sqlite3_bind_int64(d->root_put, 1, (sqlite3_int64)r->epoch);
-    sqlite3_bind_int64(d->root_put, 2, s->seal.epoch);
+    sqlite3_bind_int64(d->root_put, 2, r->seal);
     db_bind_bytes(d->root_put, 3, buf_bytes(&s->scratch));
     db_bind_bytes(d->root_put, 4, entries);
     return db_run(d, d->root_put, e);
@@ -90,9 +90,11 @@ static RESULT open_root(struct store *s, sqlite3_stmt *st, struct root *ret, str
             *e = why; /* the HSM is away: nothing is known about the store */
             return (struct result){1};
         }
-        FAIL(e, ERR_DATA_LOSS, "STORE_STALE", "the root record does not open: it was edited, or is of another store");
+        FAIL(e, ERR_DATA_LOSS, "STORE_STALE", "the root record does not open: it was edited, or is of another store (%s)", why.detail);
     }
-    return parse_root(s, body, ret, e);
+    TRY(parse_root(s, body, ret, e));
+    ret->seal = known;
+    return ok();
 }
 
 RESULT fresh_read_root(struct store *s, struct db *d, struct root *ret, struct err *e)
@@ -127,10 +129,19 @@ RESULT fresh_load_leaves(struct store *s, struct db *d, struct err *e)
     return r;
 }
 
+RESULT fresh_check_seal(const struct store *s, struct err *e)
+{
+    if (s->fresh.root.seal != s->seal.epoch)
+        FAIL(e, ERR_DATA_LOSS, "STORE_STALE", "the store's identity is of seal epoch %u, its root of %u: one of them was put back",
+             s->seal.epoch, s->fresh.root.seal);
+    return ok();
+}
+
 RESULT fresh_load(struct store *s, struct db *d, struct err *e)
 {
     uint8_t tree[TREE_DIGEST_BYTES];
     TRY(fresh_read_root(s, d, &s->fresh.root, e));
+    TRY(fresh_check_seal(s, e));
     TRY(fresh_load_leaves(s, d, e));
     TRY(overlay_replay(s, d, e));
     tree_rebuild(s->fresh.tree);
@@ -139,6 +150,7 @@ RESULT fresh_load(struct store *s, struct db *d, struct err *e)
         FAIL(e, ERR_DATA_LOSS, "STORE_STALE",
              "the buckets are not those of epoch %llu, which the root names: a part of the store was edited or put back; see kmsd fsck",
              (unsigned long long)s->fresh.root.epoch);
+    atomic_store(&s->fresh.seal, s->fresh.root.seal);
     atomic_store(&s->fresh.epoch, s->fresh.root.epoch);
     return ok();
 }

@@ -249,6 +249,25 @@ RESULT stage_remove(struct store *s, enum rec_kind kind, const uint8_t tenant[16
     return ok();
 }
 
+RESULT stage_is(struct store *s, const struct record *key, const uint8_t tag[ENTRY_TAG_BYTES], bool *ret_same, struct err *e)
+{
+    struct entry_hash h = entry_hash_of(&s->fresh, key->kind, key->tenant, key->id);
+    const uint8_t *entry = NULL;
+    TRY(peek(s, &h, &entry, e));
+    *ret_same = entry && get_be64(entry + ENTRY_REVISION_AT) == key->revision && bytes_ct_equal(entry + ENTRY_TAG_AT, tag, ENTRY_TAG_BYTES);
+    return ok();
+}
+
+RESULT stage_retag(struct store *s, const struct record *key, struct bytes sealed, struct err *e)
+{
+    struct entry_hash h = entry_hash_of(&s->fresh, key->kind, key->tenant, key->id);
+    uint8_t *entry = NULL;
+    TRY(stage_entry(s, &h, false, &entry, e));
+    INVARIANT(entry); /* stage_is has seen it */
+    tag_of(sealed, entry + ENTRY_TAG_AT);
+    return ok();
+}
+
 /* What the changed entries have become: what a later open replays. */
 static void put_changes(struct stage *g, struct buf *out)
 {
@@ -309,6 +328,7 @@ static void publish(struct store *s, const struct root *next, bool all)
     for (size_t i = 0; !all && i < s->stage->n; i++)
         if (s->stage->b[i].dirty)
             overlay_set(s->fresh.overlay, s->stage->b[i].n, buf_bytes(&s->stage->b[i].entries));
+    atomic_store(&s->fresh.seal, next->seal);
     atomic_store(&s->fresh.epoch, next->epoch);
 }
 
@@ -320,7 +340,9 @@ RESULT fresh_commit(struct store *s, uint64_t txns, uint64_t outbox_last, struct
     struct root next = s->fresh.root;
     next.epoch += txns;
     next.outbox_last = outbox_last;
-    bool all = overlay_count(s->fresh.overlay) + n > OVERLAY_MAX || s->fresh.roots >= ROOTS_MAX;
+    next.seal = s->seal.epoch;
+    /* With a new seal epoch too: the roots before it, which hold the key of the hashes, must not stay under the old one. */
+    bool all = overlay_count(s->fresh.overlay) + n > OVERLAY_MAX || s->fresh.roots >= ROOTS_MAX || next.seal != s->fresh.root.seal;
     pthread_mutex_lock(&s->fresh.commit);
     tree_apply(s->fresh.tree, c, n);
     tree_root(s->fresh.tree, next.tree);

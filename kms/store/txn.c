@@ -111,6 +111,40 @@ void store_txn_erases(struct store_txn *t)
     t->is_erasing = true;
 }
 
+RESULT store_txn_seal(struct store_txn *t, uint32_t epoch, struct err *e)
+{
+    CLEANUP(buf_release) struct buf identity;
+    struct store *s = t->s;
+    buf_init(&identity, 4096);
+    if (t->seals)
+        t->broken = "a second seal epoch";
+    t->seals = true;
+    t->seal_epoch = epoch;
+    if (epoch <= store_seal_epoch(s))
+        return ok(); /* the commit refuses it; the token is not asked for what may be gone */
+    TRY(seal_have(&s->seal, epoch, e));
+    TRY(seal_identity(&s->seal, epoch, s->instance, &identity, e));
+    for (uint32_t known = s->seal.newest; known < epoch;)
+        if (atomic_compare_exchange_weak(&s->seal.newest, &known, epoch))
+            break;
+    t->identity_at = keep(t, buf_bytes(&identity));
+    t->identity_n = identity.n;
+    return ok();
+}
+
+void txn_reseal(struct store_txn *t, const struct record *key, uint32_t epoch, const uint8_t tag[ENTRY_TAG_BYTES], uint32_t epoch_after,
+                struct bytes sealed)
+{
+    struct op *op = add(t, OP_RESEAL, key->kind, key->tenant, key->id, key->revision);
+    if (!op)
+        return;
+    op->body_at = keep(t, sealed);
+    op->body_n = sealed.n;
+    op->epoch_before = epoch;
+    op->epoch_after = epoch_after;
+    memcpy(op->tag_before, tag, sizeof op->tag_before);
+}
+
 static RESULT submit_and_wait(struct store_txn *t, struct err *e)
 {
     struct store *s = t->s;

@@ -64,7 +64,7 @@ static RESULT put(struct store *s, const struct store_txn *t, const struct op *o
                        .name = txn_view(t, op->name_at, op->name_n), .state = op->state,
                        .time_unix_ns = op->time_unix_ns, .count = op->count, .body = txn_view(t, op->body_at, op->body_n)};
     memcpy(r.tenant, op->tenant, sizeof r.tenant);
-    TRY(seal_record(&s->seal, &r, &s->scratch, e));
+    TRY(seal_record(&s->seal, s->seal.epoch, &r, &s->scratch, e));
     if (fresh_covers(op->kind))
         TRY(stage_put(s, &r, buf_bytes(&s->scratch), e));
     sqlite3_stmt *st = s->writer.upsert;
@@ -79,9 +79,36 @@ static RESULT put(struct store *s, const struct store_txn *t, const struct op *o
     return db_run(&s->writer, st, e);
 }
 
+/* Sealed anew by store_reseal, while anybody might write: only the very sealing that was opened there makes room for it, in the file
+ * and in its entry. Whatever else is there now is newer, or not the truth, and must not be sealed in as true. */
+static RESULT reseal(struct store *s, const struct store_txn *t, const struct op *op, struct err *e)
+{
+    struct record key = {.kind = op->kind, .id = txn_view(t, op->id_at, op->id_n), .revision = op->expected};
+    struct bytes sealed = txn_view(t, op->body_at, op->body_n);
+    bool same = op->epoch_after == s->seal.epoch;
+    memcpy(key.tenant, op->tenant, sizeof key.tenant);
+    if (same && fresh_covers(op->kind))
+        TRY(stage_is(s, &key, op->tag_before, &same, e));
+    if (!same)
+        return ok();
+    sqlite3_stmt *st = s->writer.reseal;
+    bind_key(st, t, op);
+    sqlite3_bind_int64(st, 4, op->epoch_after);
+    db_bind_bytes(st, 5, sealed);
+    sqlite3_bind_int64(st, 6, (sqlite3_int64)op->expected);
+    sqlite3_bind_int64(st, 7, op->epoch_before);
+    db_bind_bytes(st, 8, BYTES(op->tag_before, sizeof op->tag_before));
+    TRY(db_run(&s->writer, st, e));
+    if (sqlite3_changes(s->writer.h) && fresh_covers(op->kind))
+        TRY(stage_retag(s, &key, sealed, e));
+    return ok();
+}
+
 static RESULT apply_op(struct store *s, const struct store_txn *t, const struct op *op, struct err *e)
 {
     uint64_t current = 0;
+    if (op->what == OP_RESEAL)
+        return reseal(s, t, op, e);
     TRY(current_revision(s, t, op, &current, e));
     if (fresh_covers(op->kind))
         TRY(stage_check(s, op->kind, op->tenant, txn_view(t, op->id_at, op->id_n), current, e));
@@ -99,7 +126,7 @@ static RESULT apply_op(struct store *s, const struct store_txn *t, const struct 
 
 static RESULT put_event(struct store *s, struct store_txn *t, uint64_t seq, struct err *e)
 {
-    TRY(seal_outbox(&s->seal, seq, t->event_tenant, txn_view(t, t->event_at, t->event_n), &s->scratch, e));
+    TRY(seal_outbox(&s->seal, s->seal.epoch, seq, t->event_tenant, txn_view(t, t->event_at, t->event_n), &s->scratch, e));
     sqlite3_stmt *st = s->writer.outbox_put;
     sqlite3_bind_int64(st, 1, (sqlite3_int64)seq);
     db_bind_bytes(st, 2, BYTES(t->event_tenant, sizeof t->event_tenant));
@@ -110,12 +137,26 @@ static RESULT put_event(struct store *s, struct store_txn *t, uint64_t seq, stru
     return ok();
 }
 
+/* The identity here, the root with the commit. Readers take rows of this epoch from now on; there are none before the commit. */
+static RESULT change_seal(struct store *s, const struct store_txn *t, struct err *e)
+{
+    if (t->seal_epoch <= s->seal.epoch)
+        FAIL(e, ERR_STATE, "SEAL_EPOCH", "seal epoch %u is not above %u, the store's", t->seal_epoch, s->seal.epoch);
+    sqlite3_bind_int64(s->writer.identity_put, 1, t->seal_epoch);
+    db_bind_bytes(s->writer.identity_put, 2, txn_view(t, t->identity_at, t->identity_n));
+    TRY(db_run(&s->writer, s->writer.identity_put, e));
+    atomic_store(&s->seal.epoch, t->seal_epoch);
+    return ok();
+}
+
 static RESULT apply_txn(struct store *s, struct store_txn *t, uint64_t next_seq, struct err *e)
 {
     if (t->is_trim) {
         sqlite3_bind_int64(s->writer.outbox_trim, 1, (sqlite3_int64)t->trim_up_to);
         return db_run(&s->writer, s->writer.outbox_trim, e);
     }
+    if (t->seals)
+        TRY(change_seal(s, t, e));
     for (size_t i = 0; i < t->nops; i++)
         TRY(apply_op(s, t, &t->ops[i], e));
     if (t->has_event)
@@ -138,6 +179,7 @@ static RESULT newest_seq(struct store *s, uint64_t *ret, struct err *e)
 static RESULT apply_in_group(struct store *s, struct store_txn *t, uint64_t *seq, struct err *e)
 {
     struct db *w = &s->writer;
+    const uint32_t seal_before = s->seal.epoch;
     TRY(db_run(w, w->savepoint, e));
     stage_begin(s->stage);
     t->seq = 0;
@@ -149,6 +191,7 @@ static RESULT apply_in_group(struct store *s, struct store_txn *t, uint64_t *seq
     }
     if (t->failed) {
         stage_undo(s->stage);
+        atomic_store(&s->seal.epoch, seal_before);
         TRY(db_run(w, w->undo, e));
     }
     TRY(db_run(w, w->release, e));
@@ -181,6 +224,8 @@ static RESULT apply_all(struct store *s, struct store_txn *group, uint64_t *ret_
 static RESULT apply_group(struct store *s, struct store_txn *group, uint64_t *ret_seq, struct err *e)
 {
     struct result r = apply_all(s, group, ret_seq, e);
+    if (r.failed)
+        atomic_store(&s->seal.epoch, s->fresh.root.seal);
     stage_reset(s->stage);
     return r;
 }
@@ -198,6 +243,11 @@ RESULT writer_note_place(struct store *s, uint8_t place, struct err *e)
     return r;
 }
 
+static bool changes_a_row(const struct op *op)
+{
+    return op->what == OP_PUT || op->what == OP_DELETE; /* sealed anew is not changed */
+}
+
 static void run_hooks(struct store *s, struct store_txn *group, bool new_event, uint64_t seq)
 {
     pthread_mutex_lock(&s->hooks_mu);
@@ -206,7 +256,7 @@ static void run_hooks(struct store *s, struct store_txn *group, bool new_event, 
     for (struct store_txn *t = group; t; t = t->next) {
         for (size_t i = 0; !t->failed && i < t->nops; i++) {
             const struct op *op = &t->ops[i];
-            for (unsigned w = 0; op->what != OP_CHECK && w < STORE_WATCH_SLOTS; w++) {
+            for (unsigned w = 0; changes_a_row(op) && w < STORE_WATCH_SLOTS; w++) {
                 if (s->watch[w].fn)
                     s->watch[w].fn(s->watch[w].user, op->kind, op->tenant, txn_view(t, op->id_at, op->id_n));
             }

@@ -94,7 +94,7 @@ static void put_root(bool sealed, struct bytes body, struct bytes entries)
     buf_put_bytes(&plain, body);
     while (plain.n < 1 + 8 + 8 + TREE_DIGEST_BYTES + 1 + FRESH_KEY_BYTES)
         buf_put_u8(&plain, 0);
-    INVARIANT(!seal_note(&store.seal, NOTE_ROOT, buf_bytes(&plain), &out, &e).failed);
+    INVARIANT(!seal_note(&store.seal, EPOCH, NOTE_ROOT, buf_bytes(&plain), &out, &e).failed);
     row("INSERT INTO root VALUES (?1, ?2, ?3, ?4)", INT64_MAX, buf_bytes(&out), entries);
 }
 
@@ -110,7 +110,7 @@ static void check_floor(bool sealed, struct bytes body)
     buf_put_bytes(&plain, body);
     while (plain.n < 1 + 16 + 3 * 8)
         buf_put_u8(&plain, 0);
-    INVARIANT(!seal_note(&store.seal, NOTE_ANCHOR, buf_bytes(&plain), &note, &e).failed);
+    INVARIANT(!seal_note(&store.seal, EPOCH, NOTE_ANCHOR, buf_bytes(&plain), &note, &e).failed);
     buf_put_u32(&value, EPOCH);
     buf_put_bytes(&value, buf_bytes(&note));
     floor_found = sealed ? buf_bytes(&value) : body;

@@ -110,7 +110,7 @@ static void check_row(struct reader *r)
     in.body = short_of(r, 200);
     buf_init(&sealed, 1 << 20);
     arena_init(&a, ARENA_BYTES);
-    INVARIANT(!seal_record(&store.seal, &in, &sealed, &e).failed);
+    INVARIANT(!seal_record(&store.seal, EPOCH, &in, &sealed, &e).failed);
     const int64_t numbers[COLUMNS] = {(int64_t)in.kind, 0, 0, (int64_t)in.revision, 0, in.state, in.time_unix_ns, (int64_t)in.count, EPOCH};
     for (int i = 0; i < COLUMNS; i++)
         INVARIANT(sqlite3_bind_int64(statement, i + 1, numbers[i]) == SQLITE_OK);
@@ -141,7 +141,7 @@ static void check_event(struct reader *r)
     in.event = short_of(r, 200);
     buf_init(&sealed, 1 << 20);
     arena_init(&a, ARENA_BYTES);
-    INVARIANT(!seal_outbox(&store.seal, in.seq, in.tenant, in.event, &sealed, &e).failed);
+    INVARIANT(!seal_outbox(&store.seal, EPOCH, in.seq, in.tenant, in.event, &sealed, &e).failed);
     INVARIANT(sqlite3_bind_int64(statement, 1, (int64_t)in.seq) == SQLITE_OK && sqlite3_bind_int64(statement, 3, EPOCH) == SQLITE_OK);
     bind_bytes(2, BYTES(in.tenant, sizeof in.tenant));
     bind_bytes(4, buf_bytes(&sealed));

@@ -412,7 +412,8 @@ static void conf_survives_reopen(void **state)
     assert_bytes(out.body, "kept");
 }
 
-static void conf_epochs(void **state)
+/* That the token has a newer secret means nothing: the store says under which it is sealed. */
+static void conf_seal_epoch(void **state)
 {
     struct fx *f = *state;
     struct record r = fx_rec(REC_TENANT, T0, "old", "of epoch 3"), out;
@@ -420,8 +421,18 @@ static void conf_epochs(void **state)
     fx_close(f);
     f->o.epoch = 4;
     fx_open(f);
+    assert_int_equal(store_seal_epoch(f->s), 3);
+    for (uint32_t not_above = 0; not_above <= 3; not_above++)
+        assert_fails(fx_seal(f, not_above, "refused"), ERR_STATE, "SEAL_EPOCH");
+    assert_int_equal(store_outbox_last(f->s), 0);
+    assert_ok(fx_seal(f, 4, "sealed under 4"));
+    assert_int_equal(store_seal_epoch(f->s), 4);
+    assert_fails(fx_seal(f, 4, "refused"), ERR_STATE, "SEAL_EPOCH");
     r = fx_rec(REC_TENANT, T0, "new", "of epoch 4");
     assert_ok(fx_put(f, &r, STORE_ABSENT, NULL));
+    fx_close(f);
+    fx_open(f);
+    assert_int_equal(store_seal_epoch(f->s), 4);
     unsigned asked = atomic_load(&f->keys_asked);
     f->no_key = true; /* the old epoch's key is needed now, and cannot be had */
     assert_fails(fx_get(f, REC_TENANT, T0, "old", &out), ERR_UNAVAILABLE, "HSM_UNAVAILABLE");
@@ -431,6 +442,52 @@ static void conf_epochs(void **state)
     assert_ok(fx_get(f, REC_TENANT, T0, "new", &out));
     assert_ok(fx_get(f, REC_TENANT, T0, "old", &out));
     assert_int_equal(atomic_load(&f->keys_asked), asked + 2); /* once refused, once given, then kept */
+    f->destroyed = 3;
+    fx_close(f);
+    fx_open(f);
+    assert_fails(fx_get(f, REC_TENANT, T0, "old", &out), ERR_DATA_LOSS, "SEAL_ABSENT"); /* never: there is no such row */
+    assert_ok(fx_get(f, REC_TENANT, T0, "new", &out));
+}
+
+static void conf_reseal(void **state)
+{
+    struct fx *f = *state;
+    struct conf_seen seen = {0};
+    struct record out;
+    char id[16];
+    for (int i = 0; i < 25; i++) {
+        snprintf(id, sizeof id, "row %d", i);
+        struct record r = fx_rec(i % 5 ? REC_META : REC_IDEMPOTENCY, i % 2 ? TA : TB, id, id);
+        assert_ok(fx_put(f, &r, STORE_ABSENT, NULL));
+    }
+    assert_int_equal(fx_older(f), 0);
+    assert_ok(fx_seal(f, 4, "sealed under 4"));
+    assert_int_equal(fx_older(f), 25);
+    assert_int_equal(fx_prove(f).left, 25);
+    store_watch(f->s, 7, conf_on_change, &seen);
+    struct store_reseal at = {.limit = 10};
+    assert_true(fx_reseal(f, &at));
+    assert_int_equal(at.rows, 10);
+    assert_int_equal(fx_older(f), 15);
+    assert_int_equal(fx_reseal_all(f, 4), 15);
+    assert_int_equal(fx_reseal_all(f, 4), 0);
+    assert_int_equal(seen.changes, 0);
+    struct store_seal_proof p = fx_prove(f);
+    assert_true(p.left == 0 && p.rows == 25);
+    f->destroyed = 3;
+    atomic_store(&f->oldest_asked, 0);
+    fx_close(f);
+    fx_open(f);
+    for (int i = 0; i < 25; i++) {
+        snprintf(id, sizeof id, "row %d", i);
+        struct record r = fx_rec(i % 5 ? REC_META : REC_IDEMPOTENCY, i % 2 ? TA : TB, id, "changed");
+        assert_ok(fx_get(f, r.kind, r.tenant, id, &out));
+        assert_int_equal(out.revision, 1);
+        assert_true(out.state == 4 && out.count == 9 && bytes_equal(out.body, bytes_str(id)));
+        assert_ok(fx_put(f, &r, 1, NULL)); /* who read it before can write it still */
+    }
+    assert_int_equal(fx_prove(f).left, 0);
+    assert_int_equal(atomic_load(&f->oldest_asked), 4);
 }
 
 #define CONFORMANCE_TEST(name) cmocka_unit_test_setup_teardown(name, fx_setup, fx_teardown)
@@ -438,6 +495,7 @@ static void conf_epochs(void **state)
     CONFORMANCE_TEST(conf_put_get), CONFORMANCE_TEST(conf_compare_and_set), CONFORMANCE_TEST(conf_check_guards),        \
         CONFORMANCE_TEST(conf_sees_itself), CONFORMANCE_TEST(conf_limits), CONFORMANCE_TEST(conf_scan),                 \
         CONFORMANCE_TEST(conf_scan_all_tenants), CONFORMANCE_TEST(conf_outbox), CONFORMANCE_TEST(conf_watch),           \
-        CONFORMANCE_TEST(conf_concurrent), CONFORMANCE_TEST(conf_survives_reopen), CONFORMANCE_TEST(conf_epochs)
+        CONFORMANCE_TEST(conf_concurrent), CONFORMANCE_TEST(conf_survives_reopen), CONFORMANCE_TEST(conf_seal_epoch),          \
+        CONFORMANCE_TEST(conf_reseal)
 
 #endif
