@@ -3,6 +3,9 @@
  * the rest of one and never uses a nonce that was not counted. From half the limit on, each block puts the version into the queue
  * (DUE_EXHAUSTION): its key rotates. Short of the limit nothing is sealed with it any more.
  *
+ * An older store that is accepted does not know how many were handed out since. No other witness is asked: each counter is put to where
+ * a few blocks are left, so that what is in use is replaced at its first message, and nothing is ever counted twice.
+ *
  * REC_GCM: tenant's id, id = kvid; body: u8 format 1, u64 handed out; the count column is the same. */
 #include "kms/keyring/internal.h"
 
@@ -11,7 +14,8 @@
 
 enum { GCM_FORMAT = 1, GCM_BUCKETS = 1024, GCM_BLOCK = 1 << 16 };
 #define GCM_ROTATE_AT (UINT64_C(1) << 31)
-#define GCM_END ((UINT64_C(1) << 32) - (UINT64_C(1) << 20)) /* short of it: what an older copy of the store may not know of */
+#define GCM_END ((UINT64_C(1) << 32) - (UINT64_C(1) << 20)) /* short of it: what is handed out after an older store was accepted, */
+#define GCM_REST (UINT64_C(8) * GCM_BLOCK)                    /* so much each time: the clock has to settle before a key rotates */
 
 struct lease {
     struct lease *next;
@@ -45,13 +49,29 @@ void gcm_free(struct gcm *g)
     free(g);
 }
 
+static void encode(uint64_t handed_out, struct buf *body)
+{
+    buf_put_u8(body, GCM_FORMAT);
+    buf_put_u64(body, handed_out);
+}
+
+static RESULT decode(const struct record *r, uint64_t *ret, struct err *e)
+{
+    struct reader in = reader_of(r->body);
+    const uint8_t format = reader_u8(&in);
+    const uint64_t handed_out = reader_u64(&in);
+    if (!reader_done(&in) || format != GCM_FORMAT || r->count != handed_out)
+        FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "a counter of nonces is not ours");
+    *ret = handed_out;
+    return ok();
+}
+
 static void put(struct store_txn *txn, const uint8_t tenant[16], const uint8_t kvid[FORMAT_KVID_BYTES], uint64_t handed_out,
                 uint64_t expected)
 {
     CLEANUP(buf_release) struct buf body;
     buf_init(&body, 16);
-    buf_put_u8(&body, GCM_FORMAT);
-    buf_put_u64(&body, handed_out);
+    encode(handed_out, &body);
     struct record r = {.kind = REC_GCM, .id = BYTES(kvid, FORMAT_KVID_BYTES), .count = handed_out, .body = buf_bytes(&body)};
     memcpy(r.tenant, tenant, sizeof r.tenant);
     store_txn_put(txn, &r, expected);
@@ -80,13 +100,21 @@ RESULT gcm_read(struct keyring *k, const uint8_t tenant[16], const uint8_t kvid[
         *e = why;
         return (struct result){1};
     }
-    struct reader in = reader_of(r.body);
-    const uint8_t format = reader_u8(&in);
-    const uint64_t handed_out = reader_u64(&in);
-    if (!reader_done(&in) || format != GCM_FORMAT || r.count != handed_out)
-        FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "a counter of nonces is not ours");
-    *ret = handed_out;
+    TRY(decode(&r, ret, e));
     *ret_revision = r.revision;
+    return ok();
+}
+
+RESULT keyring_counter_as_unknown(struct record *r, struct buf *body, bool *ret_changed, struct err *e)
+{
+    uint64_t handed_out;
+    TRY(decode(r, &handed_out, e));
+    *ret_changed = handed_out < GCM_END - GCM_REST;
+    if (!*ret_changed)
+        return ok();
+    encode(GCM_END - GCM_REST, body);
+    r->count = GCM_END - GCM_REST;
+    r->body = buf_bytes(body);
     return ok();
 }
 

@@ -216,6 +216,9 @@ RESULT keyring_version_check(struct keyring *k, const struct name *n, uint64_t r
  * state `to`, which is not ENABLED; a destruction's time counts from now_ns again. *ret_changed false: it is so already. */
 RESULT keyring_version_as_revoked(struct record *r, enum version_state to, int64_t now_ns, struct buf *body, bool *ret_changed,
                                   struct err *e);
+/* `kmsd accept-rollback`: r, a counter of nonces (REC_GCM), of which the store does not know any more how far it had come: all but a
+ * few are taken for used, so the key is replaced soon after it seals again. *ret_changed false: no more than that was left. */
+RESULT keyring_counter_as_unknown(struct record *r, struct buf *body, bool *ret_changed, struct err *e);
 /* After the commit, before the answer: forgets cached material of this key (all its versions), or this tenant's record and KEKs. */
 void keyring_changed(struct keyring *k, const struct name *key_or_version_or_tenant);
 

@@ -11,8 +11,10 @@ from claviger.policy.v1 import policy_pb2
 from claviger.system.v1 import system_pb2
 from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg
 
+from conftest import World
 from kit import certs
 from kit.client import connect
+from kit.instance import SLOWER, until
 from kit.wire import Code, refused
 
 PRINCIPAL, VERSION = 7, 5
@@ -162,6 +164,45 @@ def test_whole_store_put_back(new_world):
     assert code == 0 and " 0 kept revoked" in said, said  # the last word counts
     put_back(w.instance, new)  # the future that was given up
     refuses_to_start(w.instance, "STORE_ROLLED_BACK")
+
+
+def test_nonces_are_never_counted_twice(fresh):
+    """How many a version of level HSM has used since is not known to an older store: it seals a little more, and is replaced."""
+    fresh.configure(clock_settle="0s")
+    w = World(fresh.start())
+    near = 2**32 - 2**20 - 8 * 65536
+    key, idle = (w.key(version_template=dict(protection_level=res.HSM)) for _ in range(2))
+
+    def counters():
+        with sqlite3.connect(f"file:{w.instance.state}/store.db?mode=ro", uri=True) as db:
+            found = sorted(n for n, in db.execute("SELECT count FROM record WHERE kind = 20"))
+        db.close()
+        return found
+    w.encrypt(key)
+    w.instance.stop()
+    old, before = keep(w.instance, "old"), counters()
+    w = start_again(w)
+    sealed = w.encrypt(key)
+    w.set_state(f"{idle}/cryptoKeyVersions/1", res.CryptoKeyVersion.DISABLED)  # the floor is beyond the copy
+    w.instance.stop()
+    assert counters() == [before[0], before[1] + 65536]
+    put_back(w.instance, old)
+    refuses_to_start(w.instance, "STORE_ROLLED_BACK")
+    code, said = w.instance.run("accept-rollback", "--reason", "drill")
+    assert code == 0 and "2 versions of level HSM" in said and "1 kept revoked" in said, said
+    assert counters() == [near] * 2
+    assert w.instance.run("fsck")[0] == 0
+    w = start_again(w)
+    later = w.encrypt(key)
+
+    def primary():
+        return w.keyadmin.kms.GetCryptoKey(msg.GetCryptoKeyRequest(name=key)).primary.name
+    until(lambda: primary() == f"{key}/cryptoKeyVersions/2", 60 * SLOWER, "another version")
+    assert [w.decrypt(key, c) for c in (sealed, later, w.encrypt(key))] == [b"jane@example.com"] * 3
+    assert w.orders.kms.Encrypt(msg.EncryptRequest(name=key, plaintext=b"x")).name == f"{key}/cryptoKeyVersions/2"
+    w.instance.stop()
+    assert w.instance.run("accept-rollback", "--reason", "once more")[0] == 0
+    assert counters() == [near, near, near + 65536]  # never down again
 
 
 def test_review_ends_the_warning(new_world):

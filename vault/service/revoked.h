@@ -24,7 +24,8 @@ RESULT revoked_read(const struct service_options *o, const struct instance *in, 
                     struct err *e);
 void revoked_free(struct revoked *r); /* NULL accepted */
 /* A row as the store has it: when the journal knows better, body and state become those of a revoked one (body: valid until
- * the next call), *ret_changed, and text says what. Recovery administrators are ended, whatever the journal says. */
+ * the next call), *ret_changed, and text says what. Recovery administrators are ended, and counters of nonces (REC_GCM, without a text)
+ * put near their end, whatever the journal says. */
 RESULT revoked_amend(struct revoked *r, struct record *row, int64_t now_ns, bool *ret_changed, struct buf *text, struct err *e);
 
 #endif
