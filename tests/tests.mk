@@ -7,6 +7,7 @@ WRAP_base/test_clock         := open read
 WRAP_base/test_dir           := fsync
 WRAP_base/test_thread        := pthread_create
 WRAP_kms/audit/test_edges   := open fsync rename access fallocate
+WRAP_kms/audit/test_disk    := $(WRAP_kms/audit/test_edges)
 
 # conformance: docs/FORMATS.md against the code, by a decryptor that shares none of it (tests/conformance/README.md)
 MAKE_RECORDS := $(BUILD)/conformance/make_records
@@ -27,7 +28,7 @@ bench-aead: $(BENCH_AEAD)
 	$(BENCH_AEAD)
 
 # hardware: a PKCS#11 module that fails on demand, and what is shown with it (tests/hardware/README.md); LONG=1: every fault at
-# every call, a storm of minutes, ten minutes of churn. test_server of hsm runs on the same shim.
+# every call, a storm of minutes, ten minutes of churn. test_server and test_server_faults of hsm run on the same shim.
 HSM_SHIM := $(BUILD)/hardware/shim.so
 CHURN    := $(BUILD)/hardware/churn/churn
 CHURN_UNLOCKED := $(BUILD)/hardware/churn/churn_unlocked
@@ -46,7 +47,7 @@ $(CHURN) $(CHURN_UNLOCKED) $(CAPABLE) $(SERVED):
 	@mkdir -p $(@D)
 	@$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) -lcmocka
-$(BUILD)/unit/hsm/test_server: | $(HSM_SHIM) $(BUILD)/bin/kmsd-hsm
+$(BUILD)/unit/hsm/test_server $(BUILD)/unit/hsm/test_server_faults: | $(HSM_SHIM) $(BUILD)/bin/kmsd-hsm
 $(BUILD)/unit/hsm/test_hostile: | $(HSM_SHIM)
 $(BUILD)/unit/hsm/test_keys: | $(HSM_SHIM)
 .PHONY: hardware hardware-programs capabilities
