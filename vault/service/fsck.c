@@ -76,8 +76,7 @@ static void check_meeting(struct fsck *f)
 
 static RESULT check_journal(struct fsck *f, struct err *e)
 {
-    struct journal_options jo = {.dir = f->in->journal_dir, .origin = f->in->origin};
-    memcpy(jo.instance, f->in->id, sizeof jo.instance);
+    const struct journal_options jo = instance_journal_options(f->in, f->o->config, f->o->clock);
     f->jc = (struct journal_checking){.report = finding, .key = journal_key, .user = f};
     TRY(journal_check(&jo, &f->jc, e));
     check_meeting(f);

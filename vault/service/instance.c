@@ -117,6 +117,14 @@ struct keyring_options instance_keyring_options(const struct instance *in, const
     return o;
 }
 
+struct journal_options instance_journal_options(const struct instance *in, const struct config *c, const struct clock *clock)
+{
+    struct journal_options o = {.dir = in->journal_dir, .origin = in->origin, .segment_bytes = c->journal_segment_bytes,
+                                .reserve_bytes = c->journal_reserve_bytes, .clock = clock};
+    memcpy(o.instance, in->id, sizeof o.instance);
+    return o;
+}
+
 void instance_backup_put(struct store_txn *txn, enum instance_backup kind, const struct hsm_backup *b, uint64_t expected)
 {
     CLEANUP(buf_release) struct buf body;

@@ -10,6 +10,7 @@
 
 #include "base/config.h"
 #include "hsm/hsm.h"
+#include "kms/audit/journal.h"
 #include "kms/keyring/keyring.h"
 #include "kms/store/store.h"
 
@@ -30,5 +31,7 @@ RESULT instance_create(const struct config *c, struct hsm *h, struct instance *r
 struct store_options instance_store_options(const struct instance *in, const struct config *c, const struct clock *clock);
 struct keyring_options instance_keyring_options(const struct instance *in, const struct config *c, const struct clock *clock,
                                                 struct store *store);
+/* To open it or to check it; the strings are in's, which must outlive the call. */
+struct journal_options instance_journal_options(const struct instance *in, const struct config *c, const struct clock *clock);
 
 #endif

@@ -105,11 +105,9 @@ static void floor_known(void *user)
 /* The journal is opened as the daemon would, so that its end is known and a torn tail is gone. */
 static RESULT journal_end(const struct service_options *o, const struct instance *in, struct store_acceptance *a, struct err *e)
 {
-    struct journal_options jo = {.dir = in->journal_dir, .origin = in->origin, .segment_bytes = o->config->journal_segment_bytes,
-                                 .reserve_bytes = o->config->journal_reserve_bytes, .clock = o->clock};
+    const struct journal_options jo = instance_journal_options(in, o->config, o->clock);
     struct journal *j = NULL;
     struct journal_status js;
-    memcpy(jo.instance, in->id, sizeof jo.instance);
     TRY(journal_open(&jo, &j, e));
     journal_status(j, &js);
     a->journal_outbox_seq = journal_outbox_seq(j);

@@ -208,10 +208,9 @@ static RESULT open_all(struct revoked *r, const struct service_options *o, const
 static RESULT read_all(struct revoked *r, const struct service_options *o, const struct instance *in, struct err *e)
 {
     struct err why = {0};
-    struct journal_options jo = {.dir = in->journal_dir, .origin = in->origin};
+    const struct journal_options jo = instance_journal_options(in, o->config, o->clock);
     struct journal_checking c = {.report = count, .key = key_of, .event = on_event, .user = r};
     TRY(open_all(r, o, in, e));
-    memcpy(jo.instance, in->id, sizeof jo.instance);
     TRY(journal_check(&jo, &c, e));
     r->facts->journal_next = c.next_index;
     r->facts->journal_seq = c.outbox_seq;

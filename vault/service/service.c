@@ -71,14 +71,7 @@ static RESULT start_storage(struct service *s, const struct instance *in, struct
     so.readers = STORE_READERS;
     so.anchor = &s->floor.io;
     TRY(store_open(&so, &s->store, e));
-    struct journal_options jo = {
-        .dir = in->journal_dir,
-        .origin = in->origin,
-        .segment_bytes = s->config->journal_segment_bytes,
-        .reserve_bytes = s->config->journal_reserve_bytes,
-        .clock = s->clock,
-    };
-    memcpy(jo.instance, in->id, sizeof jo.instance);
+    const struct journal_options jo = instance_journal_options(in, s->config, s->clock);
     TRY(journal_open(&jo, &s->journal, e));
     TRY(check_journal_floor(s, e));
     struct keyring_options ko = instance_keyring_options(in, s->config, s->clock, s->store);
