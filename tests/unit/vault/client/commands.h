@@ -7,21 +7,25 @@
 
 #include "vault/cmd/kmsctl/kmsctl.h"
 
-#include "tests/unit/vault/client/standin.h"
-#include "tests/unit/vault/client/testing.h"
+#include "tests/unit/vault/client/fixture.h"
 
 #include <fcntl.h>
 
 enum { FILE_MAX = 8 << 20 };
 
-static inline void use_standin(const struct standin *s)
+/* The fixture, and an environment in which every command goes to its stand-in. */
+static inline int commands_start(void **state)
 {
+    if (fixture_start(state) != 0)
+        return -1;
+    const struct standin *s = &((struct fixture *)*state)->server;
     setenv("KMS_ENDPOINT", s->endpoint, 1);
     setenv("KMS_CA", s->ca, 1);
     setenv("KMS_CERT", s->cert, 1);
     setenv("KMS_KEY", s->key, 1);
     setenv("HOME", s->dir, 1);
     unsetenv("XDG_CONFIG_HOME");
+    return 0;
 }
 
 static inline void write_file(const char *path, struct bytes b)

@@ -1,7 +1,6 @@
 #include "vault/client/internal.h"
 
-#include "tests/unit/vault/client/standin.h"
-#include "tests/unit/vault/client/testing.h"
+#include "tests/unit/vault/client/fixture.h"
 
 #include "claviger/envelope/v1/envelope.pb-c.h"
 
@@ -9,37 +8,9 @@
 
 #define RING "projects/acme/locations/eu/keyRings/pii/cryptoKeys/"
 
-struct fixture {
-    struct standin server;
-    struct claviger *c;
-};
-
 static int setup(void **state)
 {
-    struct fixture *f = calloc(1, sizeof *f);
-    if (!f || !standin_start(&f->server))
-        return -1;
-    struct claviger_options o = {.size = sizeof o, .endpoint = f->server.endpoint, .ca_file = f->server.ca,
-                                 .cert_file = f->server.cert, .key_file = f->server.key, .cache_max_uses = 5, .cache_max_keys = 4};
-    struct claviger_error e;
-    if (claviger_connect(&o, &f->c, &e) != 0)
-        return -1;
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    claviger_free(f->c);
-    standin_stop(&f->server);
-    free(f);
-    return 0;
-}
-
-static struct claviger *client(void **state)
-{
-    return ((struct fixture *)*state)->c;
+    return fixture_connect(state, (struct claviger_options){.cache_max_uses = 5, .cache_max_keys = 4});
 }
 
 static unsigned calls_of(struct claviger *c, const char *how)
@@ -200,18 +171,6 @@ static void test_changes_are_never_repeated(void **state)
     assert_int_equal(calls_of(c, "flaky-change"), 1);
 }
 
-static struct claviger *connect_with(struct standin *s, struct claviger_options o)
-{
-    o.size = sizeof o;
-    o.endpoint = o.endpoint ? o.endpoint : s->endpoint;
-    o.ca_file = s->ca;
-    o.cert_file = o.cert_file ? o.cert_file : s->cert;
-    o.key_file = o.key_file ? o.key_file : s->key;
-    struct claviger *c = NULL;
-    assert_int_equal(claviger_connect(&o, &c, NULL), 0);
-    return c;
-}
-
 static void test_deadline(void **state)
 {
     struct fixture *f = *state;
@@ -248,9 +207,7 @@ static void test_strangers_are_refused(void **state)
     assert_int_equal(claviger_encrypt(c, RING "email", "x", 1, NULL, &out, NULL), CLAVIGER_UNAVAILABLE);
     claviger_free(c);
     /* the server is not trusted either: another CA, another name */
-    struct claviger_options o = {.size = sizeof o, .endpoint = f->server.endpoint, .ca_file = ca, .cert_file = f->server.cert,
-                                 .key_file = f->server.key, .max_attempts = 1};
-    assert_int_equal(claviger_connect(&o, &c, NULL), 0);
+    c = connect_with(&f->server, (struct claviger_options){.ca_file = ca, .max_attempts = 1});
     assert_int_equal(claviger_encrypt(c, RING "email", "x", 1, NULL, &out, NULL), CLAVIGER_UNAVAILABLE);
     claviger_free(c);
     c = connect_with(&f->server, (struct claviger_options){.server_name = "evil.example", .max_attempts = 1});
@@ -469,5 +426,5 @@ int main(void)
         cmocka_unit_test(test_one_bad_item_spares_the_rest), cmocka_unit_test(test_streams),
         cmocka_unit_test(test_local),                   cmocka_unit_test(test_one_client_many_threads),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, setup, fixture_stop);
 }

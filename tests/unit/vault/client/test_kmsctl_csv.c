@@ -82,32 +82,6 @@ static void test_put_quotes_what_needs_it(void **state)
 
 /* ---- the commands, against the stand-in --------------------------------------------------------------------------------------- */
 
-struct fixture {
-    struct standin server;
-    char in[128], enc[128], dec[128];
-};
-
-static int setup(void **state)
-{
-    struct fixture *f = calloc(1, sizeof *f);
-    if (!f || !standin_start(&f->server))
-        return -1;
-    standin_path(f->in, &f->server, "in.csv");
-    standin_path(f->enc, &f->server, "enc.csv");
-    standin_path(f->dec, &f->server, "dec.csv");
-    use_standin(&f->server);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    standin_stop(&f->server);
-    free(f);
-    return 0;
-}
-
 #define KEY "--key", "acme/eu/pii/email"
 
 static void round_trip(struct fixture *f, struct bytes text, const char *columns, const char *batch, char *extra)
@@ -253,5 +227,5 @@ int main(void)
         cmocka_unit_test(test_refused_files_and_options),
         cmocka_unit_test(test_people),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, commands_start, fixture_stop);
 }

@@ -7,35 +7,6 @@
 enum { ROWS = 700 };
 #define KEY "--key", "acme/eu/pii/email"
 
-struct fixture {
-    struct standin server;
-    char in[128], enc[128], out[128], part[128], place[128], dec[128];
-};
-
-static int setup(void **state)
-{
-    struct fixture *f = calloc(1, sizeof *f);
-    if (!f || !standin_start(&f->server))
-        return -1;
-    standin_path(f->in, &f->server, "in.csv");
-    standin_path(f->enc, &f->server, "enc.csv");
-    standin_path(f->out, &f->server, "out.csv");
-    standin_path(f->part, &f->server, "out.csv.part");
-    standin_path(f->place, &f->server, "out.csv.place");
-    standin_path(f->dec, &f->server, "dec.csv");
-    use_standin(&f->server);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    standin_stop(&f->server);
-    free(f);
-    return 0;
-}
-
 static int fresh(void **state)
 {
     struct fixture *f = *state;
@@ -411,5 +382,5 @@ int main(void)
         cmocka_unit_test_setup(test_one_run_at_a_time, fresh),
         cmocka_unit_test_setup(test_servers_that_are_not_always_there, fresh),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, commands_start, fixture_stop);
 }

@@ -1,46 +1,14 @@
 /* Rewrapping many, in one call and through a stream: what comes back, what breaks and is mended, what is never tried again. */
 #include "vault/client/internal.h"
 
-#include "tests/unit/vault/client/standin.h"
-#include "tests/unit/vault/client/testing.h"
+#include "tests/unit/vault/client/fixture.h"
 
 #define RING "projects/acme/locations/eu/keyRings/pii/cryptoKeys/"
 enum { N = 5 };
 
-struct fixture {
-    struct standin server;
-    struct claviger *c;
-};
-
-static struct claviger *connected(const struct standin *s, uint32_t timeout_ms)
-{
-    struct claviger_options o = {.size = sizeof o, .endpoint = s->endpoint, .ca_file = s->ca, .cert_file = s->cert, .key_file = s->key,
-                                 .timeout_ms = timeout_ms};
-    struct claviger *c = NULL;
-    return claviger_connect(&o, &c, NULL) == 0 ? c : NULL;
-}
-
 static int setup(void **state)
 {
-    struct fixture *f = calloc(1, sizeof *f);
-    if (!f || !standin_start(&f->server) || !(f->c = connected(&f->server, 0)))
-        return -1;
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    claviger_free(f->c);
-    standin_stop(&f->server);
-    free(f);
-    return 0;
-}
-
-static struct claviger *client(void **state)
-{
-    return ((struct fixture *)*state)->c;
+    return fixture_connect(state, (struct claviger_options){0});
 }
 
 static const struct claviger_pair pairs[] = {{"column", "email"}, {"row", "7"}};
@@ -280,7 +248,7 @@ static void test_one_failed_item_ends_nothing(void **state)
 static void test_silence(void **state)
 {
     struct fixture *f = *state;
-    struct claviger *c = connected(&f->server, 500);
+    struct claviger *c = connect_with(&f->server, (struct claviger_options){.timeout_ms = 500});
     struct claviger_rewrap_stream *s = NULL;
     struct claviger_item items[N];
     struct claviger_error e;
@@ -341,5 +309,5 @@ int main(void)
         cmocka_unit_test(test_silence),
         cmocka_unit_test(test_large_batches_do_not_block_each_other),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, setup, fixture_stop);
 }
