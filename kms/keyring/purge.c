@@ -7,7 +7,7 @@
 
 #include "kms/crypto/kdf.h"
 
-enum { PURGE_PAGE = 128, PURGE_DUE_PAGES = 64, PURGE_ARENA_BYTES = 64 << 20, KINDS_END = 64, TOMBSTONE_FORMAT = 1 };
+enum { PURGE_PAGE = 128, PURGE_DUE_MAX = STORE_TXN_MAX / 2, PURGE_ARENA_BYTES = 64 << 20, KINDS_END = 64, TOMBSTONE_FORMAT = 1 };
 static const uint8_t no_tenant[STORE_TENANT_BYTES];
 
 /* Only a tenant that is PURGING loses anything. */
@@ -143,7 +143,7 @@ static RESULT due_walk(struct keyring *k, struct bytes name, struct store_txn *t
     size_t n = PURGE_PAGE;
     struct bytes from = {0};
     *ret_gone = 0;
-    while (n == PURGE_PAGE && *ret_gone < PURGE_DUE_PAGES * PURGE_PAGE / 2) {
+    while (n == PURGE_PAGE && *ret_gone + PURGE_PAGE <= PURGE_DUE_MAX) {
         TRY(due_page(k, full, from, txn, after, &n, ret_gone, e));
         from = BYTES(after, sizeof after);
     }
@@ -200,6 +200,7 @@ RESULT keyring_purge_end(struct keyring *k, struct bytes name, struct store_txn 
     store_txn_delete(txn, REC_BUDGET, no_tenant, BYTES(m.t.id, 16), STORE_ANY);
     due_move(txn, DUE_PURGE, tenant_full_name(name, full), m.t.purge_ns, 0);
     put_tombstone(k, &m, txn);
+    store_txn_erases(txn); /* with the log goes what the pages before this took, too */
     *ret = m.t;
     *ret_toll = m.toll;
     return ok();

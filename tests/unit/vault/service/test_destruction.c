@@ -1,19 +1,16 @@
 /* Destruction over years of a fake clock: on the day and not a second before, once, with one certificate that verifies, whoever dies
  * when; and what was destroyed is in no file any more. */
-#include "tests/unit/vault/service/life.h"
+#include "tests/unit/vault/service/in_files.h"
 
 #include "base/dir.h"
 #include "vault/service/certificate.h"
 #include "vault/service/destruction.h"
 
-#include <dirent.h>
 #include <fcntl.h>
-#include <sqlite3.h>
-#include <sys/stat.h>
 
 #define KEY LIFE_RING "/cryptoKeys/email"
 #define V1 KEY "/cryptoKeyVersions/1"
-enum { NOTE_ID_BYTES = 4, BODIES_MAX = 4096, WINDOW = 32 };
+enum { NOTE_ID_BYTES = 4 };
 static const struct keeper_task both[] = {{DUE_DESTRUCTION, destruction_due}, {DUE_CERTIFICATE, certificate_due}};
 
 static struct keeper *keeper_of(struct life *f, const struct keeper_task *tasks, size_t ntasks, uint64_t pace)
@@ -427,72 +424,6 @@ static void destroyed_without_a_certificate(void **state)
 }
 
 /* ---- erased ---- */
-struct bodies {
-    struct bytes all[BODIES_MAX];
-    size_t n;
-};
-
-/* The sealed bodies of versions as they lie in the file now: each revision of a row has its own. */
-static void collect(struct life *f, const char *like, struct bodies *b)
-{
-    char path[128];
-    sqlite3 *db;
-    sqlite3_stmt *st;
-    (void)snprintf(path, sizeof path, "%s/store.db", f->dir);
-    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
-    sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
-    assert_int_equal(sqlite3_prepare_v2(db, "SELECT body FROM record WHERE kind = 5 AND CAST(name AS TEXT) LIKE ?1", -1, &st, NULL), SQLITE_OK);
-    sqlite3_bind_text(st, 1, like, -1, SQLITE_STATIC);
-    while (sqlite3_step(st) == SQLITE_ROW && b->n < BODIES_MAX) {
-        const size_t n = (size_t)sqlite3_column_bytes(st, 0);
-        assert_true(n > 2 * WINDOW);
-        b->all[b->n++] = BYTES(arena_dup(&f->a, sqlite3_column_blob(st, 0), n), n);
-    }
-    sqlite3_finalize(st);
-    sqlite3_close(db);
-}
-
-/* How many of them can be seen in any file of the folder; *ret_files: how many files were looked at. */
-static size_t found(struct life *f, const struct bodies *b, unsigned *ret_files)
-{
-    bool *seen = arena_zalloc(&f->a, b->n + 1);
-    size_t total = 0;
-    DIR *d = opendir(f->dir);
-    struct dirent *entry;
-    assert_non_null(d);
-    *ret_files = 0;
-    while ((entry = readdir(d)) != NULL) {
-        char path[400];
-        struct stat st;
-        (void)snprintf(path, sizeof path, "%s/%s", f->dir, entry->d_name);
-        const int fd = open(path, O_RDONLY | O_CLOEXEC);
-        assert_true(fd >= 0 && fstat(fd, &st) == 0);
-        if (S_ISREG(st.st_mode)) {
-            uint8_t *content = malloc((size_t)st.st_size + 1);
-            assert_true(content != NULL && read(fd, content, (size_t)st.st_size) == st.st_size);
-            for (size_t i = 0; i < b->n; i++) /* begin, middle, end: any part of it is too much */
-                for (size_t part = 0; part < 3 && !seen[i]; part++)
-                    seen[i] = memmem(content, (size_t)st.st_size, b->all[i].p + part * (b->all[i].n - WINDOW) / 2, WINDOW) != NULL;
-            free(content);
-            (*ret_files)++;
-        }
-        close(fd);
-    }
-    closedir(d);
-    for (size_t i = 0; i < b->n; i++)
-        total += seen[i];
-    return total;
-}
-
-/* What is there: looked for again while a checkpoint moves it from one file to another between two readings. */
-static size_t found_all(struct life *f, const struct bodies *b, unsigned *ret_files)
-{
-    size_t n = 0;
-    for (int tries = 0; tries < 100 && n < b->n; tries++)
-        n = found(f, b, ret_files);
-    return n;
-}
-
 /* Rows come, change and go around them, so that the pages of the file are split and joined: of what was destroyed nothing is left in
  * any file, of no revision, once its certificate is signed. What lives is there, and was found before. */
 static void nothing_is_left_in_any_file(void **state)
@@ -506,10 +437,10 @@ static void nothing_is_left_in_any_file(void **state)
         (void)snprintf(name, sizeof name, LIFE_RING "/cryptoKeys/%s%03d", i % 3 == 0 ? "keep" : "gone", i * 37 % KEYS);
         life_key(f, name, 0, 0);
     }
-    collect(f, "%/gone%", &gone);
-    collect(f, "%/keep%", &alive);
+    bodies_collect(f, REC_VERSION, "%/gone%", &gone);
+    bodies_collect(f, REC_VERSION, "%/keep%", &alive);
     assert_int_equal(gone.n, KEYS / 3 * 2);
-    assert_int_equal(found_all(f, &gone, &files), gone.n); /* it can be found at all */
+    assert_int_equal(bodies_found_all(f, &gone, &files), gone.n); /* it can be found at all */
     assert_int_equal(files, 4);                        /* store.db, -wal, -shm, store.lock */
     for (int round = 0; round < 2; round++) { /* more revisions of each, older copies of their rows */
         for (int i = 0; i < KEYS; i++) {
@@ -517,15 +448,15 @@ static void nothing_is_left_in_any_file(void **state)
             if (i % 3 != 0)
                 change(f, name, round == 0 ? VERSION_DISABLED : VERSION_DESTROY_SCHEDULED, DAY_S);
         }
-        collect(f, "%/gone%", &gone);
+        bodies_collect(f, REC_VERSION, "%/gone%", &gone);
     }
     assert_int_equal(gone.n, KEYS * 2);
-    assert_true(found(f, &gone, &files) >= KEYS / 3 * 2);
+    assert_true(bodies_found(f, &gone, &files) >= KEYS / 3 * 2);
     fake_clock_advance(&f->clock, DAY);
     step(f);
-    assert_int_equal(found(f, &gone, &files), 0);
+    assert_int_equal(bodies_found(f, &gone, &files), 0);
     assert_int_equal(files, 4);
-    assert_int_equal(found_all(f, &alive, &files), alive.n);
+    assert_int_equal(bodies_found_all(f, &alive, &files), alive.n);
 }
 
 #define LIFE(test) cmocka_unit_test_setup_teardown(test, life_start, life_stop)

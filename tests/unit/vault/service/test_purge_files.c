@@ -1,0 +1,65 @@
+/* The end of a tenant that is large, and what of it the files of the store still show when its certificate is signed. */
+#include "tests/unit/vault/service/in_files.h"
+#include "tests/unit/vault/service/purge_fixture.h"
+
+/* More times than one transaction takes rows, with another's among them: the pages do not come out even. */
+static void more_due_than_a_transaction_takes(void **state)
+{
+    struct fixture *f = *state;
+    enum { TIMES = STORE_TXN_MAX + 300, SOME = 2000 };
+    char name[128];
+    tenant_make(f, "globex");
+    for (int i = 0; i < TIMES;) {
+        struct store_txn *txn = store_txn_new(f->l->s.store);
+        for (int end = i + SOME; i < TIMES && i < end; i++) {
+            (void)snprintf(name, sizeof name, LIFE_RING "/cryptoKeys/k%05d", i);
+            due_move(txn, DUE_ROTATION, bytes_str(name), 0, T0 + 3650 * DAY + i);
+        }
+        life_commit(f->l, txn);
+    }
+    life_key(f->l, ACME_KEY, 7 * DAY_S, T0 + 3650 * DAY);
+    struct store_txn *txn = store_txn_new(f->l->s.store);
+    due_move(txn, DUE_ROTATION, BYTES_LIT(GLOBEX_KEY), 0, T0 + 3650 * DAY + 1);
+    life_commit(f->l, txn);
+    const struct tenant t = tenant_now(f, "acme");
+    tenant_to(f, "acme", TENANT_DELETED, T0 + 30 * DAY);
+    assert_int_equal(queued(f, DUE_ROTATION), TIMES + 2);
+    fake_clock_advance(&f->l->clock, 30 * DAY);
+    purge_out(f, "acme");
+    nothing_is_left(f, t.id);
+    assert_int_equal(queued(f, DUE_ROTATION), 1);
+}
+
+/* When the certificate is signed, salt, audit key and wrapped keys are in no file, the store's log included. */
+static void in_no_file_once_it_is_signed(void **state)
+{
+    struct fixture *f = *state;
+    struct bodies gone = {.n = 0}, alive = {.n = 0};
+    const struct keeper_task sign = {DUE_CERTIFICATE, certificate_due};
+    const struct keeper_options o = {.store = f->l->s.store, .clock = &f->l->clock.c, .pace = 1000, .tasks = &sign, .ntasks = 1, .user = &f->l->s};
+    unsigned files;
+    furnish(f);
+    bodies_collect(f->l, REC_TENANT, "projects/acme", &gone);
+    bodies_collect(f->l, REC_VERSION, "projects/acme/%", &gone);
+    assert_int_equal(gone.n, 1 + KEYS * VERSIONS);
+    assert_int_equal(bodies_found_all(f->l, &gone, &files), gone.n); /* they can be found at all */
+    tenant_to(f, "acme", TENANT_DELETED, T0 + 30 * DAY);
+    bodies_collect(f->l, REC_TENANT, "projects/acme", &gone);
+    bodies_collect(f->l, REC_TENANT, "projects/globex", &alive);
+    bodies_collect(f->l, REC_VERSION, "projects/globex/%", &alive);
+    fake_clock_advance(&f->l->clock, 30 * DAY);
+    purge_out(f, "acme");
+    struct keeper *k = keeper_new(&o);
+    keeper_step(k);
+    keeper_free(k);
+    assert_int_equal(f->l->hsm->signed_count, 1);
+    assert_int_equal(bodies_found(f->l, &gone, &files), 0);
+    assert_int_equal(bodies_found_all(f->l, &alive, &files), alive.n);
+}
+
+#define LIFE(test) cmocka_unit_test_setup_teardown(test, fixture_start, fixture_stop)
+int main(void)
+{
+    const struct CMUnitTest tests[] = {LIFE(more_due_than_a_transaction_takes), LIFE(in_no_file_once_it_is_signed)};
+    return cmocka_run_group_tests(tests, kms_slab, NULL);
+}
