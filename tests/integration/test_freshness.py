@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from claviger.identity.v1 import identity_pb2
+from claviger.lifecycle.v1 import lifecycle_pb2
 from claviger.policy.v1 import policy_pb2
 from claviger.system.v1 import system_pb2
 from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg
@@ -144,7 +145,7 @@ def test_whole_store_put_back(new_world):
     assert w.instance.run("accept-rollback")[0] == 2  # not without a reason
     refuses_to_start(w.instance, "STORE_ROLLED_BACK")
     code, said = w.instance.run("accept-rollback", "--reason", "disk lost, ticket 4711")
-    assert code == 0 and "accepted the store" in said and "2 kept revoked" in said, said
+    assert code == 0 and "accepted the store" in said and "2 kept revoked" in said and " 0 do not open" in said, said
     assert "stays as it was last: principals/acme-orders DISABLED" in said, said
     assert f"stays as it was last: {key}/cryptoKeyVersions/1 DISABLED" in said, said
     assert w.instance.run("fsck")[0] == 0
@@ -203,6 +204,38 @@ def test_nonces_are_never_counted_twice(fresh):
     w.instance.stop()
     assert w.instance.run("accept-rollback", "--reason", "once more")[0] == 0
     assert counters() == [near, near, near + 65536]  # never down again
+
+
+def test_a_rotation_makes_another_version_of_that_number(new_world):
+    """What was revoked in a future that was given up is not the version that a rotation has made under its number since."""
+    w = new_world
+    key = w.key()
+    version = f"{key}/cryptoKeyVersions/2"
+    w.instance.stop()
+    old = keep(w.instance, "old")
+    w = start_again(w)
+    assert w.keyadmin.life.RotateKey(lifecycle_pb2.RotateKeyRequest(name=key)).name == version
+    w.set_state(version, res.CryptoKeyVersion.DISABLED)
+    w.instance.stop()
+    put_back(w.instance, old)
+    code, said = w.instance.run("accept-rollback", "--reason", "disk lost")
+    assert code == 0 and " 0 kept revoked" in said, said  # it has no version 2
+    w = start_again(w)
+    assert w.keyadmin.life.RotateKey(lifecycle_pb2.RotateKeyRequest(name=key)).name == version
+    ciphertext = w.encrypt(key)
+    w.instance.stop()
+    code, said = w.instance.run("accept-rollback", "--reason", "once more")
+    assert code == 0 and " 0 kept revoked" in said and version not in said, said
+    w = start_again(w)
+    assert w.decrypt(key, ciphertext) == b"jane@example.com"
+    w.instance.stop()
+    old = keep(w.instance, "older")
+    w = start_again(w)
+    w.set_state(version, res.CryptoKeyVersion.DISABLED)  # its twin: this one's own last word holds
+    w.instance.stop()
+    put_back(w.instance, old)
+    code, said = w.instance.run("accept-rollback", "--reason", "a third time")
+    assert code == 0 and f"stays as it was last: {version} DISABLED" in said, said
 
 
 def test_review_ends_the_warning(new_world):

@@ -125,6 +125,14 @@ static void on_key(struct revoked *r, const struct audit_event *ev)
     set(r, name, VERSION_ENABLED);
 }
 
+/* So has a version that a rotation makes, by whomever: its number may have been another's in a future that was given up. */
+static void on_rotation(struct revoked *r, const struct audit_event *ev)
+{
+    char name[STORE_NAME_MAX + 1];
+    if (ev->key_version.n > 0 && text_copy(ev->key_version, name, sizeof name))
+        set(r, name, VERSION_ENABLED);
+}
+
 /* By id, not by name: the name may have been given again. */
 static void on_tenant(struct revoked *r, const struct audit_event *ev)
 {
@@ -164,6 +172,8 @@ static void on_event(void *user, const struct audit_event *ev)
         on_tenant(r, ev);
     else if (bytes_equal(ev->action, BYTES_LIT("kms.cryptoKeys.create")))
         on_key(r, ev);
+    else if (bytes_equal(ev->action, BYTES_LIT("kms.cryptoKeys.rotate")))
+        on_rotation(r, ev);
     else if (bytes_equal(ev->action, BYTES_LIT("policy.apply")))
         on_policy(r, ev);
 }

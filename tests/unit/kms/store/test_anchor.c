@@ -261,7 +261,7 @@ static void test_accept_with_knowledge(void **state)
     a.user = &k;
     k = (struct knowing){.a = &a};
     assert_ok(store_accept(&f->o, &a, &f->e));
-    assert_true(k.asked == 2 && k.told == 1 && a.rows == 2 && a.amended_rows == 1 && a.floor_found && a.floor_outbox == 2);
+    assert_true(k.asked == 2 && k.told == 1 && a.rows == 2 && a.amended_rows == 1 && a.unreadable_rows == 0 && a.floor_found && a.floor_outbox == 2);
     fx_open(f);
     assert_ok(fx_get(f, REC_PRINCIPAL, T0, "bob", &out));
     assert_true(out.revision == 2 && out.state == 2);
