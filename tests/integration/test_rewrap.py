@@ -1,5 +1,6 @@
 """Moving data to a key's newest version: batches and streams, under rotation, over deaths of either side; and whole CSV files by kmsctl."""
 import base64
+import collections
 import json
 import os
 import random
@@ -381,31 +382,64 @@ def test_csv_rewrap_killed_at_ten_random_points(files):
 WRITES = ("openat", "write", "ftruncate", "fdatasync", "fsync", "rename", "renameat2", "unlink")
 
 
+class Steps:
+    """The calls by which a run changes a file, each a moment to be killed at. How often it notes its place depends on the clock, so that
+    how many there are is known only when a run has none left."""
+
+    def __init__(self, f, log):
+        self.f, self.log = f, log
+        self.names = {str(f.new): "FILE", str(f.part): "part", str(f.place): "place", str(f.place) + ".new": "place.new", str(f.new.parent): "folder"}
+
+    def kill_at(self, call, n):
+        """The step's name: what was called, of what. None: the run came to its end before it."""
+        for path in (self.f.new, self.f.part, self.f.place):
+            path.unlink(missing_ok=True)
+        paths = [word for path in self.names for word in ("-P", path)]
+        run = subprocess.run(["strace", "-f", "-qq", "-y", "-o", self.log, *paths, "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={n}",
+                              *self.f.command("--batch", "10")], env=self.f.ctl.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=DEADLINE)
+        if run.returncode == 0:
+            return None
+        assert run.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (call, n, run)
+        lines = [line for line in self.log.read_text().splitlines() if re.match(rf"\d+ +{call}\(", line)]
+        assert len(lines) == n, lines
+        return call, next(self.names[p] for p in re.findall(r'[<"]([^<>"]*)[>"]', lines[-1]) if p in self.names)
+
+
+STEPS = {("openat", "part"), ("ftruncate", "part"), ("openat", "folder"), ("fsync", "folder"), ("write", "part"), ("fdatasync", "part"),
+         ("openat", "place.new"), ("write", "place.new"), ("fsync", "place.new"), ("rename", "place.new"), ("renameat2", "part"), ("unlink", "place")}
+
+
+def state_of(f):
+    if f.new.exists():
+        return "proven" if f.place.exists() else "complete"
+    return "noted" if f.place.exists() else "begun" if f.part.exists() else "nothing"
+
+
 @pytest.mark.skipif(SLOWER > 1, reason="strace under a sanitizer")
-def test_csv_rewrap_killed_at_every_step(files):
-    """kill -9 at each call by which it changes a file, from the opening to the end; gone on with, nothing is lost or doubled."""
+def test_csv_rewrap_killed_at_every_step(files, tmp_path):
+    """kill -9 at each call by which it changes a file, from the opening to the end; gone on with, nothing is lost or doubled, and a file that
+    is proven complete is left alone."""
     f = files(60)
-    killed, complete = {}, []
+    steps, met = Steps(f, tmp_path / "calls"), collections.defaultdict(set)
     for call in WRITES:
         for n in range(1, 60):
-            for path in (f.new, f.part, f.place):
-                path.unlink(missing_ok=True)
-            trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", f.new, "-P", f.part, "-P", f.place, "-P", str(f.place) + ".new", "-P", f.new.parent,
-                     "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={n}"]
-            run = subprocess.run([*trace, *f.command("--batch", "10")], env=f.ctl.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=DEADLINE)
-            if run.returncode == 0:
-                break  # there is no n-th such call
-            assert run.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (call, n, run)
-            killed[call] = n
+            step = steps.kill_at(call, n)
+            if step is None:
+                break
+            state, was = state_of(f), f.new.stat() if f.new.exists() else None
+            met[state].add(step)
             done = f.rewrap("--resume")
-            if done.returncode == CONFLICT and b"OUTPUT_EXISTS" in done.stderr:
-                complete.append(call)  # it died when all was done
+            if state == "complete":  # it died when all was done, the proof removed
+                assert done.returncode == CONFLICT and b"OUTPUT_EXISTS" in done.stderr and b"complete" in done.stderr, (step, n, done)
             else:
-                assert done.returncode == 0, (call, n, done.stderr)
+                assert done.returncode == 0 and b"of 60 rows" in done.stderr, (step, n, state, done)
+            if was:
+                assert (f.new.stat().st_ino, f.new.stat().st_mtime_ns) == (was.st_ino, was.st_mtime_ns), (step, n)
+            assert not f.place.with_name(f.place.name + ".new").exists()
             f.check()
-    print(killed, complete)
-    assert set(killed) >= {"openat", "write", "fdatasync", "fsync", "rename", "renameat2", "unlink"} and sum(killed.values()) > 15, killed
-    assert set(complete) <= {"openat", "fsync", "unlink"} and len(complete) <= 3, complete
+    print(dict(met))
+    assert set().union(*met.values()) == STEPS, met
+    assert met["begun"] and met["noted"] and ("fsync", "folder") in met["proven"] and met["complete"] <= {("openat", "folder"), ("fsync", "folder"), ("unlink", "place")}, met
 
 
 def test_csv_rewrap_on_a_disk_that_is_full(files):

@@ -214,18 +214,28 @@ static struct result go_on(struct csv_out *o, int fd, const char *path, const st
     return o->bytes == l->written && strcmp(sum, l->written_sum) == 0 ? ok() : is_damaged(e, path);
 }
 
-/* The run died between the two last steps: FILE has its name, and its place is still there. */
+static struct result is_taken(struct claviger_error *e, const char *path, const char *why)
+{
+    return client_fail(e, CLAVIGER_ALREADY_EXISTS, "OUTPUT_EXISTS", "%s is there already%s", path, why);
+}
+
+/* Is FILE, to the byte, what the run that left the place wrote, and is it all of this run's work? */
+static bool is_proven(struct csv_out *o, struct left *l)
+{
+    struct claviger_error why;
+    struct stat st;
+    if (read_place(o, l, &why).failed || l->at.input_bytes != o->work.input_bytes)
+        return false;
+    CLEANUP(close_fd) int fd = open(o->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    return fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == l->written && !go_on(o, fd, o->path, l, &why).failed;
+}
+
+/* The run died between its last steps: FILE has its name, and its place is still there. Else FILE is somebody else's. */
 static struct result already_complete(struct csv_out *o, struct csv_place *ret, struct claviger_error *e)
 {
     struct left l;
-    struct stat st;
-    TRY(read_place(o, &l, e));
-    CLEANUP(close_fd) int fd = open(o->path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) != 0)
-        return io_failed(e, "read", o->path);
-    TRY(go_on(o, fd, o->path, &l, e));
-    if ((uint64_t)st.st_size != l.written || l.at.input_bytes != o->work.input_bytes)
-        return is_damaged(e, o->path);
+    if (!is_proven(o, &l))
+        return is_taken(e, o->path, ", and it is not what the interrupted run wrote");
     if (unlink(o->place) != 0 && errno != ENOENT)
         return io_failed(e, "removed", o->place);
     *ret = l.at;
@@ -266,7 +276,7 @@ static struct result open_any(struct csv_out *o, bool resume, struct csv_place *
 {
     *ret_complete = is_there(o->path);
     if (*ret_complete && !(resume && is_there(o->place)))
-        return client_fail(e, CLAVIGER_ALREADY_EXISTS, "OUTPUT_EXISTS", "%s is there already", o->path);
+        return is_taken(e, o->path, resume ? ", with no interrupted run beside it: a run gives it its name when it is complete" : "");
     return *ret_complete ? already_complete(o, ret, e) : open_part(o, resume, ret, e);
 }
 
@@ -304,12 +314,20 @@ RESULT csv_out_note(struct csv_out *o, const struct csv_place *at, bool now, str
     return now || clock_boot_ms(&clock_system) - o->noted_ms >= CSV_NOTE_MS ? put_place(o, at, e) : ok();
 }
 
+/* Never over what somebody made meanwhile; not every file system knows how to say that. */
+static struct result give_name(const struct csv_out *o, struct claviger_error *e)
+{
+    if (renameat2(AT_FDCWD, o->part, AT_FDCWD, o->path, RENAME_NOREPLACE) == 0)
+        return ok();
+    if (errno == EINVAL && !is_there(o->path) && rename(o->part, o->path) == 0)
+        return ok();
+    return is_there(o->path) ? is_taken(e, o->path, ": what was written is complete, and kept beside it") : io_failed(e, "made", o->path);
+}
+
 RESULT csv_out_finish(struct csv_out *o, const struct csv_place *at, struct claviger_error *e)
 {
     TRY(put_place(o, at, e));
-    if (renameat2(AT_FDCWD, o->part, AT_FDCWD, o->path, RENAME_NOREPLACE) != 0 && /* somebody may have made FILE meanwhile */
-        (errno != EINVAL || is_there(o->path) || rename(o->part, o->path) != 0))  /* not every file system knows it */
-        return io_failed(e, "made", o->path);
+    TRY(give_name(o, e));
     TRY(sync_folder(o, e));
     if (unlink(o->place) != 0 && errno != ENOENT) /* who resumes may have seen that all is done */
         return io_failed(e, "removed", o->place);

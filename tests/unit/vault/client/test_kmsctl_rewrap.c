@@ -309,12 +309,62 @@ static void test_bad_fields(void **state)
     assert_int_equal(run(f->dec, &e, ARGS("csv", "decrypt", "--columns", "a", KEY, "--in", f->enc, "--keep-bad")), 2);
 }
 
-/* Between the renaming and the end: FILE is complete, and the place still there. */
+static void assert_taken(struct fixture *f)
+{
+    struct claviger_error e;
+    struct stat before, after;
+    CLEANUP(buf_release) struct buf place = {0}, still = {0};
+    read_file(f->place, &place);
+    assert_int_equal(lstat(f->out, &before), 0);
+    assert_int_equal(run(f->dec, &e, REWRAP("--out", f->out, "--resume")), 5);
+    assert_string_equal(e.reason, "OUTPUT_EXISTS");
+    assert_int_equal(lstat(f->out, &after), 0); /* nothing is touched, and the proof stays */
+    assert_int_equal(before.st_ino, after.st_ino);
+    assert_int_equal(before.st_size, after.st_size);
+    read_file(f->place, &still);
+    assert_true(bytes_equal(buf_bytes(&place), buf_bytes(&still)));
+}
+
+/* FILE that the place does not prove, one byte each: somebody else's, for all that is known. */
+static void not_proven(struct fixture *f, struct bytes out, struct bytes place, struct bytes good)
+{
+    static const char *const broken[] = {"", "{", "{\"claviger_csv_rewrap\":1}"};
+    const off_t at[] = {0, 50, (off_t)out.n - 1};
+    for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
+        put_char(f->out, at[i]);
+        assert_taken(f);
+        put_char(f->out, at[i]);
+    }
+    assert_int_equal(truncate(f->out, (off_t)out.n - 1), 0);
+    assert_taken(f);
+    assert_int_equal(truncate(f->out, (off_t)out.n + 1), 0);
+    assert_taken(f);
+    for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
+        write_file(f->out, out);
+        write_file(f->place, bytes_str(broken[i]));
+        assert_taken(f);
+    }
+    write_file(f->place, place);
+    put_char(f->enc, (off_t)good.n - 3); /* of another input */
+    assert_taken(f);
+    write_file(f->enc, good);
+    unlink(f->out);
+    assert_int_equal(mkfifo(f->out, 0600), 0); /* and nobody waits for a writer */
+    assert_taken(f);
+    unlink(f->out);
+    assert_int_equal(symlink("enc.csv", f->out), 0);
+    assert_taken(f);
+    unlink(f->out);
+    write_file(f->out, out);
+}
+
+/* Between the renaming and the end: FILE is complete, and the place still there, which proves it. */
 static void test_the_very_end(void **state)
 {
     struct fixture *f = *state;
     struct claviger_error e;
-    CLEANUP(buf_release) struct buf good = {0}, place = {0};
+    struct stat before, after;
+    CLEANUP(buf_release) struct buf good = {0}, place = {0}, out = {0};
     many(f);
     read_file(f->enc, &good);
     fresh(state);
@@ -323,13 +373,31 @@ static void test_the_very_end(void **state)
     assert_int_equal(rename(f->part, f->out), 0);
     assert_int_equal(run(f->dec, &e, REWRAP("--out", f->out)), 5);
     assert_int_equal(access(f->place, F_OK), 0);
+    read_file(f->out, &out);
+    not_proven(f, buf_bytes(&out), buf_bytes(&place), buf_bytes(&good));
+    assert_int_equal(stat(f->out, &before), 0);
     assert_int_equal(run(f->dec, &e, REWRAP("--out", f->out, "--resume")), 0);
     assert_int_equal(access(f->place, F_OK), -1);
+    assert_int_equal(stat(f->out, &after), 0);
+    assert_true(before.st_ino == after.st_ino && before.st_mtim.tv_sec == after.st_mtim.tv_sec && before.st_mtim.tv_nsec == after.st_mtim.tv_nsec);
     assert_int_equal(decrypt(f, f->out, "a"), 0);
     assert_same(f->dec, f->in);
-    write_file(f->place, buf_bytes(&place));
-    put_char(f->out, 50);
-    assert_int_equal(run(f->dec, &e, REWRAP("--out", f->out, "--resume")), 7);
+    assert_int_equal(run(f->dec, &e, REWRAP("--out", f->out, "--resume")), 5); /* nothing proves it any more */
+    assert_string_equal(e.reason, "OUTPUT_EXISTS");
+    assert_non_null(strstr(e.message, "complete"));
+}
+
+/* A place that proves only a part of the input, beside a FILE that is just that part. */
+static void test_a_part_is_not_the_whole(void **state)
+{
+    struct fixture *f = *state;
+    CLEANUP(buf_release) struct buf good = {0};
+    many(f);
+    read_file(f->enc, &good);
+    fresh(state);
+    interrupted(f, &good, line_end(&good, 400));
+    assert_int_equal(rename(f->part, f->out), 0);
+    assert_taken(f);
 }
 
 static void test_one_run_at_a_time(void **state)
@@ -379,6 +447,7 @@ int main(void)
         cmocka_unit_test_setup(test_what_changed_meanwhile_is_refused, fresh),
         cmocka_unit_test_setup(test_bad_fields, fresh),
         cmocka_unit_test_setup(test_the_very_end, fresh),
+        cmocka_unit_test_setup(test_a_part_is_not_the_whole, fresh),
         cmocka_unit_test_setup(test_one_run_at_a_time, fresh),
         cmocka_unit_test_setup(test_servers_that_are_not_always_there, fresh),
     };
