@@ -69,6 +69,14 @@ RESULT due_drop(struct store *s, const struct due *d, struct err *e)
     return store_txn_commit(txn, &seq, e);
 }
 
+RESULT due_drop_gone(struct store *s, const struct due *d, const struct err *why, struct err *e)
+{
+    if (why->code == ERR_NOT_FOUND)
+        return due_drop(s, d, e);
+    *e = *why;
+    return (struct result){1};
+}
+
 static RESULT parse(const struct record *r, struct due *ret, struct err *e)
 {
     struct reader in = reader_of(r->body);

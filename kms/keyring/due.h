@@ -35,6 +35,8 @@ enum { DUE_RETRY_MAX_S = 60 };
 void due_put_off(struct store_txn *txn, const struct due *d, int64_t now_ns);
 /* What led here is not due any more: its row goes, in a transaction of its own, and nothing else happens. */
 RESULT due_drop(struct store *s, const struct due *d, struct err *e);
+/* The same where what it names could not be read because it is not there (ERR_NOT_FOUND); any other reason is passed on. */
+RESULT due_drop_gone(struct store *s, const struct due *d, const struct err *why, struct err *e);
 void due_id(const struct due *d, uint8_t out[DUE_ID_BYTES]);
 /* The first `limit` after that id (empty: from the start) of at most that time, earliest first; views into the arena. */
 RESULT due_read(struct store *s, struct bytes after_id, int64_t until_ns, size_t limit, struct arena *a, struct due **ret,

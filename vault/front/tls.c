@@ -168,14 +168,22 @@ static void pkey_freep(EVP_PKEY **k)
     EVP_PKEY_free(*k);
 }
 
+/* The file's text, which *ret_in views; file is empty, and its owner's to release. */
+static RESULT open_pem(int fd, struct buf *file, BIO **ret_in, struct err *e)
+{
+    buf_init(file, TLS_FILE_MAX_BYTES);
+    TRY(read_file(fd, file, e));
+    *ret_in = BIO_new_mem_buf(file->p, (int)file->n);
+    INVARIANT(*ret_in != NULL);
+    ERR_clear_error();
+    return ok();
+}
+
 static RESULT use_chain(SSL_CTX *c, int fd, struct err *e)
 {
-    CLEANUP(buf_release) struct buf file;
-    buf_init(&file, TLS_FILE_MAX_BYTES);
-    TRY(read_file(fd, &file, e));
-    CLEANUP(bio_freep) BIO *in = BIO_new_mem_buf(file.p, (int)file.n);
-    INVARIANT(in != NULL);
-    ERR_clear_error();
+    CLEANUP(buf_release) struct buf file = {0};
+    CLEANUP(bio_freep) BIO *in = NULL;
+    TRY(open_pem(fd, &file, &in, e));
     for (bool leaf = true;; leaf = false) {
         CLEANUP(x509_freep) X509 *x = PEM_read_bio_X509(in, NULL, no_password, NULL);
         if (x == NULL && (leaf || ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE))
@@ -191,12 +199,9 @@ static RESULT use_chain(SSL_CTX *c, int fd, struct err *e)
 
 static RESULT use_key(SSL_CTX *c, int fd, struct err *e)
 {
-    CLEANUP(buf_release) struct buf file;
-    buf_init(&file, TLS_FILE_MAX_BYTES);
-    TRY(read_file(fd, &file, e));
-    CLEANUP(bio_freep) BIO *in = BIO_new_mem_buf(file.p, (int)file.n);
-    INVARIANT(in != NULL);
-    ERR_clear_error();
+    CLEANUP(buf_release) struct buf file = {0};
+    CLEANUP(bio_freep) BIO *in = NULL;
+    TRY(open_pem(fd, &file, &in, e));
     CLEANUP(pkey_freep) EVP_PKEY *k = PEM_read_bio_PrivateKey(in, NULL, no_password, NULL);
     if (k == NULL)
         return ssl_fail("the key file holds no unencrypted PEM private key", e);

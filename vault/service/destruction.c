@@ -53,12 +53,8 @@ RESULT destruction_due(void *user, const struct due *d, struct err *e)
     struct err why = {0};
     arena_init(&a, CALL_BYTES);
     TRY(name_parse(d->name, NAME_VERSION, "name", &n, e));
-    if (keyring_version_get(s->keyring, &n, &a, &m, &why).failed) {
-        if (why.code == ERR_NOT_FOUND)
-            return due_drop(s->store, d, e);
-        *e = why;
-        return (struct result){1};
-    }
+    if (keyring_version_get(s->keyring, &n, &a, &m, &why).failed)
+        return due_drop_gone(s->store, d, &why, e);
     if (m.state == VERSION_DESTROYED) {
         bool there;
         TRY(certificate_there(s, &n, &there, e));

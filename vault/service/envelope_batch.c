@@ -8,7 +8,6 @@ typedef Claviger__Envelope__V1__EncryptItem EncryptItem;
 typedef Claviger__Envelope__V1__EncryptResult EncryptResult;
 typedef Claviger__Envelope__V1__DecryptItem DecryptItem;
 typedef Claviger__Envelope__V1__DecryptResult DecryptResult;
-typedef Claviger__Envelope__V1__ItemStatus ItemStatus;
 typedef Claviger__Envelope__V1__BatchEncryptRequest EncryptRequest;
 typedef Claviger__Envelope__V1__BatchDecryptRequest DecryptRequest;
 
@@ -37,10 +36,12 @@ static struct result decrypt_resources(struct call *c, const ProtobufCMessage *r
 
 /* ---- items --------------------------------------------------------------------------------------------------------- */
 struct batch {
+    EncryptItem *const *encrypt; /* one of the two */
+    DecryptItem *const *decrypt;
     struct crypt_key key;        /* kept while the name stays the same */
     const struct name *key_name; /* equal names point to one: what crypt re-uses the key by */
     struct buf aad;
-    uint32_t failed;
+    ProtobufCBinaryData version_name; /* of the last item */
 };
 
 static void batch_release(struct batch *b)
@@ -49,9 +50,20 @@ static void batch_release(struct batch *b)
     buf_release(&b->aad);
 }
 
-static RESULT encrypt_one(struct call *c, struct batch *b, const struct resource *res, const EncryptItem *item, EncryptResult *r,
-                          struct err *e)
+/* The version name is copied once for a run of items under one version. */
+static ProtobufCBinaryData run_name(struct call *c, struct batch *b)
 {
+    if (b->version_name.data == NULL || !bytes_equal(pb_bytes(b->version_name), b->key.view.version_name))
+        b->version_name = crypt_version_name(c, &b->key);
+    return b->version_name;
+}
+
+static RESULT encrypt_one(struct call *c, void *batch, size_t i, void *result, struct err *e)
+{
+    struct batch *b = batch;
+    const struct resource *res = &c->resources[i];
+    const EncryptItem *item = b->encrypt[i];
+    EncryptResult *r = result;
     const struct name *n = items_same_name(&b->key_name, &res->name);
     TRY(item_allowed(res, e));
     TRY(crypt_key_for_seal(c, n, KEY_USE_ENCRYPT, &b->key, e));
@@ -61,12 +73,16 @@ static RESULT encrypt_one(struct call *c, struct batch *b, const struct resource
     TRY(field_aad((ProtobufCMessage *const *)item->context, item->n_context, item->additional_authenticated_data, &b->aad, e));
     TRY(crypt_seal(c, &b->key, KEY_USE_ENCRYPT, buf_bytes(&b->aad), plain, &sealed, e));
     r->ciphertext = pb_view(sealed);
+    r->name = run_name(c, b);
     return ok();
 }
 
-static RESULT decrypt_one(struct call *c, struct batch *b, const struct resource *res, const DecryptItem *item, DecryptResult *r,
-                          struct err *e)
+static RESULT decrypt_one(struct call *c, void *batch, size_t i, void *result, struct err *e)
 {
+    struct batch *b = batch;
+    const struct resource *res = &c->resources[i];
+    const DecryptItem *item = b->decrypt[i];
+    DecryptResult *r = result;
     const struct name *n = items_same_name(&b->key_name, &res->name);
     struct bytes sealed = pb_bytes(item->ciphertext), plain;
     TRY(item_allowed(res, e));
@@ -75,59 +91,28 @@ static RESULT decrypt_one(struct call *c, struct batch *b, const struct resource
     TRY(field_aad((ProtobufCMessage *const *)item->context, item->n_context, item->additional_authenticated_data, &b->aad, e));
     TRY(crypt_open(c, n, KEY_USE_ENCRYPT, buf_bytes(&b->aad), sealed, &b->key, &plain, e));
     r->plaintext = pb_view(plain);
+    r->name = run_name(c, b);
     return ok();
-}
-
-/* The version name is copied once for a run of items under one version. */
-static ProtobufCBinaryData run_name(struct call *c, const struct batch *b, ProtobufCBinaryData last)
-{
-    return last.data != NULL && bytes_equal(pb_bytes(last), b->key.view.version_name) ? last : crypt_version_name(c, &b->key);
 }
 
 static RESULT encrypt_items(struct call *c, EncryptItem *const *items, size_t n, EncryptResult ***ret, uint32_t *ret_failed,
                             struct err *e)
 {
-    CLEANUP(batch_release) struct batch b = {0};
+    CLEANUP(batch_release) struct batch b = {.encrypt = items};
+    const struct items_work w = {.one = encrypt_one, .batch = &b, .result = &claviger__envelope__v1__encrypt_result__descriptor,
+                                 .status = offsetof(EncryptResult, status)};
     buf_init(&b.aad, ITEM_AAD_MAX);
-    EncryptResult **out = arena_alloc(&c->arena, n * sizeof *out);
-    ProtobufCBinaryData last = {0};
-    for (size_t i = 0; out != NULL && i < n; i++) {
-        struct err why = {0};
-        if ((out[i] = call_new_message(c, &claviger__envelope__v1__encrypt_result__descriptor)) == NULL)
-            out = NULL;
-        else if (encrypt_one(c, &b, &c->resources[i], items[i], out[i], &why).failed)
-            TRY(item_outcome(c, &why, &out[i]->status, &b.failed, e));
-        else
-            out[i]->name = last = run_name(c, &b, last);
-    }
-    if (out == NULL)
-        FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "no room for %zu results", n);
-    c->ev.items_failed = *ret_failed = b.failed;
-    *ret = out;
-    return ok();
+    return items_each(c, &w, n, ret, ret_failed, e);
 }
 
 static RESULT decrypt_items(struct call *c, DecryptItem *const *items, size_t n, DecryptResult ***ret, uint32_t *ret_failed,
                             struct err *e)
 {
-    CLEANUP(batch_release) struct batch b = {0};
+    CLEANUP(batch_release) struct batch b = {.decrypt = items};
+    const struct items_work w = {.one = decrypt_one, .batch = &b, .result = &claviger__envelope__v1__decrypt_result__descriptor,
+                                 .status = offsetof(DecryptResult, status)};
     buf_init(&b.aad, ITEM_AAD_MAX);
-    DecryptResult **out = arena_alloc(&c->arena, n * sizeof *out);
-    ProtobufCBinaryData last = {0};
-    for (size_t i = 0; out != NULL && i < n; i++) {
-        struct err why = {0};
-        if ((out[i] = call_new_message(c, &claviger__envelope__v1__decrypt_result__descriptor)) == NULL)
-            out = NULL;
-        else if (decrypt_one(c, &b, &c->resources[i], items[i], out[i], &why).failed)
-            TRY(item_outcome(c, &why, &out[i]->status, &b.failed, e));
-        else
-            out[i]->name = last = run_name(c, &b, last);
-    }
-    if (out == NULL)
-        FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "no room for %zu results", n);
-    c->ev.items_failed = *ret_failed = b.failed;
-    *ret = out;
-    return ok();
+    return items_each(c, &w, n, ret, ret_failed, e);
 }
 
 /* ---- unary ----------------------------------------------------------------------------------------------------------- */

@@ -23,11 +23,11 @@ static struct result resources(struct call *c, const ProtobufCMessage *req, stru
 
 /* ---- items --------------------------------------------------------------------------------------------------------- */
 struct batch {
+    RewrapItem *const *items;
     struct crypt_key from, to;   /* kept while name, version and use stay the same */
     const struct name *key_name; /* equal names point to one: what crypt re-uses a key by */
     const struct name *found;    /* the one that is known to exist */
     struct buf aad;
-    uint32_t failed;
 };
 
 static void batch_release(struct batch *b)
@@ -54,9 +54,12 @@ static void tell_version(struct call *c, const struct crypt_key *to)
         (void)crypt_version_name(c, to);
 }
 
-static RESULT rewrap_one(struct call *c, struct batch *b, const struct resource *res, const RewrapItem *item, RewrapResult *r,
-                         struct err *e)
+static RESULT rewrap_one(struct call *c, void *batch, size_t i, void *result, struct err *e)
 {
+    struct batch *b = batch;
+    const struct resource *res = &c->resources[i];
+    const RewrapItem *item = b->items[i];
+    RewrapResult *r = result;
     const struct name *n = items_same_name(&b->key_name, &res->name);
     struct bytes sealed = pb_bytes(item->ciphertext), again;
     bool verified;
@@ -78,21 +81,11 @@ static RESULT rewrap_one(struct call *c, struct batch *b, const struct resource 
 
 static RESULT rewrap_items(struct call *c, RewrapItem *const *items, size_t n, RewrapResult ***ret, uint32_t *ret_failed, struct err *e)
 {
-    CLEANUP(batch_release) struct batch b = {0};
+    CLEANUP(batch_release) struct batch b = {.items = items};
+    const struct items_work w = {.one = rewrap_one, .batch = &b, .result = &claviger__envelope__v1__rewrap_result__descriptor,
+                                 .status = offsetof(RewrapResult, status)};
     buf_init(&b.aad, ITEM_AAD_MAX);
-    RewrapResult **out = arena_alloc(&c->arena, n * sizeof *out);
-    for (size_t i = 0; out != NULL && i < n; i++) {
-        struct err why = {0};
-        if ((out[i] = call_new_message(c, &claviger__envelope__v1__rewrap_result__descriptor)) == NULL)
-            out = NULL;
-        else if (rewrap_one(c, &b, &c->resources[i], items[i], out[i], &why).failed)
-            TRY(item_outcome(c, &why, &out[i]->status, &b.failed, e));
-    }
-    if (out == NULL)
-        FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "no room for %zu results", n);
-    c->ev.items_failed = *ret_failed = b.failed;
-    *ret = out;
-    return ok();
+    return items_each(c, &w, n, ret, ret_failed, e);
 }
 
 /* ---- one message -------------------------------------------------------------------------------------------------------- */

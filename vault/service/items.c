@@ -51,7 +51,7 @@ RESULT item_allowed(const struct resource *r, struct err *e)
     return ok();
 }
 
-RESULT item_outcome(struct call *c, const struct err *why, Claviger__Envelope__V1__ItemStatus **ret, uint32_t *failed, struct err *e)
+static RESULT outcome(struct call *c, const struct err *why, Claviger__Envelope__V1__ItemStatus **ret, struct err *e)
 {
     if (why->code == ERR_WOULD_BLOCK) { /* nothing of the message has had an effect */
         *e = *why;
@@ -63,8 +63,27 @@ RESULT item_outcome(struct call *c, const struct err *why, Claviger__Envelope__V
     s->code = status_code(why->code);
     s->reason = call_text(c, why->reason != NULL ? why->reason : err_name(why->code) + strlen("ERR_"));
     s->message = call_text(c, err_public(why, text, sizeof text));
-    (*failed)++;
     *ret = s;
+    return ok();
+}
+
+RESULT items_each(struct call *c, const struct items_work *w, size_t n, void *ret_results, uint32_t *ret_failed, struct err *e)
+{
+    void **out = arena_alloc(&c->arena, n * sizeof *out);
+    uint32_t failed = 0;
+    for (size_t i = 0; out != NULL && i < n; i++) {
+        struct err why = {0};
+        if ((out[i] = call_new_message(c, w->result)) == NULL) {
+            out = NULL;
+        } else if (w->one(c, w->batch, i, out[i], &why).failed) {
+            failed++;
+            TRY(outcome(c, &why, (Claviger__Envelope__V1__ItemStatus **)((char *)out[i] + w->status), e));
+        }
+    }
+    if (out == NULL)
+        FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "no room for %zu results", n);
+    c->ev.items_failed = *ret_failed = failed;
+    memcpy(ret_results, &out, sizeof out);
     return ok();
 }
 

@@ -23,8 +23,15 @@ RESULT items_resources(struct call *c, ProtobufCBinaryData name, size_t n, item_
 const struct name *items_same_name(const struct name **last, const struct name *n);
 
 RESULT item_allowed(const struct resource *r, struct err *e); /* the decision on it was made with the message */
-/* What becomes of an item that failed: its status, and one more in *failed. */
-RESULT item_outcome(struct call *c, const struct err *why, Claviger__Envelope__V1__ItemStatus **ret, uint32_t *failed, struct err *e);
+/* Each item in turn, into a result of its own from the call's memory: `one` fills it in, or says why not, which becomes its status.
+ * *ret_results (an array of n results) and *ret_failed are written when all have had their turn; the event has how many failed, too. */
+struct items_work {
+    RESULT (*one)(struct call *c, void *batch, size_t i, void *result, struct err *e);
+    void *batch;
+    const ProtobufCMessageDescriptor *result;
+    size_t status; /* offset of its ItemStatus */
+};
+RESULT items_each(struct call *c, const struct items_work *w, size_t n, void *ret_results, uint32_t *ret_failed, struct err *e);
 
 void items_remember_name(struct call *c, ProtobufCBinaryData name); /* for the stream's next messages; empty: it stays */
 void items_stream_close(struct call *c);

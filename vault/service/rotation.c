@@ -68,12 +68,8 @@ RESULT rotation_due(void *user, const struct due *d, struct err *e)
     struct err why = {0};
     arena_init(&a, CALL_BYTES);
     TRY(name_parse(d->name, NAME_CRYPTOKEY, "name", &n, e));
-    if (keyring_key_get(s->keyring, &n, &a, &m, &why).failed) {
-        if (why.code == ERR_NOT_FOUND)
-            return due_drop(s->store, d, e);
-        *e = why;
-        return (struct result){1};
-    }
+    if (keyring_key_get(s->keyring, &n, &a, &m, &why).failed)
+        return due_drop_gone(s->store, d, &why, e);
     if (m.next_rotation_ns == 0 || m.next_rotation_ns > clock_wall_ns(s->clock))
         return due_drop(s->store, d, e);
     return rotate(s, d, &n, &m, &a, e);

@@ -203,12 +203,8 @@ RESULT tenant_purge_due(void *user, const struct due *d, struct err *e)
     struct err why = {0};
     arena_init(&p.a, CALL_BYTES);
     TRY(name_parse(d->name, NAME_TENANT, "name", &p.name, e));
-    if (keyring_tenant_read(p.s->keyring, p.name.tenant, &p.t, &why).failed) {
-        if (why.code == ERR_NOT_FOUND)
-            return due_drop(p.s->store, d, e);
-        *e = why;
-        return (struct result){1};
-    }
+    if (keyring_tenant_read(p.s->keyring, p.name.tenant, &p.t, &why).failed)
+        return due_drop_gone(p.s->store, d, &why, e);
     const bool due = p.t.state == TENANT_DELETED && p.t.purge_ns <= clock_wall_ns(p.s->clock);
     return due || p.t.state == TENANT_PURGING ? work(&p, e) : due_drop(p.s->store, d, e);
 }

@@ -6,14 +6,6 @@
 
 enum { CALL_BYTES = 1 << 20 };
 
-static RESULT drop_if_gone(struct service *s, const struct due *d, const struct err *why, struct err *e)
-{
-    if (why->code == ERR_NOT_FOUND)
-        return due_drop(s->store, d, e);
-    *e = *why;
-    return (struct result){1};
-}
-
 /* ---- half of the nonces are used ---- */
 static RESULT replace(struct service *s, const struct due *d, const struct name *key, struct keyring_key *m, const struct tenant_ref *t,
                       struct arena *a, struct err *e)
@@ -46,7 +38,7 @@ RESULT token_key_exhausted(void *user, const struct due *d, struct err *e)
     TRY(name_parse(d->name, NAME_VERSION, "name", &n, e));
     const struct name key = name_truncate(&n, NAME_CRYPTOKEY);
     if (keyring_tenant_hold(s->keyring, n.tenant, true, &t, &why).failed || keyring_key_get(s->keyring, &key, &a, &m, &why).failed)
-        return drop_if_gone(s, d, &why, e);
+        return due_drop_gone(s->store, d, &why, e);
     if (m.primary != n.version || tenant_ref_info(t)->state != TENANT_ACTIVE || !tenant_ref_info(t)->served)
         return due_drop(s->store, d, e);
     return replace(s, d, &key, &m, t, &a, e);
@@ -72,7 +64,7 @@ RESULT token_key_removal(void *user, const struct due *d, struct err *e)
     if (!keyring_token_kvid(d, kvid))
         FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "a row of what is to be removed from the token names no key");
     if (hsm_key_destroy(s->hsm, kvid, &why).failed)
-        return drop_if_gone(s, d, &why, e); /* it was never made, or is gone already: nothing happened, and nothing is on record */
+        return due_drop_gone(s->store, d, &why, e); /* it was never made, or is gone already: nothing happened, and nothing is on record */
     due_move(txn, d->what, d->name, d->at_ns, 0);
     act.before = BYTES_LIT("{\"token\":\"key\"}");
     act.after = BYTES_LIT("{\"token\":\"removed\"}");
