@@ -1,5 +1,6 @@
 #include "hsm/backup.h"
 
+#include "base/dir.h"
 #include "base/log.h"
 #include "base/rng.h"
 #include "hsm/copy.h"
@@ -92,6 +93,25 @@ void backup_look(const struct token *t, struct backup_state *ret)
     (void)closedir(d);
 }
 
+/* Copies of this token that were never verified: of runs that died or failed. Who tries again every few seconds must not fill the disk. */
+static RESULT remove_parts(const struct job *j, struct err *e)
+{
+    CLEANUP(dir_names_release) struct dir_names l = {0};
+    const size_t serial = strlen(j->serial), part = sizeof PART - 1;
+    l.n = scandirat(j->root, ".", &l.entries, NULL, dir_by_name);
+    if (l.n < 0) {
+        l.n = 0;
+        FAIL_ERRNO(e, ERR_UNAVAILABLE, "HSM_BACKUP", "listing %s", ROOT);
+    }
+    for (int i = 0; i < l.n; i++) {
+        const char *name = l.entries[i]->d_name;
+        const size_t n = strlen(name);
+        if (n > serial + part && strncmp(name, j->serial, serial) == 0 && name[serial] == '-' && strcmp(name + n - part, PART) == 0)
+            TRY(copy_remove(j->root, name, e));
+    }
+    return ok();
+}
+
 /* ---- copy -------------------------------------------------------------------------------------------------------- */
 
 static RESULT begin(struct job *j, struct err *e)
@@ -112,6 +132,7 @@ static RESULT begin(struct job *j, struct err *e)
     TRY(open_root(j->t, true, &j->root, e));
     if (faccessat(j->root, j->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
         FAIL(e, ERR_EXISTS, "HSM_BACKUP", "%s was made within the same second: try again", j->name);
+    TRY(remove_parts(j, e));
     return copy_make_folder(j->root, j->part, &j->folder, e);
 }
 

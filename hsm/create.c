@@ -219,8 +219,10 @@ RESULT ops_destroy(struct token *t, enum hsm_object object, uint32_t version, st
 {
     if (object < HSM_MASTER || object > HSM_AUDIT || version == 0)
         FAIL(e, ERR_INVALID, "HSM_BAD_REQUEST", "no object %d version %u can be destroyed", (int)object, version);
-    if (!exists(t, object, version))
+    if (!exists(t, object, version)) {
+        TRY(storage_sync(&t->storage, e)); /* as in ops_key_destroy */
         FAIL(e, ERR_NOT_FOUND, "HSM_OBJECT_ABSENT", "object %d version %u is not on the token", (int)object, version);
+    }
     TRY(remove_all(t, object, version, e));
     return token_reload(t, e);
 }

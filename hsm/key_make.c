@@ -115,9 +115,10 @@ RESULT ops_key_destroy(struct token *t, const uint8_t kvid[HSM_KVID_BYTES], stru
     keys_forget(&t->keys, kvid); /* from here on it is used no more, whatever happens */
     TRY(remove_half(t, KEY_AES, kvid, &removed, e));
     TRY(remove_half(t, KEY_COMMIT, kvid, &removed, e));
+    TRY(storage_sync(&t->storage, e)); /* also where there is nothing: it may be gone since a moment ago, by one who died before this line */
     if (removed == 0)
         FAIL(e, ERR_NOT_FOUND, "HSM_OBJECT_ABSENT", "no key of that kvid is on the token");
-    return storage_sync(&t->storage, e);
+    return ok();
 }
 
 void ops_key_list(const struct token *t, const uint8_t *after, struct buf *out)

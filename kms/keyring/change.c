@@ -231,6 +231,12 @@ RESULT keyring_key_rotate(struct keyring *k, const struct name *n, struct keyrin
     return put_new_version(k, t, n, key->newest, key->protection, txn, a, ret, e);
 }
 
+void keyring_version_gone(struct keyring *k, const struct tenant_ref *t, const struct keyring_version *m, struct store_txn *txn)
+{
+    if (m->protection == PROTECTION_HSM)
+        token_key_gone(t, m, clock_wall_ns(k->clock), txn);
+}
+
 RESULT keyring_version_put(struct keyring *k, const struct name *n, const struct keyring_version *changed,
                            enum version_state from, struct store_txn *txn, struct err *e)
 {
@@ -241,8 +247,7 @@ RESULT keyring_version_put(struct keyring *k, const struct name *n, const struct
     TRY(tenant_of_name(k, n, true, &t, e));
     struct keyring_version m = *changed;
     if (m.state == VERSION_DESTROYED) {
-        if (m.protection == PROTECTION_HSM)
-            token_key_gone(t, &m, clock_wall_ns(k->clock), txn);
+        keyring_version_gone(k, t, &m, txn);
         m.wrapped = m.check = BYTES(NULL, 0);
         store_txn_erases(txn);
     }

@@ -216,6 +216,8 @@ RESULT keyring_version_check(struct keyring *k, const struct name *n, uint64_t r
  * state `to`, which is not ENABLED; a destruction's time counts from now_ns again. *ret_changed false: it is so already. */
 RESULT keyring_version_as_revoked(struct record *r, enum version_state to, int64_t now_ns, struct buf *body, bool *ret_changed,
                                   struct err *e);
+/* Adds to txn what goes with a version besides its row. keyring_version_put does so; for one that an accepted rollback destroyed. */
+void keyring_version_gone(struct keyring *k, const struct tenant_ref *t, const struct keyring_version *m, struct store_txn *txn);
 /* `kmsd accept-rollback`: r, a counter of nonces (REC_GCM), of which the store does not know any more how far it had come: all but a
  * few are taken for used, so the key is replaced soon after it seals again. *ret_changed false: no more than that was left. */
 RESULT keyring_counter_as_unknown(struct record *r, struct buf *body, bool *ret_changed, struct err *e);

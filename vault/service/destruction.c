@@ -31,6 +31,8 @@ static RESULT destroy(struct service *s, const struct due *d, const struct name 
         m->state = VERSION_DESTROYED;
         m->destroyed_ns = clock_wall_ns(s->clock);
         TRY(keyring_version_put(s->keyring, n, m, from, txn, e));
+    } else {
+        keyring_version_gone(s->keyring, t, m, txn); /* its key may be on the token still, or again */
     }
     due_move(txn, d->what, d->name, d->at_ns, 0); /* where it was put off, that is not the version's own time */
     struct certificate c = {.kind = CERTIFICATE_VERSION, .name = d->name, .created_ns = m->created_ns, .requested_ns = m->asked_ns,

@@ -223,9 +223,20 @@ static void test_what_a_crash_left_is_in_nobodys_way(void **state)
     shell("mkdir -p '%s'/token-backup/.verify/x && cd '%s'/token-backup && touch .verify/softhsm2.conf .verify/x/y", w->f.state,
           w->f.state);
     shell("mkdir '%s'/token-backup/%s-19991231T235959Z.part", w->f.state, st.serial);
+    shell("mkdir '%s'/token-backup/0123456789abcdef-19991231T235959Z.part%s", w->f.state, "");
     ops_status(&w->t, &st);
     assert_int_equal(st.backups, 0);
+    spoil.pattern = "token-backup/*.part/*/token.object"; /* each try fails: what they leave must not pile up */
+    for (unsigned i = 0; i < 3; i++) {
+        spoil.countdown = 0;
+        spoil.at = 0;
+        REFUSED(ERR_DATA_LOSS, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e));
+        fake_clock_advance(&w->clock, 1000000000);
+        assert_int_equal(count(w, "token-backup/*.part"), 2); /* the last one's, and another token's */
+    }
+    spoil.pattern = NULL;
     OK(ops_backup(&w->t, &verifier, &b, &e));
+    assert_int_equal(count(w, "token-backup/*.part"), 1);
     ops_status(&w->t, &st);
     assert_int_equal(st.backups, 1);
     assert_int_equal(count(w, "token-backup/.verify"), 0);

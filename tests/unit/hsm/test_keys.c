@@ -262,8 +262,15 @@ static void test_destroyed_is_gone(void **state)
     uint8_t check[HSM_CHECK_BYTES];
     const char *reason;
     make(w, kvid_a, check);
-    OK(ops_key_destroy(&w->t, kvid_a, &e));
+    const int folder = w->t.storage.fd;
+    w->t.storage.fd = 1 << 20; /* gone from the folder, and nobody knows whether from the disk: not "absent", however often it is asked */
+    for (unsigned i = 0; i < 2; i++) {
+        REFUSED(ERR_INTERNAL, "HSM_STORAGE", ops_key_destroy(&w->t, kvid_a, &e));
+        REFUSED(ERR_INTERNAL, "HSM_STORAGE", ops_destroy(&w->t, HSM_MASTER, 9, &e));
+    }
+    w->t.storage.fd = folder;
     REFUSED(ERR_NOT_FOUND, "HSM_OBJECT_ABSENT", ops_key_destroy(&w->t, kvid_a, &e));
+    REFUSED(ERR_NOT_FOUND, "HSM_OBJECT_ABSENT", ops_destroy(&w->t, HSM_MASTER, 9, &e));
     assert_int_equal(usable(w, kvid_a, &reason), ERR_NOT_FOUND);
     token_close(&w->t);
     OK(token_open(&w->t, &e));

@@ -3,6 +3,7 @@
 #include "tests/unit/vault/service/life.h"
 
 #include "kms/crypto/kdf.h"
+#include "vault/service/destruction.h"
 #include "vault/service/rotation.h"
 #include "vault/service/token_keys.h"
 
@@ -422,10 +423,12 @@ static void nothing_is_made_for_a_name_that_is_taken(void **state)
     f->hsm->away = false;
     store_txn_free(txn);
     fake_clock_advance(&f->clock, (UNFINISHED_S + 1) * SECOND);
-    steps(f, 4); /* announced, never made: nothing to remove, nothing on record */
+    steps(f, 4); /* announced, never made: nothing to remove, and that is what is on record */
     struct audit_event ev = {0};
     assert_int_equal(queued(f, DUE_HSM_UNFINISHED) + queued(f, DUE_HSM_REMOVAL), 0);
-    assert_int_equal(life_events(f, "system:token", &ev), 0);
+    assert_int_equal(life_events(f, "system:token", &ev), 1);
+    assert_true(bytes_equal(ev.after, BYTES_LIT("{\"token\":\"absent\"}")));
+    assert_int_equal(f->hsm->keys_destroyed, 0);
 }
 
 /* ---- the end ------------------------------------------------------------------------------------------------------------ */
@@ -487,6 +490,63 @@ static void destroyed_on_the_token_too(void **state)
     assert_true(store_get(f->s.store, REC_GCM, r.tenant, r.id, &f->a, &none, &e).failed);
     assert_int_equal(e.code, ERR_NOT_FOUND);
     assert_int_equal(examine(f, NULL), 0);
+}
+
+/* Removed, and dead before it was on record: whoever comes after finds nothing, and says so. No effect is without its event. */
+static void removed_by_one_who_died(void **state)
+{
+    struct life *f = *state;
+    struct audit_event ev = {0};
+    token_key(f, KEY);
+    const struct keyring_version v = version(f, KEY "/cryptoKeyVersions/1");
+    move(f, KEY "/cryptoKeyVersions/1", VERSION_DESTROY_SCHEDULED);
+    move(f, KEY "/cryptoKeyVersions/1", VERSION_DESTROYED);
+    assert_ok(hsm_key_destroy(f->hsm, v.kvid, &f->e));
+    life_close(f);
+    life_open(f);
+    steps(f, 4);
+    assert_int_equal(queued(f, DUE_HSM_REMOVAL), 0);
+    assert_int_equal(life_events(f, "system:token", &ev), 1);
+    assert_true(bytes_equal(ev.after, BYTES_LIT("{\"token\":\"absent\"}")));
+}
+
+/* An accepted rollback destroys what the journal knows as destroyed; but the removal that was queued went with the given-up store. */
+static void destroyed_again_on_the_token_too(void **state)
+{
+    static const struct keeper_task more[] = {{DUE_DESTRUCTION, destruction_due}, {DUE_HSM_REMOVAL, token_key_removal}};
+    struct life *f = *state;
+    CLEANUP(buf_release) struct buf body;
+    const struct store_scan q = {.kind = REC_VERSION, .limit = 10, .all_tenants = true};
+    struct record *rows, none;
+    struct err e = {0};
+    struct audit_event ev = {0};
+    size_t n;
+    bool changed;
+    buf_init(&body, STORE_BODY_MAX);
+    token_key(f, KEY);
+    const struct record r = counter(f);
+    assert_ok(store_scan(f->s.store, &q, &f->a, &rows, &n, &f->e));
+    assert_int_equal(n, 1);
+    assert_ok(keyring_version_as_revoked(&rows[0], VERSION_DESTROYED, T0, &body, &changed, &f->e));
+    assert_true(changed);
+    struct store_txn *txn = store_txn_new(f->s.store);
+    store_txn_put(txn, &rows[0], rows[0].revision);
+    life_commit(f, txn);
+    assert_ok(keyring_requeue(f->s.keyring, &f->e)); /* as the first start in a new incarnation does */
+    assert_int_equal(stand_in_keys(f->hsm), 1);
+    assert_int_equal(examine(f, "belongs to no version"), 1);
+    const struct keeper_options o = {.store = f->s.store, .clock = &f->clock.c, .pace = 20, .tasks = more, .ntasks = 2, .user = &f->s};
+    struct keeper *k = keeper_new(&o);
+    for (unsigned i = 0; i < 4; i++) {
+        fake_clock_advance(&f->clock, SECOND);
+        keeper_step(k);
+    }
+    keeper_free(k);
+    assert_int_equal(stand_in_keys(f->hsm), 0);
+    assert_true(store_get(f->s.store, REC_GCM, r.tenant, r.id, &f->a, &none, &e).failed);
+    assert_int_equal(e.code, ERR_NOT_FOUND);
+    assert_int_equal(examine(f, NULL), 0);
+    assert_int_equal(life_events(f, "system:token", &ev), 1);
 }
 
 static void fsck_names_what_is_missing(void **state)
@@ -556,6 +616,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(too_late_to_commit, life_start, life_stop),
         cmocka_unit_test_setup_teardown(nothing_is_made_for_a_name_that_is_taken, life_start, life_stop),
         cmocka_unit_test_setup_teardown(destroyed_on_the_token_too, life_start, life_stop),
+        cmocka_unit_test_setup_teardown(removed_by_one_who_died, life_start, life_stop),
+        cmocka_unit_test_setup_teardown(destroyed_again_on_the_token_too, life_start, life_stop),
         cmocka_unit_test_setup_teardown(fsck_names_what_is_missing, life_start, life_stop),
         cmocka_unit_test_setup_teardown(rotates_by_schedule, life_start, life_stop),
     };
