@@ -63,7 +63,6 @@ RESULT token_key_removal(void *user, const struct due *d, struct err *e)
     struct err why = {0};
     if (!keyring_token_kvid(d, kvid))
         FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "a row of what is to be removed from the token names no key");
-<<<<<<< /tmp/r2/m
     act.after = BYTES_LIT("{\"token\":\"removed\"}");
     if (hsm_key_destroy(s->hsm, kvid, &why).failed) {
         if (why.code != ERR_NOT_FOUND) {
@@ -72,10 +71,6 @@ RESULT token_key_removal(void *user, const struct due *d, struct err *e)
         }
         act.after = BYTES_LIT("{\"token\":\"absent\"}"); /* never made; or removed by us, who died before it was on record */
     }
-=======
-    if (hsm_key_destroy(s->hsm, kvid, &why).failed)
-        return due_drop_gone(s->store, d, &why, e); /* it was never made, or is gone already: nothing happened, and nothing is on record */
->>>>>>> /tmp/r2/h
     due_move(txn, d->what, d->name, d->at_ns, 0);
     act.before = BYTES_LIT("{\"token\":\"key\"}");
     return act_commit(txn, s->clock, NULL, &act, e);
