@@ -12,7 +12,7 @@ static const char *const kind_names[] = {
     [REC_IDEMPOTENCY] = "repeat",  [REC_TENANT_ID] = "tenant id", [REC_BUDGET] = "budget",
     [REC_USAGE] = "usage",
     [REC_DUE] = "due",               [REC_CERTIFICATE] = "certificate", [REC_TOMBSTONE] = "tombstone",
-    [REC_GCM] = "nonces",
+    [REC_GCM] = "nonces",            [REC_UNSAVED] = "version without a backup of the token",
 };
 
 const char *store_kind_name(enum rec_kind kind)

@@ -11,6 +11,8 @@
  *          open: ERR_STATE "STORE_NEWER" (made by a newer version), "STORE_FOREIGN" (other instance or seal secret),
  *          "STORE_BUSY" (another process has it open), "STORE_PERMISSIONS"; ERR_NOT_FOUND; ERR_DATA_LOSS "STORE_CORRUPT".
  *          ERR_DATA_LOSS "STORE_STALE": what is there is authentic but not the newest, or something is missing (README.md).
+ *          ERR_DATA_LOSS "SEAL_ABSENT": sealed under an epoch whose secret is not on the token any more: gone for good, or another
+ *          token, or a copy from before. Never told as "no such row".
  *          open: ERR_STATE "STORE_ROLLED_BACK": older than the floor; `kmsd accept-rollback` is the way on.
  *          commit: ERR_OUT_OF_RANGE "STORE_LIMIT" when the transaction passed a limit below; nothing of it is applied.
  * Limits:  STORE_BODY_MAX a body, STORE_ID_MAX an id (at least 1), STORE_NAME_MAX a name, STORE_EVENT_MAX an event,
@@ -46,6 +48,7 @@ enum rec_kind {
     REC_TOMBSTONE = 16,  /* id = tag of a tenant that was purged: kms/keyring/purge.c */
     REC_CERTIFICATE = 15, /* of destruction: vault/service/certificate.h */
     REC_GCM = 20,        /* tenant's; id = kvid: random nonces handed out to a version on the token (kms/keyring/gcm.c) */
+    REC_UNSAVED = 24,    /* id = kvid: a version on the token that no backup of it has yet (kms/keyring/unsaved.h) */
 };
 
 struct record {
@@ -106,8 +109,11 @@ void store_anchor_status(struct store *s, struct store_anchor_status *ret);
  * found goes to report; an error is what keeps the check from going on. */
 struct store_check {
     void (*report)(void *user, const char *text);
+    void (*inform)(void *user, const char *text); /* or NULL: what is no finding, as rows of an older seal epoch, which can be opened */
     void *user;
     uint64_t rows, covered, buckets, events, epoch, outbox_first, outbox_last; /* out; covered: rows that have an entry */
+    uint32_t seal_epoch;                          /* out: the store's */
+    uint64_t older;                               /* out: rows of an older one */
 };
 RESULT store_fsck(struct store *s, struct store_check *c, struct err *e);
 
@@ -119,7 +125,7 @@ struct store_acceptance {
     uint64_t journal_outbox_seq, journal_next_index; /* as the journal stands */
     struct bytes event, note;                        /* note: body of the REC_META record */
     void (*unreadable)(void *user, enum rec_kind kind, const char *id); /* a row that does not open: it stays as it is */
-    /* Each row before it is sealed again: may change its state and body (valid until the next call): then *ret_changed. */
+    /* Each row before it is sealed again: may change its state, count and body (valid until the next call): then *ret_changed. */
     RESULT (*amend)(void *user, struct record *r, bool *ret_changed, struct err *e);
     void (*floor_known)(void *user);                 /* old_epoch and floor are filled; event and note may still be changed */
     void *user;
@@ -195,11 +201,14 @@ uint32_t store_seal_epoch(struct store *s);
 /* From this transaction on everything is sealed under `epoch`, which must be above the current one (commit: ERR_STATE "SEAL_EPOCH");
  * root and identity change in it, so it holds for all or for nothing. Takes the key from the token: blocks on the HSM. */
 RESULT store_txn_seal(struct store_txn *t, uint32_t epoch, struct err *e);
-/* Rows that are still sealed under an older epoch, a page of them in key order, into a transaction that seals them anew: nothing that a
- * reader, a compare-and-set or a watcher sees changes. Rows that do not open stay as they are, and are counted. Who writes or deletes a
- * row meanwhile is not disturbed. */
+/* Rows that are still sealed under an older epoch, a page of them in key order, into a transaction that puts them in place sealed anew:
+ * nothing that a reader, a compare-and-set or a watcher sees changes. Opening and sealing is done here, on the caller's thread, and may
+ * ask the token for the old key. Rows that do not open stay as they are, and are counted. Who writes or deletes a row meanwhile is not
+ * disturbed: then the commit leaves it be. Events of the outbox are not moved: they go as the journal takes them, the newest one with
+ * the next event, so the transaction of the change should have one. What was sealed under the older epoch is gone from the files once
+ * the log is cut off: let the last transaction erase (store_txn_erases). */
 struct store_reseal {
-    uint32_t limit;                     /* rows of a page, at most STORE_TXN_MAX / 2 */
+    uint32_t limit;                     /* rows of a page, at most STORE_TXN_MAX / 2; large bodies make it shorter */
     uint16_t kind;                      /* the cursor: behind this row; all zeros: from the first one */
     uint8_t tenant[STORE_TENANT_BYTES], id[STORE_ID_MAX];
     size_t id_n;
@@ -207,12 +216,14 @@ struct store_reseal {
     bool end;                           /* out: none is behind the cursor now */
 };
 RESULT store_reseal(struct store *s, struct store_reseal *at, struct store_txn *txn, struct err *e);
-RESULT store_reseal_count(struct store *s, uint64_t *ret, struct err *e); /* rows of an older epoch: a figure for people */
+RESULT store_reseal_count(struct store *s, uint64_t *ret, struct err *e); /* rows of an older epoch: a figure for people. Reads through
+                                                                           * all keys: once in a while, not once a page */
 /* Reads and opens everything: what of the store, its outbox, its roots, its identity or its floor is not under the current epoch, or
- * cannot be opened. When nothing is left the keys of all older epochs leave memory. `stop` (or NULL) ends it with ERR_CANCELLED. */
+ * cannot be opened. When nothing is left the keys of all older epochs leave memory, and nothing asks for them again: what is of such an
+ * epoch after that was put back (STORE_STALE). `stop` (or NULL), asked every few hundred rows, ends it with ERR_CANCELLED. */
 struct store_seal_proof {
-    uint64_t rows, left;                /* opened under the current epoch; not */
-    char first[160];                    /* names the first of those that are left */
+    uint64_t rows, left;                /* rows opened under the current epoch; of rows and all else what is not */
+    char first[160];                    /* names the first of what is left */
 };
 RESULT store_seal_prove(struct store *s, bool (*stop)(void *user), void *user, struct store_seal_proof *ret, struct err *e);
 

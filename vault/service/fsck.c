@@ -24,6 +24,12 @@ static void finding(void *user, const char *text)
     f->out->line(f->out->user, text);
 }
 
+static void information(void *user, const char *text)
+{
+    struct fsck *f = user;
+    f->out->line(f->out->user, text);
+}
+
 static void release(struct fsck *f)
 {
     tenant_ref_drop(f->held);
@@ -98,14 +104,14 @@ RESULT fsck_run(const struct service_options *o, const struct instance *in, cons
     so.check_only = true;
     so.readers = 2; /* one for the check, one for the keyring */
     TRY(store_open(&so, &f.store, e));
-    f.sc = (struct store_check){.report = finding, .user = &f};
+    f.sc = (struct store_check){.report = finding, .inform = information, .user = &f};
     TRY(store_fsck(f.store, &f.sc, e));
     TRY(check_keys(&f, e));
     if (f.keyring != NULL)
         TRY(check_journal(&f, e));
-    buf_putf(ret_text, "examined %llu rows, %llu buckets, epoch %llu; %llu tenants, %llu keys, %llu versions; %llu journal records in "
+    buf_putf(ret_text, "examined %llu rows, %llu buckets, epoch %llu, seal epoch %u; %llu tenants, %llu keys, %llu versions; %llu journal records in "
              "%llu files, %llu torn bytes, %llu of purged tenants; %llu events in the outbox: %llu findings",
-             (unsigned long long)f.sc.rows, (unsigned long long)f.sc.buckets, (unsigned long long)f.sc.epoch,
+             (unsigned long long)f.sc.rows, (unsigned long long)f.sc.buckets, (unsigned long long)f.sc.epoch, f.sc.seal_epoch,
              (unsigned long long)f.kc.tenants, (unsigned long long)f.kc.keys, (unsigned long long)f.kc.versions,
              (unsigned long long)f.jc.records, (unsigned long long)f.jc.files, (unsigned long long)f.jc.torn_bytes,
              (unsigned long long)f.jc.erased, (unsigned long long)f.sc.events, (unsigned long long)f.findings);
