@@ -6,6 +6,7 @@
 #include "kms/keyring/internal.h"
 
 #include "kms/crypto/kdf.h"
+#include "kms/keyring/unsaved.h"
 
 enum { PURGE_PAGE = 128, PURGE_DUE_MAX = STORE_TXN_MAX / 2, PURGE_ARENA_BYTES = 64 << 20, KINDS_END = 64, TOMBSTONE_FORMAT = 1 };
 static const uint8_t no_tenant[STORE_TENANT_BYTES];
@@ -58,11 +59,12 @@ static RESULT find_rows(struct keyring *k, const uint8_t id[16], struct arena *a
 }
 
 /* Whatever became of the version: a removal that was queued when it was destroyed may not have been done yet. */
-static RESULT off_the_token(struct keyring *k, const struct keyring_version *v, struct keyring_toll *lost, struct err *e)
+static RESULT off_the_token(struct keyring *k, const struct keyring_version *v, struct store_txn *txn, struct keyring_toll *lost, struct err *e)
 {
     struct err why = {0};
     if (v->protection != PROTECTION_HSM)
         return ok();
+    unsaved_drop(txn, v->kvid);
     lost->token_objects += v->state != VERSION_DESTROYED; /* by the record: an object may be gone since before somebody died */
     if (!hsm_key_destroy(k->hsm, v->kvid, &why).failed || why.code == ERR_NOT_FOUND)
         return ok();
@@ -71,7 +73,7 @@ static RESULT off_the_token(struct keyring *k, const struct keyring_version *v, 
 }
 
 /* What the row held besides its bytes, gone before the row is: who dies in between finds the row again. */
-static RESULT let_go(struct keyring *k, const struct record *r, struct keyring_toll *lost, struct err *e)
+static RESULT let_go(struct keyring *k, const struct record *r, struct store_txn *txn, struct keyring_toll *lost, struct err *e)
 {
     struct keyring_version v;
     if (r->kind != REC_VERSION) {
@@ -82,7 +84,7 @@ static RESULT let_go(struct keyring *k, const struct record *r, struct keyring_t
     }
     TRY(model_version_get(r, &v, e));
     lost->versions += v.state != VERSION_DESTROYED; /* those had their certificates when they were */
-    return off_the_token(k, &v, lost, e);
+    return off_the_token(k, &v, txn, lost, e);
 }
 
 RESULT keyring_purge_rows(struct keyring *k, struct bytes name, bool *ret_more, struct err *e)
@@ -101,7 +103,7 @@ RESULT keyring_purge_rows(struct keyring *k, struct bytes name, bool *ret_more, 
     if (n == 0)
         return ok();
     for (size_t i = 0; i < n; i++) {
-        TRY(let_go(k, &rows[i], &lost, e));
+        TRY(let_go(k, &rows[i], txn, &lost, e));
         store_txn_delete(txn, rows[i].kind, rows[i].tenant, rows[i].id, STORE_ANY);
     }
     count_into(&m, &lost, txn);

@@ -5,6 +5,7 @@
 #include "kms/keyring/internal.h"
 
 #include "kms/crypto/kdf.h"
+#include "kms/keyring/unsaved.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -56,6 +57,7 @@ void token_key_gone(const struct tenant_ref *t, const struct keyring_version *m,
     char hex[KVID_HEX + 1];
     due_move(txn, DUE_HSM_REMOVAL, kvid_name(m->kvid, hex), 0, now_ns);
     gcm_end(txn, t->t.id, m->kvid);
+    unsaved_drop(txn, m->kvid);
 }
 
 /* ---- what the token says ------------------------------------------------------------------------------------------ */
@@ -99,6 +101,7 @@ RESULT token_key_make(struct keyring *k, const struct tenant_ref *t, const struc
     TRY(from_token(k, hsm_key_generate(k->hsm, m->kvid, aad_hash, check, &why), &why, e));
     finish(txn, name, at_ns);
     gcm_begin(txn, t->t.id, m->kvid);
+    unsaved_put(txn, m->kvid, clock_wall_ns(k->clock));
     store_txn_check(txn, REC_TENANT, no_tenant, bytes_str(t->t.name), t->t.revision); /* it may be going at this moment */
     *ret_check = BYTES(check, HSM_CHECK_BYTES);
     return ok();

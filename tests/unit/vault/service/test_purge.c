@@ -1,5 +1,6 @@
 /* The end of a tenant: everything of it goes and nothing else, over any death, counted once; its log adds up and tells nothing; its name may
  * be given again and opens nothing of old. */
+#include "kms/keyring/unsaved.h"
 #include "tests/unit/vault/service/purge_fixture.h"
 
 static void everything_and_nothing_else(void **state)
@@ -153,6 +154,7 @@ static void off_the_token(void **state)
     struct fixture *f = *state;
     struct keyring_key m;
     struct keyring_version v;
+    uint64_t unsaved;
     char name[128];
     for (int i = 0; i < 8; i++) {
         (void)snprintf(name, sizeof name, LIFE_RING "/cryptoKeys/h%d", i);
@@ -164,6 +166,8 @@ static void off_the_token(void **state)
     }
     life_key(f->l, ACME_KEY, 0, 0);
     assert_int_equal(stand_in_keys(f->l->hsm), 8);
+    assert_ok(unsaved_count(f->l->s.store, &unsaved, &f->e));
+    assert_int_equal(unsaved, 8);
     tenant_to(f, "acme", TENANT_DELETED, T0 + 30 * DAY);
     fake_clock_advance(&f->l->clock, 30 * DAY);
     struct keeper *k = keeper_of(f);
@@ -185,6 +189,8 @@ static void off_the_token(void **state)
     keeper_free(k);
     purge_out(f, "acme");
     assert_int_equal(stand_in_keys(f->l->hsm), 0);
+    assert_ok(unsaved_count(f->l->s.store, &unsaved, &f->e));
+    assert_int_equal(unsaved, 0);
     says(certificate(f), "\nkeys: 9\nversions: 9\nprincipals: 0\ntoken-objects: 8\n");
 }
 
