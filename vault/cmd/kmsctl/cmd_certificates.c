@@ -11,59 +11,20 @@
 enum { FACTS_MAX = 64 };
 
 /* ---- list ---- */
-typedef Claviger__Lifecycle__V1__ListCertificatesResponse list_response;
 static const ProtobufCMessageDescriptor *const list_d = &claviger__lifecycle__v1__list_certificates_response__descriptor;
 
-static void add(json_t *all, const list_response *p)
-{
-    for (size_t i = 0; i < p->n_certificates; i++)
-        json_array_append_new(all, json_of(&p->certificates[i]->base));
-}
-
-static struct result shown(struct ctl *c, struct result r, json_t *take_all, struct claviger_error *e)
-{
-    if (!r.failed)
-        return show_list(c, take_all, "certificates", COLUMNS, e);
-    json_decref(take_all);
-    return r;
-}
-
-static struct result pages(struct ctl *c, json_t *all, struct claviger_error *e)
+static struct result certificates_list(struct ctl *c, struct claviger_error *e)
 {
     Claviger__Lifecycle__V1__ListCertificatesRequest q = CLAVIGER__LIFECYCLE__V1__LIST_CERTIFICATES_REQUEST__INIT;
     TRY(name_full(c, name_default(c, c->args.npos > 0 ? c->args.pos[0] : NULL), 1u << NAME_LOCATION | 1u << NAME_KEYRING | 1u << NAME_CRYPTOKEY,
                   &q.parent, e));
-    do {
-        const list_response *p = NULL;
-        TRY(ctl_read(c, CERTIFICATES "ListCertificates", &q.base, list_d, &p, e));
-        add(all, p);
-        q.page_token = p->next_page_token;
-    } while (q.page_token.len > 0);
-    return ok();
-}
-
-static struct result certificates_list(struct ctl *c, struct claviger_error *e)
-{
-    json_t *all = json_array();
-    return shown(c, pages(c, all, e), all, e);
-}
-
-static struct result tenants_pages(struct ctl *c, json_t *all, struct claviger_error *e)
-{
-    Claviger__Lifecycle__V1__ListTenantCertificatesRequest q = CLAVIGER__LIFECYCLE__V1__LIST_TENANT_CERTIFICATES_REQUEST__INIT;
-    do {
-        const list_response *p = NULL;
-        TRY(ctl_read(c, CERTIFICATES "ListTenantCertificates", &q.base, list_d, &p, e));
-        add(all, p);
-        q.page_token = p->next_page_token;
-    } while (q.page_token.len > 0);
-    return ok();
+    return ask_list(c, CERTIFICATES "ListCertificates", &q.base, list_d, "certificates", COLUMNS, e);
 }
 
 static struct result certificates_tenants(struct ctl *c, struct claviger_error *e)
 {
-    json_t *all = json_array();
-    return shown(c, tenants_pages(c, all, e), all, e);
+    Claviger__Lifecycle__V1__ListTenantCertificatesRequest q = CLAVIGER__LIFECYCLE__V1__LIST_TENANT_CERTIFICATES_REQUEST__INIT;
+    return ask_list(c, CERTIFICATES "ListTenantCertificates", &q.base, list_d, "certificates", COLUMNS, e);
 }
 
 /* ---- show ---- */

@@ -19,44 +19,24 @@ static struct result keyrings_create(struct ctl *c, struct claviger_error *e)
     Google__Cloud__Kms__V1__CreateKeyRingRequest q = GOOGLE__CLOUD__KMS__V1__CREATE_KEY_RING_REQUEST__INIT;
     TRY(name_split(c, c->args.pos[0], NAME_KEYRING, &q.parent, &q.key_ring_id, e));
     q.key_ring = &ring;
-    const Google__Cloud__Kms__V1__KeyRing *p = NULL;
-    TRY(ctl_change(c, KMS "CreateKeyRing", &q.base, &google__cloud__kms__v1__key_ring__descriptor, &p, e));
-    return show(c, &p->base, RING_COLUMNS, e);
+    return ask_change(c, KMS "CreateKeyRing", &q.base, &google__cloud__kms__v1__key_ring__descriptor, RING_COLUMNS, e);
 }
 
 static struct result keyrings_get(struct ctl *c, struct claviger_error *e)
 {
     Google__Cloud__Kms__V1__GetKeyRingRequest q = GOOGLE__CLOUD__KMS__V1__GET_KEY_RING_REQUEST__INIT;
     TRY(name_full(c, c->args.pos[0], 1u << NAME_KEYRING, &q.name, e));
-    const Google__Cloud__Kms__V1__KeyRing *p = NULL;
-    TRY(ctl_read(c, KMS "GetKeyRing", &q.base, &google__cloud__kms__v1__key_ring__descriptor, &p, e));
-    return show(c, &p->base, RING_COLUMNS, e);
+    return ask_read(c, KMS "GetKeyRing", &q.base, &google__cloud__kms__v1__key_ring__descriptor, RING_COLUMNS, e);
 }
 
-static struct result keyrings_pages(struct ctl *c, json_t *all, struct claviger_error *e)
+static struct result keyrings_list(struct ctl *c, struct claviger_error *e)
 {
     Google__Cloud__Kms__V1__ListKeyRingsRequest q = GOOGLE__CLOUD__KMS__V1__LIST_KEY_RINGS_REQUEST__INIT;
     TRY(name_full(c, name_default(c, c->args.pos[0]), 1u << NAME_LOCATION, &q.parent, e));
     q.filter = pb_of(bytes_str(c->args.value[OPT_FILTER]));
     q.order_by = pb_of(bytes_str(c->args.value[OPT_ORDER_BY]));
-    do {
-        const Google__Cloud__Kms__V1__ListKeyRingsResponse *p = NULL;
-        TRY(ctl_read(c, KMS "ListKeyRings", &q.base, &google__cloud__kms__v1__list_key_rings_response__descriptor, &p, e));
-        for (size_t i = 0; i < p->n_key_rings; i++)
-            json_array_append_new(all, json_of(&p->key_rings[i]->base));
-        q.page_token = p->next_page_token;
-    } while (q.page_token.len > 0);
-    return ok();
-}
-
-static struct result keyrings_list(struct ctl *c, struct claviger_error *e)
-{
-    json_t *all = json_array();
-    struct result r = keyrings_pages(c, all, e);
-    if (!r.failed)
-        return show_list(c, all, "key_rings", RING_COLUMNS, e);
-    json_decref(all);
-    return r;
+    return ask_list(c, KMS "ListKeyRings", &q.base, &google__cloud__kms__v1__list_key_rings_response__descriptor, "key_rings",
+                    RING_COLUMNS, e);
 }
 
 /* ---- keys --------------------------------------------------------------------------------------------------------------- */
@@ -157,9 +137,7 @@ static struct result keys_create(struct ctl *c, struct claviger_error *e)
     TRY(protection(c, &k, e));
     q.crypto_key = &k;
     q.skip_initial_version_creation = c->args.value[OPT_NO_VERSION] != NULL;
-    const Google__Cloud__Kms__V1__CryptoKey *p = NULL;
-    TRY(ctl_change(c, KMS "CreateCryptoKey", &q.base, &google__cloud__kms__v1__crypto_key__descriptor, &p, e));
-    return show(c, &p->base, KEY_COLUMNS, e);
+    return ask_change(c, KMS "CreateCryptoKey", &q.base, &google__cloud__kms__v1__crypto_key__descriptor, KEY_COLUMNS, e);
 }
 
 static struct result get_key(struct ctl *c, const Google__Cloud__Kms__V1__CryptoKey **ret, struct claviger_error *e)
@@ -176,30 +154,14 @@ static struct result keys_get(struct ctl *c, struct claviger_error *e)
     return show(c, &p->base, KEY_COLUMNS, e);
 }
 
-static struct result keys_pages(struct ctl *c, json_t *all, struct claviger_error *e)
+static struct result keys_list(struct ctl *c, struct claviger_error *e)
 {
     Google__Cloud__Kms__V1__ListCryptoKeysRequest q = GOOGLE__CLOUD__KMS__V1__LIST_CRYPTO_KEYS_REQUEST__INIT;
     TRY(name_full(c, c->args.pos[0], 1u << NAME_KEYRING, &q.parent, e));
     q.filter = pb_of(bytes_str(c->args.value[OPT_FILTER]));
     q.order_by = pb_of(bytes_str(c->args.value[OPT_ORDER_BY]));
-    do {
-        const Google__Cloud__Kms__V1__ListCryptoKeysResponse *p = NULL;
-        TRY(ctl_read(c, KMS "ListCryptoKeys", &q.base, &google__cloud__kms__v1__list_crypto_keys_response__descriptor, &p, e));
-        for (size_t i = 0; i < p->n_crypto_keys; i++)
-            json_array_append_new(all, json_of(&p->crypto_keys[i]->base));
-        q.page_token = p->next_page_token;
-    } while (q.page_token.len > 0);
-    return ok();
-}
-
-static struct result keys_list(struct ctl *c, struct claviger_error *e)
-{
-    json_t *all = json_array();
-    struct result r = keys_pages(c, all, e);
-    if (!r.failed)
-        return show_list(c, all, "crypto_keys", KEY_COLUMNS, e);
-    json_decref(all);
-    return r;
+    return ask_list(c, KMS "ListCryptoKeys", &q.base, &google__cloud__kms__v1__list_crypto_keys_response__descriptor, "crypto_keys",
+                    KEY_COLUMNS, e);
 }
 
 static struct result keys_update(struct ctl *c, struct claviger_error *e)
@@ -225,9 +187,7 @@ static struct result keys_update(struct ctl *c, struct claviger_error *e)
     Google__Cloud__Kms__V1__UpdateCryptoKeyRequest q = GOOGLE__CLOUD__KMS__V1__UPDATE_CRYPTO_KEY_REQUEST__INIT;
     q.crypto_key = &k;
     q.update_mask = &mask;
-    const Google__Cloud__Kms__V1__CryptoKey *p = NULL;
-    TRY(ctl_change(c, KMS "UpdateCryptoKey", &q.base, &google__cloud__kms__v1__crypto_key__descriptor, &p, e));
-    return show(c, &p->base, KEY_COLUMNS, e);
+    return ask_change(c, KMS "UpdateCryptoKey", &q.base, &google__cloud__kms__v1__crypto_key__descriptor, KEY_COLUMNS, e);
 }
 
 static struct result keys_set_primary(struct ctl *c, struct claviger_error *e)
@@ -235,9 +195,7 @@ static struct result keys_set_primary(struct ctl *c, struct claviger_error *e)
     Google__Cloud__Kms__V1__UpdateCryptoKeyPrimaryVersionRequest q =
         GOOGLE__CLOUD__KMS__V1__UPDATE_CRYPTO_KEY_PRIMARY_VERSION_REQUEST__INIT;
     TRY(name_split(c, c->args.pos[0], NAME_VERSION, &q.name, &q.crypto_key_version_id, e));
-    const Google__Cloud__Kms__V1__CryptoKey *p = NULL;
-    TRY(ctl_change(c, KMS "UpdateCryptoKeyPrimaryVersion", &q.base, &google__cloud__kms__v1__crypto_key__descriptor, &p, e));
-    return show(c, &p->base, KEY_COLUMNS, e);
+    return ask_change(c, KMS "UpdateCryptoKeyPrimaryVersion", &q.base, &google__cloud__kms__v1__crypto_key__descriptor, KEY_COLUMNS, e);
 }
 
 static const struct command rows[] = {

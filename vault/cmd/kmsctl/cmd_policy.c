@@ -116,9 +116,7 @@ static struct result policy_apply(struct ctl *c, struct claviger_error *e)
         TRY(get_policy(c, &now, e));
         q.expected_version = now->version;
     }
-    const Claviger__Policy__V1__PolicySet *p = NULL;
-    TRY(ctl_change(c, POLICY "ApplyPolicy", &q.base, &claviger__policy__v1__policy_set__descriptor, &p, e));
-    return show(c, &p->base, POLICY_COLUMNS, e);
+    return ask_change(c, POLICY "ApplyPolicy", &q.base, &claviger__policy__v1__policy_set__descriptor, POLICY_COLUMNS, e);
 }
 
 static struct result policy_test(struct ctl *c, struct claviger_error *e)

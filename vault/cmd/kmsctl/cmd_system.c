@@ -71,41 +71,21 @@ static struct result tenants_create(struct ctl *c, struct claviger_error *e)
     Claviger__Tenants__V1__CreateTenantRequest q = CLAVIGER__TENANTS__V1__CREATE_TENANT_REQUEST__INIT;
     q.tenant_id = pb_of(bytes_str(c->args.pos[0]));
     q.tenant = &t;
-    const Claviger__Tenants__V1__Tenant *p = NULL;
-    TRY(ctl_change(c, TENANTS "CreateTenant", &q.base, &claviger__tenants__v1__tenant__descriptor, &p, e));
-    return show(c, &p->base, TENANT_COLUMNS, e);
+    return ask_change(c, TENANTS "CreateTenant", &q.base, &claviger__tenants__v1__tenant__descriptor, TENANT_COLUMNS, e);
 }
 
 static struct result tenants_get(struct ctl *c, struct claviger_error *e)
 {
     Claviger__Tenants__V1__GetTenantRequest q = CLAVIGER__TENANTS__V1__GET_TENANT_REQUEST__INIT;
     q.name = name_prefixed(c, "projects/", c->args.pos[0]);
-    const Claviger__Tenants__V1__Tenant *p = NULL;
-    TRY(ctl_read(c, TENANTS "GetTenant", &q.base, &claviger__tenants__v1__tenant__descriptor, &p, e));
-    return show(c, &p->base, TENANT_COLUMNS, e);
-}
-
-static struct result tenants_pages(struct ctl *c, json_t *all, struct claviger_error *e)
-{
-    Claviger__Tenants__V1__ListTenantsRequest q = CLAVIGER__TENANTS__V1__LIST_TENANTS_REQUEST__INIT;
-    do {
-        const Claviger__Tenants__V1__ListTenantsResponse *p = NULL;
-        TRY(ctl_read(c, TENANTS "ListTenants", &q.base, &claviger__tenants__v1__list_tenants_response__descriptor, &p, e));
-        for (size_t i = 0; i < p->n_tenants; i++)
-            json_array_append_new(all, json_of(&p->tenants[i]->base));
-        q.page_token = p->next_page_token;
-    } while (q.page_token.len > 0);
-    return ok();
+    return ask_read(c, TENANTS "GetTenant", &q.base, &claviger__tenants__v1__tenant__descriptor, TENANT_COLUMNS, e);
 }
 
 static struct result tenants_list(struct ctl *c, struct claviger_error *e)
 {
-    json_t *all = json_array();
-    struct result r = tenants_pages(c, all, e);
-    if (!r.failed)
-        return show_list(c, all, "tenants", TENANT_COLUMNS, e);
-    json_decref(all);
-    return r;
+    Claviger__Tenants__V1__ListTenantsRequest q = CLAVIGER__TENANTS__V1__LIST_TENANTS_REQUEST__INIT;
+    return ask_list(c, TENANTS "ListTenants", &q.base, &claviger__tenants__v1__list_tenants_response__descriptor, "tenants",
+                    TENANT_COLUMNS, e);
 }
 
 static struct result principals_create(struct ctl *c, struct claviger_error *e)
@@ -120,43 +100,23 @@ static struct result principals_create(struct ctl *c, struct claviger_error *e)
     Claviger__Identity__V1__CreatePrincipalRequest q = CLAVIGER__IDENTITY__V1__CREATE_PRINCIPAL_REQUEST__INIT;
     q.principal_id = pb_of(bytes_str(c->args.pos[0]));
     q.principal = &pr;
-    const Claviger__Identity__V1__Principal *p = NULL;
-    TRY(ctl_change(c, IDENTITY "CreatePrincipal", &q.base, &claviger__identity__v1__principal__descriptor, &p, e));
-    return show(c, &p->base, PRINCIPAL_COLUMNS, e);
+    return ask_change(c, IDENTITY "CreatePrincipal", &q.base, &claviger__identity__v1__principal__descriptor, PRINCIPAL_COLUMNS, e);
 }
 
 static struct result principals_get(struct ctl *c, struct claviger_error *e)
 {
     Claviger__Identity__V1__GetPrincipalRequest q = CLAVIGER__IDENTITY__V1__GET_PRINCIPAL_REQUEST__INIT;
     q.name = name_prefixed(c, "principals/", c->args.pos[0]);
-    const Claviger__Identity__V1__Principal *p = NULL;
-    TRY(ctl_read(c, IDENTITY "GetPrincipal", &q.base, &claviger__identity__v1__principal__descriptor, &p, e));
-    return show(c, &p->base, PRINCIPAL_COLUMNS, e);
-}
-
-static struct result principals_pages(struct ctl *c, json_t *all, struct claviger_error *e)
-{
-    Claviger__Identity__V1__ListPrincipalsRequest q = CLAVIGER__IDENTITY__V1__LIST_PRINCIPALS_REQUEST__INIT;
-    if (c->args.value[OPT_TENANT])
-        q.tenant = name_prefixed(c, "projects/", c->args.value[OPT_TENANT]);
-    do {
-        const Claviger__Identity__V1__ListPrincipalsResponse *p = NULL;
-        TRY(ctl_read(c, IDENTITY "ListPrincipals", &q.base, &claviger__identity__v1__list_principals_response__descriptor, &p, e));
-        for (size_t i = 0; i < p->n_principals; i++)
-            json_array_append_new(all, json_of(&p->principals[i]->base));
-        q.page_token = p->next_page_token;
-    } while (q.page_token.len > 0);
-    return ok();
+    return ask_read(c, IDENTITY "GetPrincipal", &q.base, &claviger__identity__v1__principal__descriptor, PRINCIPAL_COLUMNS, e);
 }
 
 static struct result principals_list(struct ctl *c, struct claviger_error *e)
 {
-    json_t *all = json_array();
-    struct result r = principals_pages(c, all, e);
-    if (!r.failed)
-        return show_list(c, all, "principals", PRINCIPAL_COLUMNS, e);
-    json_decref(all);
-    return r;
+    Claviger__Identity__V1__ListPrincipalsRequest q = CLAVIGER__IDENTITY__V1__LIST_PRINCIPALS_REQUEST__INIT;
+    if (c->args.value[OPT_TENANT])
+        q.tenant = name_prefixed(c, "projects/", c->args.value[OPT_TENANT]);
+    return ask_list(c, IDENTITY "ListPrincipals", &q.base, &claviger__identity__v1__list_principals_response__descriptor, "principals",
+                    PRINCIPAL_COLUMNS, e);
 }
 
 static struct result set_state(struct ctl *c, Claviger__Identity__V1__Principal__State state, struct claviger_error *e)
@@ -171,9 +131,7 @@ static struct result set_state(struct ctl *c, Claviger__Identity__V1__Principal_
     Claviger__Identity__V1__UpdatePrincipalRequest q = CLAVIGER__IDENTITY__V1__UPDATE_PRINCIPAL_REQUEST__INIT;
     q.principal = &pr;
     q.update_mask = &mask;
-    const Claviger__Identity__V1__Principal *p = NULL;
-    TRY(ctl_change(c, IDENTITY "UpdatePrincipal", &q.base, &claviger__identity__v1__principal__descriptor, &p, e));
-    return show(c, &p->base, PRINCIPAL_COLUMNS, e);
+    return ask_change(c, IDENTITY "UpdatePrincipal", &q.base, &claviger__identity__v1__principal__descriptor, PRINCIPAL_COLUMNS, e);
 }
 
 static struct result principals_disable(struct ctl *c, struct claviger_error *e)

@@ -17,28 +17,22 @@ static const ProtobufCMessageDescriptor *const tenant_d = &claviger__tenants__v1
 static struct result tenants_suspend(struct ctl *c, struct claviger_error *e)
 {
     Claviger__Tenants__V1__SuspendTenantRequest q = CLAVIGER__TENANTS__V1__SUSPEND_TENANT_REQUEST__INIT;
-    const tenant *p = NULL;
     q.name = name_prefixed(c, "projects/", c->args.pos[0]);
-    TRY(ctl_change(c, TENANTS "SuspendTenant", &q.base, tenant_d, &p, e));
-    return show(c, &p->base, COLUMNS, e);
+    return ask_change(c, TENANTS "SuspendTenant", &q.base, tenant_d, COLUMNS, e);
 }
 
 static struct result tenants_resume(struct ctl *c, struct claviger_error *e)
 {
     Claviger__Tenants__V1__ResumeTenantRequest q = CLAVIGER__TENANTS__V1__RESUME_TENANT_REQUEST__INIT;
-    const tenant *p = NULL;
     q.name = name_prefixed(c, "projects/", c->args.pos[0]);
-    TRY(ctl_change(c, TENANTS "ResumeTenant", &q.base, tenant_d, &p, e));
-    return show(c, &p->base, COLUMNS, e);
+    return ask_change(c, TENANTS "ResumeTenant", &q.base, tenant_d, COLUMNS, e);
 }
 
 static struct result tenants_restore(struct ctl *c, struct claviger_error *e)
 {
     Claviger__Tenants__V1__RestoreTenantRequest q = CLAVIGER__TENANTS__V1__RESTORE_TENANT_REQUEST__INIT;
-    const tenant *p = NULL;
     q.name = name_prefixed(c, "projects/", c->args.pos[0]);
-    TRY(ctl_change(c, TENANTS "RestoreTenant", &q.base, tenant_d, &p, e));
-    return show(c, &p->base, COLUMNS, e);
+    return ask_change(c, TENANTS "RestoreTenant", &q.base, tenant_d, COLUMNS, e);
 }
 
 /* ---- delete ---- */
@@ -60,7 +54,7 @@ static struct result tenants_delete(struct ctl *c, struct claviger_error *e)
     Claviger__Tenants__V1__GetTenantRequest g = CLAVIGER__TENANTS__V1__GET_TENANT_REQUEST__INIT;
     Claviger__Tenants__V1__DeleteTenantRequest q = CLAVIGER__TENANTS__V1__DELETE_TENANT_REQUEST__INIT;
     const char *text = c->args.value[OPT_RETENTION];
-    const tenant *is = NULL, *p = NULL;
+    const tenant *is = NULL;
     uint64_t ms = 0;
     q.name = g.name = name_prefixed(c, "projects/", c->args.pos[0]);
     if (text == NULL || !text_parse_duration_ms(bytes_str(text), &ms))
@@ -70,8 +64,7 @@ static struct result tenants_delete(struct ctl *c, struct claviger_error *e)
     retention.seconds = (int64_t)(ms / 1000);
     q.retention = &retention;
     q.etag = is->etag;
-    TRY(ctl_change(c, TENANTS "DeleteTenant", &q.base, tenant_d, &p, e));
-    return show(c, &p->base, COLUMNS, e);
+    return ask_change(c, TENANTS "DeleteTenant", &q.base, tenant_d, COLUMNS, e);
 }
 
 /* ---- export: one JSON document, written as it comes ---- */

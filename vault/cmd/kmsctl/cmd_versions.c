@@ -40,36 +40,17 @@ static struct result versions_get(struct ctl *c, struct claviger_error *e)
 {
     Google__Cloud__Kms__V1__GetCryptoKeyVersionRequest q = GOOGLE__CLOUD__KMS__V1__GET_CRYPTO_KEY_VERSION_REQUEST__INIT;
     TRY(name_full(c, c->args.pos[0], 1u << NAME_VERSION, &q.name, e));
-    const version *p = NULL;
-    TRY(ctl_read(c, KMS "GetCryptoKeyVersion", &q.base, version_d, &p, e));
-    return show(c, &p->base, VERSION_COLUMNS, e);
+    return ask_read(c, KMS "GetCryptoKeyVersion", &q.base, version_d, VERSION_COLUMNS, e);
 }
 
-static struct result versions_pages(struct ctl *c, json_t *all, struct claviger_error *e)
+static struct result versions_list(struct ctl *c, struct claviger_error *e)
 {
     Google__Cloud__Kms__V1__ListCryptoKeyVersionsRequest q = GOOGLE__CLOUD__KMS__V1__LIST_CRYPTO_KEY_VERSIONS_REQUEST__INIT;
     TRY(name_full(c, c->args.pos[0], 1u << NAME_CRYPTOKEY, &q.parent, e));
     q.filter = pb_of(bytes_str(c->args.value[OPT_FILTER]));
     q.order_by = pb_of(bytes_str(c->args.value[OPT_ORDER_BY]));
-    do {
-        const Google__Cloud__Kms__V1__ListCryptoKeyVersionsResponse *p = NULL;
-        TRY(ctl_read(c, KMS "ListCryptoKeyVersions", &q.base,
-                     &google__cloud__kms__v1__list_crypto_key_versions_response__descriptor, &p, e));
-        for (size_t i = 0; i < p->n_crypto_key_versions; i++)
-            json_array_append_new(all, json_of(&p->crypto_key_versions[i]->base));
-        q.page_token = p->next_page_token;
-    } while (q.page_token.len > 0);
-    return ok();
-}
-
-static struct result versions_list(struct ctl *c, struct claviger_error *e)
-{
-    json_t *all = json_array();
-    struct result r = versions_pages(c, all, e);
-    if (!r.failed)
-        return show_list(c, all, "crypto_key_versions", VERSION_COLUMNS, e);
-    json_decref(all);
-    return r;
+    return ask_list(c, KMS "ListCryptoKeyVersions", &q.base, &google__cloud__kms__v1__list_crypto_key_versions_response__descriptor,
+                    "crypto_key_versions", VERSION_COLUMNS, e);
 }
 
 static struct result set_state(struct ctl *c, Google__Cloud__Kms__V1__CryptoKeyVersion__CryptoKeyVersionState state,
@@ -85,9 +66,7 @@ static struct result set_state(struct ctl *c, Google__Cloud__Kms__V1__CryptoKeyV
     Google__Cloud__Kms__V1__UpdateCryptoKeyVersionRequest q = GOOGLE__CLOUD__KMS__V1__UPDATE_CRYPTO_KEY_VERSION_REQUEST__INIT;
     q.crypto_key_version = &v;
     q.update_mask = &mask;
-    const version *p = NULL;
-    TRY(ctl_change(c, KMS "UpdateCryptoKeyVersion", &q.base, version_d, &p, e));
-    return show(c, &p->base, VERSION_COLUMNS, e);
+    return ask_change(c, KMS "UpdateCryptoKeyVersion", &q.base, version_d, VERSION_COLUMNS, e);
 }
 
 static struct result versions_enable(struct ctl *c, struct claviger_error *e)
@@ -121,18 +100,14 @@ static struct result versions_destroy(struct ctl *c, struct claviger_error *e)
     Google__Cloud__Kms__V1__DestroyCryptoKeyVersionRequest q = GOOGLE__CLOUD__KMS__V1__DESTROY_CRYPTO_KEY_VERSION_REQUEST__INIT;
     TRY(name_full(c, c->args.pos[0], 1u << NAME_VERSION, &q.name, e));
     TRY(confirmed(c, q.name, e));
-    const version *p = NULL;
-    TRY(ctl_change(c, KMS "DestroyCryptoKeyVersion", &q.base, version_d, &p, e));
-    return show(c, &p->base, VERSION_COLUMNS, e);
+    return ask_change(c, KMS "DestroyCryptoKeyVersion", &q.base, version_d, VERSION_COLUMNS, e);
 }
 
 static struct result versions_restore(struct ctl *c, struct claviger_error *e)
 {
     Google__Cloud__Kms__V1__RestoreCryptoKeyVersionRequest q = GOOGLE__CLOUD__KMS__V1__RESTORE_CRYPTO_KEY_VERSION_REQUEST__INIT;
     TRY(name_full(c, c->args.pos[0], 1u << NAME_VERSION, &q.name, e));
-    const version *p = NULL;
-    TRY(ctl_change(c, KMS "RestoreCryptoKeyVersion", &q.base, version_d, &p, e));
-    return show(c, &p->base, VERSION_COLUMNS, e);
+    return ask_change(c, KMS "RestoreCryptoKeyVersion", &q.base, version_d, VERSION_COLUMNS, e);
 }
 
 static const struct command rows[] = {

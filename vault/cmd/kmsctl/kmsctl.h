@@ -178,4 +178,13 @@ void print_record(const json_t *object, const char *columns);
 RESULT show(struct ctl *c, const ProtobufCMessage *m, const char *columns, struct claviger_error *e);
 RESULT show_list(struct ctl *c, json_t *take_array, const char *key, const char *columns, struct claviger_error *e);
 
+/* ask.c: ctl_read and ctl_change with the answer printed; ask_list: every page of q, which has a page_token, as one list. `list` is the
+ * field of the answer that has the rows, and their name in JSON. */
+RESULT ask_read(struct ctl *c, const char *path, const ProtobufCMessage *q, const ProtobufCMessageDescriptor *d, const char *columns,
+                struct claviger_error *e);
+RESULT ask_change(struct ctl *c, const char *path, const ProtobufCMessage *q, const ProtobufCMessageDescriptor *d, const char *columns,
+                  struct claviger_error *e);
+RESULT ask_list(struct ctl *c, const char *path, ProtobufCMessage *q, const ProtobufCMessageDescriptor *d, const char *list,
+                const char *columns, struct claviger_error *e);
+
 #endif
