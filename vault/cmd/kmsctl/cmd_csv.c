@@ -85,7 +85,8 @@ static struct result open_file(struct job *j, bool *ret_complete, struct clavige
     const struct args *a = &j->c->args;
     if (fstat(j->in.fd, &j->input_was) != 0 || !S_ISREG(j->input_was.st_mode) || lseek(j->in.fd, 0, SEEK_CUR) != 0)
         return usage(e, "--out keeps its place in the input, which must be a file: --in FILE");
-    struct csv_work work = {.key = j->key, .columns = a->value[OPT_COLUMNS], .id_column = j->id_column ? j->id_column : ""};
+    struct csv_work work = {.key = j->key, .columns = a->value[OPT_COLUMNS], .id_column = j->id_column ? j->id_column : "",
+                            .input = &j->input_was};
     TRY(csv_sum_file(j->in.fd, "the input", work.input_sum, &work.input_bytes, e));
     TRY(csv_out_open(a->value[OPT_OUT], &work, a->value[OPT_RESUME] != NULL, &j->place, &j->file, e));
     *ret_complete = j->file == NULL;

@@ -251,6 +251,20 @@ static struct result lock_part(struct csv_out *o, struct claviger_error *e)
         return io_failed(e, "made", o->part);
     if (flock(o->fd, LOCK_EX | LOCK_NB) != 0 || fstat(o->fd, &mine) != 0 || lstat(o->part, &there) != 0 || mine.st_ino != there.st_ino)
         return client_fail(e, CLAVIGER_FAILED_PRECONDITION, "RESUME", "another run is at work on %s", o->path);
+    /* In a folder that others write to, somebody may have made it before us, and would read what we put there. */
+    if (!S_ISREG(mine.st_mode) || mine.st_uid != geteuid() || mine.st_nlink != 1 || fchmod(o->fd, 0600) != 0)
+        return is_taken(e, o->part, ", and it is no file of ours");
+    return ok();
+}
+
+/* What the run writes beside FILE it cuts off or writes over. */
+static struct result spare_input(const struct csv_out *o, struct claviger_error *e)
+{
+    const char *const written[] = {o->path, o->part, o->place, o->fresh};
+    struct stat st;
+    for (size_t i = 0; i < sizeof written / sizeof *written; i++)
+        if (lstat(written[i], &st) == 0 && st.st_dev == o->work.input->st_dev && st.st_ino == o->work.input->st_ino)
+            return usage(e, "the input is %s, which this run would write", written[i]);
     return ok();
 }
 
@@ -290,7 +304,9 @@ RESULT csv_out_open(const char *path, const struct csv_work *work, bool resume, 
     *o = (struct csv_out){.work = *work, .path = joined(path, ""), .part = joined(path, ".part"), .place = joined(path, ".place"),
                           .fresh = joined(path, ".place.new"), .folder = joined(dirname(copy), ""), .fd = -1, .sum = sum_new()};
     free(copy);
-    struct result r = open_any(o, resume, ret_place, &complete, e);
+    struct result r = spare_input(o, e);
+    if (!r.failed)
+        r = open_any(o, resume, ret_place, &complete, e);
     *ret = o;
     if (r.failed || complete) {
         csv_out_free(o);

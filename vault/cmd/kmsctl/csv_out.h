@@ -20,6 +20,8 @@
 #include "base/arena.h"
 #include "vault/client/error.h"
 
+#include <sys/stat.h>
+
 enum { CSV_NOTE_MS = 100, CSV_SUM_TEXT = 65 };
 
 /* What the run is of: an interrupted run goes on with the same only. */
@@ -27,6 +29,7 @@ struct csv_work {
     const char *key, *columns, *id_column; /* "" for none */
     uint64_t input_bytes;
     char input_sum[CSV_SUM_TEXT]; /* SHA-256, hexadecimal */
+    const struct stat *input;     /* of the open file */
 };
 /* How far it has come. */
 struct csv_place {

@@ -413,6 +413,64 @@ static void test_one_run_at_a_time(void **state)
     assert_int_equal(run(f->dec, &e, REWRAP("--out", f->out)), 0);
 }
 
+/* The input may have any name, also one of those that the run would write or cut. */
+static void test_the_input_is_never_written_over(void **state)
+{
+    struct fixture *f = *state;
+    struct claviger_error e;
+    CLEANUP(buf_release) struct buf fresh_place = {0};
+    char *const kept = strdup(f->enc);
+    buf_init(&fresh_place, 4096);
+    buf_putf(&fresh_place, "%s.new", f->place);
+    char *const names[] = {f->out, f->part, f->place, fresh_place.overflow ? NULL : (char *)(uintptr_t)buf_cstr(&fresh_place)};
+    many(f);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        for (int way = 0; way < 2; way++) { /* by its own name, and by a link */
+            assert_int_equal(link(kept, names[i]), 0);
+            assert_int_equal(run(f->dec, &e, ARGS("csv", "rewrap", "--columns", "a", KEY, "--id-column", "id", "--in", way ? kept : names[i], "--out", f->out)), 2);
+            assert_non_null(strstr(e.message, "would write"));
+            assert_int_equal(unlink(names[i]), 0);
+        }
+        assert_int_equal(access(f->out, F_OK), -1);
+    }
+    assert_int_equal(run(f->dec, &e, REWRAP("--out", f->out)), 0);
+    assert_int_equal(decrypt(f, f->out, "a"), 0);
+    assert_same(f->dec, f->in);
+    free(kept);
+}
+
+/* What lies under the name of FILE.part was made by somebody: not written to, or at least closed to others. */
+static void test_a_part_that_others_can_read(void **state)
+{
+    struct fixture *f = *state;
+    struct claviger_error e;
+    struct stat st;
+    CLEANUP(buf_release) struct buf bait = {0};
+    buf_init(&bait, 4096);
+    buf_putf(&bait, "%s.bait", f->out);
+    many(f);
+    write_file(buf_cstr(&bait), BYTES_LIT("theirs"));
+    assert_int_equal(link(buf_cstr(&bait), f->part), 0); /* another name for what they hold */
+    assert_int_equal(run(f->dec, &e, REWRAP("--out", f->out)), 5);
+    assert_string_equal(e.reason, "OUTPUT_EXISTS");
+    assert_int_equal(stat(f->part, &st), 0);
+    assert_int_equal(st.st_size, 6);
+    unlink(f->part);
+    if (geteuid() == 0) {
+        assert_int_equal(rename(buf_cstr(&bait), f->part), 0);
+        assert_int_equal(chown(f->part, 65534, 65534), 0);
+        assert_int_equal(run(f->dec, &e, REWRAP("--out", f->out)), 5);
+        assert_string_equal(e.reason, "OUTPUT_EXISTS");
+        unlink(f->part);
+    }
+    unlink(buf_cstr(&bait));
+    write_file(f->part, BYTES_LIT("of a run that did not come far"));
+    assert_int_equal(chmod(f->part, 0666), 0);
+    assert_int_equal(run(f->dec, &e, REWRAP("--out", f->out)), 0);
+    assert_int_equal(stat(f->out, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+}
+
 /* A daemon that goes away now and then is the stream's to mend; being over the rate is waited for; over a budget is the end. */
 static void test_servers_that_are_not_always_there(void **state)
 {
@@ -449,6 +507,8 @@ int main(void)
         cmocka_unit_test_setup(test_the_very_end, fresh),
         cmocka_unit_test_setup(test_a_part_is_not_the_whole, fresh),
         cmocka_unit_test_setup(test_one_run_at_a_time, fresh),
+        cmocka_unit_test_setup(test_the_input_is_never_written_over, fresh),
+        cmocka_unit_test_setup(test_a_part_that_others_can_read, fresh),
         cmocka_unit_test_setup(test_servers_that_are_not_always_there, fresh),
     };
     return cmocka_run_group_tests(tests, commands_start, fixture_stop);
