@@ -49,48 +49,41 @@ RESULT items_outcome(size_t n, size_t failed, const char *first, struct claviger
     return ok();
 }
 
-/* EncryptItem and DecryptItem are the same but for the name of their first field; so are the two requests. */
-_Static_assert(sizeof(Claviger__Envelope__V1__EncryptItem) == sizeof(Claviger__Envelope__V1__DecryptItem), "items differ");
+/* EncryptItem and DecryptItem are the same but for the name of their first field; so are the two requests but for their items' type. */
+typedef Claviger__Envelope__V1__EncryptItem Item;
+typedef Claviger__Envelope__V1__BatchEncryptRequest Request;
+_Static_assert(sizeof(Item) == sizeof(Claviger__Envelope__V1__DecryptItem), "items differ");
+_Static_assert(offsetof(Item, plaintext) == offsetof(Claviger__Envelope__V1__DecryptItem, ciphertext), "items differ");
+_Static_assert(offsetof(Item, context) == offsetof(Claviger__Envelope__V1__DecryptItem, context), "items differ");
+_Static_assert(sizeof(Request) == sizeof(Claviger__Envelope__V1__BatchDecryptRequest), "requests differ");
+_Static_assert(offsetof(Request, items) == offsetof(Claviger__Envelope__V1__BatchDecryptRequest, items), "requests differ");
 
-static struct rpc *start_encrypt(struct transport *t, const char *key, const struct claviger_item *items, size_t n, struct arena *a)
+static const struct way {
+    const char *path;
+    const ProtobufCMessageDescriptor *request, *item, *pair;
+} encrypting = {"/claviger.envelope.v1.Envelope/BatchEncrypt", &claviger__envelope__v1__batch_encrypt_request__descriptor,
+                &claviger__envelope__v1__encrypt_item__descriptor, &claviger__envelope__v1__encrypt_item__context_entry__descriptor},
+  decrypting = {"/claviger.envelope.v1.Envelope/BatchDecrypt", &claviger__envelope__v1__batch_decrypt_request__descriptor,
+                &claviger__envelope__v1__decrypt_item__descriptor, &claviger__envelope__v1__decrypt_item__context_entry__descriptor};
+
+static struct rpc *start(struct transport *t, const struct way *w, const char *key, const struct claviger_item *items, size_t n,
+                         struct arena *a)
 {
-    Claviger__Envelope__V1__BatchEncryptRequest q = CLAVIGER__ENVELOPE__V1__BATCH_ENCRYPT_REQUEST__INIT;
-    Claviger__Envelope__V1__EncryptItem **list = arena_alloc(a, n * sizeof *list), *all = arena_alloc(a, n * sizeof *all);
+    Request q;
+    Item **list = arena_alloc(a, n * sizeof *list), *all = arena_alloc(a, n * sizeof *all);
     INVARIANT(list && all);
     for (size_t i = 0; i < n; i++) {
-        claviger__envelope__v1__encrypt_item__init(&all[i]);
+        protobuf_c_message_init(w->item, &all[i]);
         all[i].plaintext = pb_of(BYTES(items[i].in, items[i].in_len));
         all[i].additional_authenticated_data = binding_aad(&items[i].binding);
-        all[i].context = (void *)binding_entries(&items[i].binding,
-                                                 &claviger__envelope__v1__encrypt_item__context_entry__descriptor, a,
-                                                 &all[i].n_context);
+        all[i].context = (void *)binding_entries(&items[i].binding, w->pair, a, &all[i].n_context);
         list[i] = &all[i];
     }
+    protobuf_c_message_init(w->request, &q);
     q.name = pb_of(bytes_str(key));
     q.items = list;
     q.n_items = n;
-    struct rpc_options o = {.path = "/claviger.envelope.v1.Envelope/BatchEncrypt", .retry = true};
-    return rpc_start(t, &o, &q.base);
-}
-
-static struct rpc *start_decrypt(struct transport *t, const char *key, const struct claviger_item *items, size_t n, struct arena *a)
-{
-    Claviger__Envelope__V1__BatchDecryptRequest q = CLAVIGER__ENVELOPE__V1__BATCH_DECRYPT_REQUEST__INIT;
-    Claviger__Envelope__V1__DecryptItem **list = arena_alloc(a, n * sizeof *list), *all = arena_alloc(a, n * sizeof *all);
-    INVARIANT(list && all);
-    for (size_t i = 0; i < n; i++) {
-        claviger__envelope__v1__decrypt_item__init(&all[i]);
-        all[i].ciphertext = pb_of(BYTES(items[i].in, items[i].in_len));
-        all[i].additional_authenticated_data = binding_aad(&items[i].binding);
-        all[i].context = (void *)binding_entries(&items[i].binding,
-                                                 &claviger__envelope__v1__decrypt_item__context_entry__descriptor, a,
-                                                 &all[i].n_context);
-        list[i] = &all[i];
-    }
-    q.name = pb_of(bytes_str(key));
-    q.items = list;
-    q.n_items = n;
-    struct rpc_options o = {.path = "/claviger.envelope.v1.Envelope/BatchDecrypt", .retry = true};
+    struct rpc_options o = {.path = w->path, .retry = true};
     return rpc_start(t, &o, &q.base);
 }
 
@@ -105,7 +98,7 @@ RESULT batch_start(struct transport *t, const char *key, bool encrypt, struct cl
     b->encrypt = encrypt;
     b->items = items;
     b->n = n;
-    b->rpc = encrypt ? start_encrypt(t, key, items, n, &a) : start_decrypt(t, key, items, n, &a);
+    b->rpc = start(t, encrypt ? &encrypting : &decrypting, key, items, n, &a);
     *ret = b;
     return ok();
 }
