@@ -17,8 +17,8 @@ from claviger.envelope.v1 import envelope_pb2 as env
 from claviger.policy.v1 import policy_pb2 as pol
 from grpc.health.v1 import health_pb2
 from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg
-from kit.client import AuditLog, connect, in_threads
-from kit.instance import BUILD, Instance, until
+from kit.client import DEADLINE, AuditLog, connect, in_threads
+from kit.instance import BUILD, PATIENCE, Instance, until
 from page import Page
 
 LONG = os.environ.get("LONG") == "1"
@@ -72,7 +72,7 @@ def end(instance):
     """In order, and nothing worse than an abort of our own has happened."""
     instance.close_clients()
     instance.process.send_signal(signal.SIGTERM)
-    assert instance.wait(20) == 0, instance.log[-3000:]
+    assert instance.wait() == 0, instance.log[-3000:]
     died = deaths(instance)
     assert all("role=core" in line and "signal=ABRT" in line for line in died), died
     code, said = instance.run("fsck", timeout=120)
@@ -85,7 +85,7 @@ def end(instance):
 def test_a_program_that_gets_no_memory_says_so(page, template, arguments):
     def run():
         done = subprocess.run([BUILD / "bin/kmsd", "--config", template.config, *arguments], env={**os.environ, **page.environment},
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=20)
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
         return done.returncode, done.stdout, done.stderr
     page.arm(0)
     page.set(attached=0)
@@ -115,7 +115,7 @@ class Calls:
     """Units of work for a fresh client; each returns what proves it."""
 
     def __init__(self, instance):
-        self.instance, self.n = instance, itertools.count(1)
+        self.instance, self.n, self.asked = instance, itertools.count(1), None
         keyadmin = connect(instance, "acme-keyadmin")
         self.ring = keyadmin.kms.CreateKeyRing(msg.CreateKeyRingRequest(parent=LOCATION, key_ring_id="oom")).name
         self.key = self.new_key(keyadmin)
@@ -135,7 +135,7 @@ class Calls:
             except grpc.RpcError as e:
                 assert e.code().name in ENDS, e
                 return False
-        until(known, 20, "a connection")
+        until(known, what="a connection")
         return c
 
     # each: what is prepared without failures; then what is done with one
@@ -166,7 +166,7 @@ class Calls:
         c = self.client("acme-orders")
 
         def work():
-            out = list(c.env.EncryptStream(iter([env.EncryptStreamRequest(name=self.key, sequence=i, items=[dict(plaintext=b"s")]) for i in range(3)]), timeout=10))
+            out = list(c.env.EncryptStream(iter([env.EncryptStreamRequest(name=self.key, sequence=i, items=[dict(plaintext=b"s")]) for i in range(3)]), timeout=DEADLINE))
             return [r.sequence for r in out] == [0, 1, 2]
         return work
 
@@ -177,6 +177,7 @@ class Calls:
 
     def change(self):
         c, name = self.client("acme-keyadmin"), f"k{next(self.n)}"
+        self.asked = name
         request = msg.CreateCryptoKeyRequest(parent=self.ring, crypto_key_id=name, crypto_key=dict(purpose=res.CryptoKey.ENCRYPT_DECRYPT, labels={"a": "b"}))
 
         def work():
@@ -208,20 +209,40 @@ class Calls:
 
 
 def settled(instance, page):
-    """A core that serves, whichever it is."""
+    """A core that serves, whichever it is; and how many have died before it did."""
     page.set(countdown=0)
+    died = []
 
     def serves():
+        died[:] = deaths(instance)
         if "core" not in instance.children():
             return False
         try:
             c = connect(instance, "acme-keyadmin")
-            return c.kms.ListKeyRings(msg.ListKeyRingsRequest(parent=LOCATION), timeout=2) is not None
+            return c.kms.ListKeyRings(msg.ListKeyRingsRequest(parent=LOCATION), timeout=10) is not None
         except (grpc.RpcError, FileNotFoundError):
             return False
         finally:
             instance.close_clients()
-    until(serves, 20, "service by itself")
+    until(serves, what="service by itself")
+    return len(died)
+
+
+def late(instance, known, e):
+    """Who was refused memory may come to its abort only now, whatever was answered: then one more core has died, and that is why."""
+    assert e.code().name in ENDS, e
+    return until(lambda: len(deaths(instance)) > known, what=f"the death that explains {e}")
+
+
+def goes_on(instance, page, known, work):
+    """What is asked next, and how many have died before it was."""
+    try:
+        return work(), known
+    except grpc.RpcError as e:
+        late(instance, known, e)
+    known = settled(instance, page)
+    return work(), known
+
 
 
 @pytest.mark.parametrize("kind", ["connection", "encrypt", "batch", "stream", "cold", "change", "listing", "policies", "refused"])
@@ -235,33 +256,35 @@ def test_each_allocation_of_a_call(instance, page, kind):
     assert work()
     total = page.get("seen")
     assert total >= 3, f"{kind}: {total} allocations counted"
-    outcomes, aborts = {}, 0
+    outcomes, known = {}, settled(instance, page)
     for n in some(total):
         instance.close_clients()
-        work = getattr(calls, kind)()
-        before = len(deaths(instance))
+        work, known = goes_on(instance, page, known, getattr(calls, kind))
+        asked = calls.asked
         page.arm(n)
         try:
             assert work() is True, f"{kind} {n}: a wrong answer"
             outcome = "OK"
         except grpc.RpcError as e:
-            outcome = e.code().name
+            outcome, failed = e.code().name, e
             assert outcome in ENDS, f"{kind} {n}: {e}"
+        page.set(countdown=0)  # one that was not met must not wait for what comes next
         if page.get("hits") == 0:
             # fewer than before, since others allocate too: then nothing has failed, and nothing may have
-            assert outcome == "OK", f"{kind} {n}: {outcome} without a fault"
+            assert outcome == "OK" or late(instance, known, failed), f"{kind} {n}: {outcome} without a fault"
+            known = settled(instance, page)
             continue
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
-        settled(instance, page)
-        aborts += len(deaths(instance)) - before
-        assert getattr(calls, kind)()(), f"{kind} {n}: and the next call"
+        known = settled(instance, page)
+        served, known = goes_on(instance, page, known, lambda: getattr(calls, kind)()())
+        assert served, f"{kind} {n}: and the next call"
         if kind == "change":
-            name = f"k{next(calls.n) - 2}"  # the one that met the fault: whatever it was told, asked again it happens once
-            once(instance, calls, name)
+            once(instance, calls, asked)  # the one that met the fault: whatever it was told, asked again it happens once
+        assert len(deaths(instance)) <= sum(outcomes.values()), instance.log[-3000:]  # each is of an allocation that was refused
     assert sum(outcomes.values()) >= (total * 3 // 4 if LONG else 2), outcomes  # the faults did happen
     died = end(instance)
-    assert died == aborts
-    print(f"{kind}: {total} allocations, refused one at a time {sum(outcomes.values())} times: {outcomes}, {aborts} aborts of core")
+    assert died <= sum(outcomes.values())
+    print(f"{kind}: {total} allocations, refused one at a time {sum(outcomes.values())} times: {outcomes}, {died} aborts of core")
 
 
 def once(instance, calls, name):
@@ -279,7 +302,7 @@ def again(instance, core):
     """The same core answers: what was refused it could do without."""
     try:
         c = connect(instance, "acme-keyadmin")
-        ok = c.kms.ListKeyRings(msg.ListKeyRingsRequest(parent=LOCATION), timeout=2) is not None
+        ok = c.kms.ListKeyRings(msg.ListKeyRingsRequest(parent=LOCATION), timeout=10) is not None
         return ok and instance.children().get("core") == core
     except (grpc.RpcError, FileNotFoundError):
         return False
@@ -291,7 +314,7 @@ def test_what_was_answered_outlives_a_core_that_ran_out_of_memory(instance, page
     instance.start()
     calls = Calls(instance)
     answered, sealed, failed = [], [], []
-    gone = time.monotonic() + 60
+    gone = time.monotonic() + 4 * PATIENCE
 
     def changes(i):
         c, n = connect(instance, "acme-keyadmin"), 0
@@ -299,7 +322,7 @@ def test_what_was_answered_outlives_a_core_that_ran_out_of_memory(instance, page
             n += 1
             try:
                 answered.append(c.kms.CreateCryptoKey(msg.CreateCryptoKeyRequest(parent=calls.ring, crypto_key_id=f"t{i}-{n}",
-                                                                                 crypto_key=dict(purpose=res.CryptoKey.ENCRYPT_DECRYPT)), timeout=5).name)
+                                                                                 crypto_key=dict(purpose=res.CryptoKey.ENCRYPT_DECRYPT)), timeout=DEADLINE).name)
             except grpc.RpcError as e:
                 failed.append(e.code().name)
 
@@ -307,20 +330,20 @@ def test_what_was_answered_outlives_a_core_that_ran_out_of_memory(instance, page
         c = connect(instance, "acme-orders")
         while not done and time.monotonic() < gone:
             try:
-                sealed.append(c.kms.Encrypt(msg.EncryptRequest(name=calls.key, plaintext=b"x"), timeout=5).ciphertext)
+                sealed.append(c.kms.Encrypt(msg.EncryptRequest(name=calls.key, plaintext=b"x"), timeout=DEADLINE).ciphertext)
             except grpc.RpcError as e:
                 failed.append(e.code().name)
 
     def run_out(_):
         try:
             for n in (500, 1501, 3002) if not LONG else range(100, 6000, 307):
-                a, s, core = len(answered), len(sealed), until(lambda: instance.children().get("core"), 20)
-                until(lambda: len(answered) > a + 2 and len(sealed) > s + 5, 20, "traffic")
+                a, s, core = len(answered), len(sealed), until(lambda: instance.children().get("core"))
+                until(lambda: len(answered) > a + 2 and len(sealed) > s + 5, what="traffic")
                 while instance.children().get("core") in (None, core):  # some can be done without: then the next one
                     page.arm(n, everybody=1)
-                    until(lambda: page.get("hits") == 1, 20, f"allocation {n}")
+                    until(lambda: page.get("hits") == 1, what=f"allocation {n}")
                     n = 100
-                    died.append(until(lambda: instance.children().get("core") not in (None, core) or again(instance, core), 20))
+                    died.append(until(lambda: instance.children().get("core") not in (None, core) or again(instance, core)))
         finally:
             done.append(True)
     done, died = [], []

@@ -1,5 +1,6 @@
 """kmsd-front as a black box, between a stand-in monitor and core: needs nothing but the binary.
 CLV_BUILD=build/dev /usr/bin/python3 -m pytest --confcutdir=tests/integration/front tests/integration/front"""
+import contextlib
 import os
 import pathlib
 import resource
@@ -11,7 +12,7 @@ import time
 
 import harness as h
 import pytest
-from harness import SLOWER, Front, Frames, frame, goaways, until, wait_for
+from harness import SLOWER, SOON, Front, Frames, frame, goaways, until, wait_for
 
 CALM, PROTOCOL, SETTINGS_TIMEOUT = 0xB, 0x1, 0x4
 TLS_ALERT_CERTIFICATE_REQUIRED, TLS_ALERT_PROTOCOL_VERSION, TLS_ALERT_NO_ALPN = 116, 70, 120
@@ -19,8 +20,13 @@ TLS_ALERT_CERTIFICATE_REQUIRED, TLS_ALERT_PROTOCOL_VERSION, TLS_ALERT_NO_ALPN = 
 
 @pytest.fixture
 def front():
-    with Front(handshake_timeout="500ms" if SLOWER == 1 else "30s", max_connections_per_peer="64") as f:
+    with Front(handshake_timeout="30s", max_connections_per_peer="64") as f:  # whoever tests a short one has a front of its own
         yield f
+
+
+def in_time(what):
+    """What a short deadline may cut off on a busy machine, until it came through."""
+    return next(got for _ in range(100) if (got := tries(what)) is not None)
 
 
 def ends_in(sock, seconds):
@@ -110,7 +116,7 @@ def test_no_tickets(front):
 def test_plaintext_is_closed(front):
     s = front.tcp()
     s.sendall(h.PREFACE + frame(h.SETTINGS))
-    assert ends_in(s, 2 * SLOWER) < 1 * SLOWER
+    ends_in(s, SOON)
     assert front.client().call() == b"hello"
 
 
@@ -118,42 +124,44 @@ def test_plaintext_is_closed(front):
 
 def test_half_a_handshake_is_closed_in_time():
     with Front(handshake_timeout=f"{500 * SLOWER}ms") as f:
-        start = time.monotonic()
-        silent, half = f.tcp(), f.tcp()
         out = ssl.MemoryBIO()
         o = f.context().wrap_bio(ssl.MemoryBIO(), out)
         with pytest.raises(ssl.SSLWantReadError):
             o.do_handshake()
+        start = time.monotonic()
+        silent, half = f.tcp(), f.tcp()
         half.sendall(out.read()[:50])
-        assert ends_in(silent, 2 * SLOWER) < 1 * SLOWER
+        ends_in(silent, SOON)
         assert time.monotonic() - start > 0.49 * SLOWER  # not before its time
-        assert ends_in(half, 2 * SLOWER) < 1 * SLOWER
+        ends_in(half, SOON)
 
 
-def test_no_preface_is_closed_in_time(front):
-    # where the deadline is made longer than a second, the second for the acknowledgement of SETTINGS is over first
-    why, least = ("no HTTP/2 preface in time", 0.49) if SLOWER < 2 else ("settings not acknowledged in time", 0.9)
-    start = time.monotonic()
-    s, partial = front.tls(), front.tls()
-    partial.sendall(h.PREFACE[:10])
-    assert ends_in(s, 2 * SLOWER) < 1 * SLOWER
-    assert time.monotonic() - start > least
-    assert ends_in(partial, 2 * SLOWER) < 1 * SLOWER
-    until(lambda: front.logged().count(why) == 2, what="a word about both")
+def test_no_preface_is_closed_in_time():
+    # where the deadline is longer than a second, the second for the acknowledgement of SETTINGS is over first
+    for deadline, why in ("700ms", "no HTTP/2 preface in time"), ("30s", "settings not acknowledged in time"):
+        with Front(handshake_timeout=deadline) as f:
+            start = time.monotonic()
+            s, partial = in_time(f.tls), in_time(f.tls)
+            with contextlib.suppress(OSError):  # it may be over already
+                partial.sendall(h.PREFACE[:10])
+            ends_in(s, SOON)
+            assert time.monotonic() - start > 0.69
+            ends_in(partial, SOON)
+            until(lambda: f.logged().count(why) >= 2, what="a word about both")
 
 
-def test_idle_after_settings_is_not_closed(front):
-    c = front.client()
-    assert c.call() == b"hello"
-    time.sleep(0.8 * SLOWER)  # more than the handshake's deadline
-    assert c.call() == b"hello"
+def test_idle_after_settings_is_not_closed():
+    with Front(handshake_timeout=f"{500 * SLOWER}ms") as f:
+        c = in_time(lambda: c if (c := f.client()).call() else None)
+        time.sleep(0.8 * SLOWER)  # more than the handshake's deadline
+        assert c.call() == b"hello"
 
 
 def test_settings_must_be_acknowledged(front):
     start = time.monotonic()
     s = front.raw(ack=False)
     got = Frames(s).rest()
-    assert 0.9 < time.monotonic() - start < 2 * SLOWER
+    assert 0.9 < time.monotonic() - start < SOON
     assert goaways(got) == [(0, SETTINGS_TIMEOUT)]
     assert front.client().call() == b"hello"  # no penalty: it may only have been busy
 
@@ -161,7 +169,7 @@ def test_settings_must_be_acknowledged(front):
 def test_a_wrong_preface_is_cut(front):
     s = front.tls()
     s.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-    assert ends_in(s, 2 * SLOWER) < 1 * SLOWER
+    ends_in(s, SOON)
     assert "not HTTP/2" in front.logged()
 
 
@@ -171,7 +179,7 @@ def test_a_thousand_wrong_prefaces_hurt_nobody_else(front):
     for i in range(1000):
         s = front.tls(ctx, source=f"127.{1 + i // 250}.{i % 250}.1")  # one who does it is not heard again for a moment
         s.sendall((b"GET / HTTP/1.1\r\n\r\n", h.PREFACE[:-1] + b"?", bytes(24), b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n")[i % 4])
-        ends_in(s, 2 * SLOWER)
+        ends_in(s, SOON)
         cut += 1
         if i % 100 == 0:
             assert good.call() == b"hello"
@@ -217,7 +225,7 @@ def test_rapid_reset_is_paced_then_cut_while_others_are_served(front):
         start = time.monotonic()
         attacker.settimeout(0.2)
         sent = 0
-        while time.monotonic() - start < 15 * SLOWER:
+        while time.monotonic() - start < 4 * SOON:
             try:
                 sent += attacker.send(chunk[sent:sent + 65536])
             except TimeoutError:
@@ -230,17 +238,22 @@ def test_rapid_reset_is_paced_then_cut_while_others_are_served(front):
     worst = 0
     while t.is_alive():
         start = time.monotonic()
-        assert victim.call(timeout=2 * SLOWER) == b"hello"
+        assert victim.call() == b"hello"
         worst = max(worst, time.monotonic() - start)
     t.join()
-    assert 4 < result["seconds"] < 9 * SLOWER
-    assert worst < 1 * SLOWER, worst
+    assert 4 < result["seconds"] < 3 * SOON
+    assert worst < SOON / 2, worst
     # 400 at once, then 200 a second for 5 s: 1,400, and not 200,000
     assert 400 <= seen.count(h.RST) < 2200, seen.count(h.RST)
     assert "too many streams reset" in front.logged()
-    # the penalty box: refused at first, served again after it
-    with pytest.raises((OSError, EOFError)):
-        front.raw(source="127.0.0.2")
+    # the penalty box: refused at first, served again after it. Should the first quarter of a second be over, the next ones are longer
+    for _ in range(6):
+        again = tries(lambda: front.raw(source="127.0.0.2"))
+        if again is None:
+            break
+        again.sendall(frame(h.PUSH, 4, 1, b"\0\0\0\x02"))
+        ends_in(again, SOON)
+    assert again is None and "this address was cut off" in front.logged()
     until(lambda: tries(lambda: front.raw(source="127.0.0.2")), what="the end of the penalty")
     assert victim.call() == b"hello"
 
@@ -275,7 +288,7 @@ def test_control_floods_are_paced_then_cut(front):
     def attack(name, source):
         s = front.raw(source=source)
         start = time.monotonic()
-        got = blast(s, FLOODS[name], 12 * SLOWER)
+        got = blast(s, FLOODS[name], 4 * SOON)
         results[name] = (time.monotonic() - start, goaways(got))
     threads = [threading.Thread(target=attack, args=(n, f"127.0.0.{i}")) for i, n in enumerate(FLOODS, 2)]
     for t in threads:
@@ -284,7 +297,7 @@ def test_control_floods_are_paced_then_cut(front):
         t.join()
     assert sorted(results) == sorted(FLOODS)
     for name, (seconds, said) in results.items():
-        assert 4 < seconds < 10 * SLOWER, name
+        assert 4 < seconds < 3 * SOON, name
         assert f"too many {name}" in front.logged()
         assert all(code == CALM for _, code in said)
     assert front.alive() and front.cpu_seconds() < 2 * SLOWER
@@ -316,7 +329,7 @@ def test_breaches_are_cut_at_once_with_goaway(front, payload, end):
     s.sendall(payload)
     start = time.monotonic()
     got = Frames(s).rest()
-    assert time.monotonic() - start < 1 * SLOWER
+    assert time.monotonic() - start < SOON
     assert len(goaways(got)) == 1
     assert end in front.logged()
     until(lambda: len(front.core.closed) == 1, what="CONN_CLOSED")
@@ -443,15 +456,15 @@ NET_SLOTS, LINE, STALL_S = 128, 1024, 1  # TURNS_NET_SLOTS, TURNS_LINE, TURNS_ST
 
 def test_silent_handshakes_give_way():
     """Everything is as slow as an attacker likes: another net does not notice, and neighbours wait for a second."""
-    with Front(handshake_timeout="20s") as f:
+    with Front(handshake_timeout="60s") as f:
         opened = time.monotonic()
         silent = [f.tcp(source=f"127.0.0.{i % 3 + 1}") for i in range(NET_SLOTS + 20)]
         start = time.monotonic()
         assert f.client(source="127.0.1.1").call() == b"hello"
-        assert time.monotonic() - start < 0.5 * SLOWER
+        assert time.monotonic() - start < SOON
         assert "too slow in the handshake" not in f.logged() or time.monotonic() - opened > STALL_S * 0.9  # nobody before their second
         assert f.client(source="127.0.0.9").call() == b"hello"
-        assert STALL_S * 0.9 < time.monotonic() - opened and time.monotonic() - start < STALL_S * 4 * SLOWER
+        assert STALL_S * 0.9 < time.monotonic() - opened and time.monotonic() - start < 2 * SOON
         assert "too slow in the handshake, while others waited" in f.logged()
         assert f.client(source="127.0.0.9").call() == b"hello"
         for s in silent:
@@ -487,7 +500,7 @@ def test_few_descriptors_neither_spin_nor_lose_the_listener():
             s.close()
         start = time.monotonic()
         until(lambda: tries(lambda: f.client().call()) == b"hello", what="service")
-        assert time.monotonic() - start < 1 * SLOWER
+        assert time.monotonic() - start < SOON
 
 
 def test_out_of_descriptors_while_admitted():
@@ -503,7 +516,7 @@ def test_out_of_descriptors_while_admitted():
         resource.prlimit(f.proc.pid, resource.RLIMIT_NOFILE, (64, 64))
         for s in waiting:
             s.close()
-        until(lambda: tries(lambda: f.client().call()) == b"hello", timeout=1 * SLOWER, what="service")
+        until(lambda: tries(lambda: f.client().call()) == b"hello", what="service")
 
 
 # ---- certificates, core, ends
@@ -534,7 +547,7 @@ def test_a_bad_first_certificate_is_fatal():
         f.send_tls(f.server_cert[0], f.client_cert[1])
         kind, _, body = h.recv_packet(f.control)
         assert kind == h.FATAL and b"private key" in body
-        assert f.proc.wait(5) == 1
+        assert f.proc.wait(h.PATIENCE) == 1
 
 
 @pytest.mark.parametrize("memlock, starts", [(65536, True), (65535, False)])
@@ -545,7 +558,7 @@ def test_a_key_that_cannot_be_locked_is_fatal(memlock, starts):
             return
         kind, _, body = h.recv_packet(f.control)
         assert kind == h.FATAL and b"TLS key" in body and b"ulimit -l" in body, body
-        assert f.proc.wait(5) == 1
+        assert f.proc.wait(h.PATIENCE) == 1
 
 
 def test_the_core_may_refuse_and_kill(front):
@@ -557,15 +570,15 @@ def test_the_core_may_refuse_and_kill(front):
     assert c.ended
     until(lambda: front.core.closed == [ident], what="CONN_CLOSED")
     front.core.answer = 0
-    refused = front.tls()
-    assert ends_in(refused, 2) < 1
+    ends_in(front.tls(), SOON)
     assert "refused by core" in front.logged()
 
 
 def test_a_silent_core_costs_two_seconds(front):
     front.core.answer = None
-    s = front.tls()
-    assert 1.8 < ends_in(s, 5) < 3
+    start = time.monotonic()
+    ends_in(front.tls(), SOON)
+    assert 1.8 < time.monotonic() - start < SOON
     assert "no answer from core in time" in front.logged()
 
 
@@ -586,7 +599,7 @@ def test_the_core_restarts(front):
 
 def test_the_control_channel_ends_the_front(front):
     front.control.close()
-    assert front.proc.wait(2) == 1
+    assert front.proc.wait(h.PATIENCE) == 1
 
 
 def test_unclean_ends_do_not_hurt_others(front):
@@ -633,7 +646,7 @@ def test_drain_waits_for_the_last_call_and_says_goaway_twice(front):
     front.core.hold.set()
     assert c.finish(sid) == b"slow"
     c.pump_until(lambda: c.ended)
-    assert front.proc.wait(3 * SLOWER) == 0
+    assert front.proc.wait(h.PATIENCE) == 0
 
 
 def test_calls_between_the_goaways_are_served_and_later_ones_dropped(front):
@@ -651,7 +664,7 @@ def test_calls_between_the_goaways_are_served_and_later_ones_dropped(front):
     assert c.finish(first) == b"1" and c.finish(second) == b"2"
     c.pump_until(lambda: c.ended)
     assert late not in c.done
-    assert front.proc.wait(3 * SLOWER) == 0
+    assert front.proc.wait(h.PATIENCE) == 0
 
 
 def test_drain_ends_at_its_deadline():
@@ -662,8 +675,8 @@ def test_drain_ends_at_its_deadline():
         until(lambda: len(f.core.new) == 1, what="the connection")
         start = time.monotonic()
         f.drain()
-        assert f.proc.wait(3 * SLOWER) == 0
-        assert 0.5 < time.monotonic() - start < 1.5 * SLOWER
+        assert f.proc.wait(h.PATIENCE) == 0
+        assert 0.5 < time.monotonic() - start < SOON
         assert "calls were still open" in f.logged()
 
 
@@ -673,7 +686,7 @@ def test_old_connections_are_drained():
         c = f.client()
         while len(c.goaways) < 2:
             assert c.call() == b"hello" or len(c.goaways) == 2
-        assert 0.8 < time.monotonic() - start < 2 * SLOWER
+        assert 0.8 < time.monotonic() - start < SOON
         c.pump_until(lambda: c.ended)
         assert f.client().call() == b"hello" and f.alive()
 

@@ -15,9 +15,9 @@ from claviger.tenants.v1 import tenants_pb2_grpc
 from google.cloud.kms.v1 import service_pb2_grpc
 from grpc.health.v1 import health_pb2_grpc
 
-from kit.instance import SLOWER, until
+from kit.instance import PATIENCE, SLOWER, until
 
-DEADLINE = 10 * SLOWER
+DEADLINE = 30 * SLOWER
 
 
 class _WithDeadline(grpc.UnaryUnaryClientInterceptor):
@@ -46,6 +46,7 @@ class Client:
         self.life = lifecycle_pb2_grpc.LifecycleStub(calls)
         self.certificates = certificates_pb2_grpc.CertificatesStub(calls)
         self.masters = masters_pb2_grpc.MastersStub(calls)
+        self.seals = masters_pb2_grpc.SealsStub(calls)
         self.policy = policy_pb2_grpc.PolicyStub(calls)
         self.audit = audit_pb2_grpc.AuditStub(calls)
         self.system = system_pb2_grpc.SystemStub(calls)
@@ -97,7 +98,7 @@ class AuditLog:
         """Entries from `start` on whose event has exactly these fields."""
         return [e for e in self.read(start) if all(getattr(e.event, k) == v for k, v in want.items())]
 
-    def one(self, start, timeout=5, **want):
+    def one(self, start, timeout=0, **want):
         """Exactly one such entry: refusals are written without anybody waiting for them, so it may take a moment."""
         found = until(lambda: self.find(start, **want), timeout, f"an event with {want}")
         assert len(found) == 1, found
@@ -118,7 +119,8 @@ def in_threads(n, work):
     for t in threads:
         t.start()
     for t in threads:
-        t.join(60)
+        t.join(5 * PATIENCE)
+    assert not any(t.is_alive() for t in threads), "a thread has not come to its end"
     return results
 
 
@@ -136,5 +138,5 @@ class Background:
     def __exit__(self, *failed):
         self.stop.set()
         for t in self.threads:
-            t.join(30 * SLOWER)
+            t.join(PATIENCE)
         assert not any(t.is_alive() for t in self.threads)
