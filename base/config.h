@@ -31,6 +31,8 @@ enum { CONFIG_MAX_BYTES = 65536 };
     X(STR,  hsm_token,              NULL, 8, 1024, "token as RFC 7512 URI, e.g. pkcs11:token=claviger; no pin-value")        \
     X(PATH, hsm_pin_file,           NULL, 1, 4000, "file with the user PIN, 0600; or a systemd credential path")             \
     X(PATH, hsm_config_file,        "", 0, 4000,  "vendor configuration, exported to the module (SOFTHSM2_CONF)")            \
+    X(STR,  hsm_read_paths,         "", 0, 2048,  "what else the PKCS#11 module reads, beside its own file, its configuration and the token's folder: absolute paths, comma separated") \
+    X(STR,  hsm_write_paths,        "", 0, 2048,  "what else it reads and writes")                                           \
     X(MS,   hsm_timeout,            "2s", 10, 60000, "longest wait for one HSM operation")                                   \
     X(PATH, anchor_file,            "", 0, 4000,  "file on another device that remembers how far the store had come; empty: an object on the token") \
     X(STR,  user_front,             "", 0, 32,    "user of the front process; empty: unchanged")                             \

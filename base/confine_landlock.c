@@ -53,7 +53,7 @@ static const struct confine_path always[] = {
     {"/etc/group", false},    {"/etc/hosts", false},    {"/etc/resolv.conf", false},
     {"/etc/gai.conf", false}, {"/dev/null", true},      {"/dev/zero", false},
     {"/dev/random", false},   {"/dev/urandom", false},  {"/proc/self", false},
-    {"/proc/sys/kernel", false}, {"/proc/sys/vm", false}, {"/proc/cpuinfo", false},
+    {"/proc/sys/kernel", false}, {"/proc/sys/crypto", false}, {"/proc/sys/vm", false}, {"/proc/cpuinfo", false},
     {"/proc/meminfo", false}, {"/proc/stat", false},    {"/sys/devices/system/cpu", false},
     {"/sys/fs/cgroup", false},
 };

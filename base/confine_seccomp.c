@@ -14,8 +14,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Lists come from strace of gRPC 1.51, SQLite, OpenSSL 3.0, SoftHSM2 under p11-kit and glibc 2.36, plus their fallbacks
- * (an interrupted poll, a cut-short write). Grouped by what they are for. */
+/* Lists come from strace of gRPC 1.51, SQLite, OpenSSL 3.0, SoftHSM2, NSS softoken and opencryptoki under p11-kit and glibc 2.36, plus
+ * their fallbacks (an interrupted poll, a cut-short write). Grouped by what they are for. */
 
 #define ANY ((1U << CONFINE_FRONT) | (1U << CONFINE_CORE) | (1U << CONFINE_HSM))
 #define FRONT (1U << CONFINE_FRONT)
@@ -56,7 +56,7 @@ static const int calls_write_files[] = {C(fsync), C(fdatasync), C(sync_file_rang
                                         C(rename), C(renameat), C(renameat2), C(unlink), C(unlinkat), C(mkdir), C(mkdirat),
                                         C(rmdir), C(chmod), C(fchmod), C(fchmodat), C(fchown), C(flock), C(utimensat),
                                         C(link), C(linkat)};
-static const int calls_token[] = {C(wait4), C(waitid), C(syncfs), C(sync), C(timer_create), C(timer_settime), C(timer_gettime), C(timer_delete),
+static const int calls_token[] = {C(wait4), C(waitid), C(syncfs), C(sync), C(msync), C(timer_create), C(timer_settime), C(timer_gettime), C(timer_delete),
                                   C(shmget), C(shmat), C(shmctl), C(shmdt), C(semget), C(semop), C(semctl), C(semtimedop)};
 
 #define GROUP(roles, list) {roles, list, sizeof(list) / sizeof(*(list))}

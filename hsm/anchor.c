@@ -107,11 +107,10 @@ RESULT ops_anchor_get(struct token *t, uint8_t out[HSM_ANCHOR_MAX], size_t *ret_
     FAIL(e, ERR_NOT_FOUND, "HSM_OBJECT_ABSENT", "no anchor was written yet");
 }
 
-static RESULT slot_create(struct token *t, unsigned i, struct bytes record, struct err *e)
+static CK_RV make_object(struct token *t, struct bytes name, struct bytes record, CK_OBJECT_HANDLE *ret)
 {
     CK_OBJECT_CLASS class = CKO_DATA;
     CK_BBOOL yes = CK_TRUE;
-    const struct bytes name = slot_name(i);
     CK_ATTRIBUTE template[] = {{CKA_CLASS, &class, sizeof class},
                                {CKA_TOKEN, &yes, sizeof yes},
                                {CKA_PRIVATE, &yes, sizeof yes},
@@ -119,8 +118,13 @@ static RESULT slot_create(struct token *t, unsigned i, struct bytes record, stru
                                {CKA_LABEL, (void *)(uintptr_t)name.p, name.n},
                                {CKA_APPLICATION, (void *)(uintptr_t)name.p, name.n},
                                {CKA_VALUE, (void *)(uintptr_t)record.p, record.n}};
+    return CALL(&t->m, C_CreateObject, t->session, template, sizeof template / sizeof template[0], ret);
+}
+
+static RESULT slot_create(struct token *t, unsigned i, struct bytes record, struct err *e)
+{
     CK_OBJECT_HANDLE h;
-    CK_RV rv = CALL(&t->m, C_CreateObject, t->session, template, sizeof template / sizeof template[0], &h);
+    CK_RV rv = make_object(t, slot_name(i), record, &h);
     return rv == CKR_OK ? ok() : ckr_fail(rv, "C_CreateObject", e);
 }
 
@@ -173,4 +177,16 @@ RESULT ops_anchor_put(struct token *t, struct bytes value, struct err *e)
     buf_put_u32(&record, crc32c(buf_bytes(&record)));
     INVARIANT(!record.overflow);
     return slot_write(t, 1 - newest, &s[1 - newest], buf_bytes(&record), e);
+}
+
+RESULT ops_anchor_try(struct token *t, struct err *e)
+{
+    CK_OBJECT_HANDLE h;
+    CK_RV rv = make_object(t, BYTES_LIT("claviger-anchor-try"), BYTES_LIT("try"), &h);
+    if (create_refuses_template(t, rv))
+        FAIL(e, ERR_UNIMPLEMENTED, "HSM_MECHANISM", "the token cannot do anchor (it keeps no data objects: C_CreateObject: %s)", ckr_name(rv));
+    if (rv != CKR_OK)
+        return ckr_fail(rv, "C_CreateObject", e);
+    rv = CALL(&t->m, C_DestroyObject, t->session, h);
+    return rv == CKR_OK ? ok() : ckr_fail(rv, "C_DestroyObject", e);
 }

@@ -34,6 +34,13 @@ static RESULT find(struct token *t, enum hsm_object kind, uint32_t version, CK_O
     return object_find(&t->m, t->session, match, 2, ret, 1, ret_n, e);
 }
 
+/* A token that refuses one data object and takes another has failed; one that takes none keeps none. */
+static bool keeps_none(struct token *t)
+{
+    struct err why = {0};
+    return ops_anchor_try(t, &why).failed && why.code == ERR_UNIMPLEMENTED;
+}
+
 RESULT answer_store(struct token *t, enum hsm_object kind, uint32_t version, const uint8_t nonce[ANSWER_NONCE_BYTES],
                     const uint8_t answer[ANSWER_BYTES], CK_OBJECT_HANDLE *ret, struct err *e)
 {
@@ -49,8 +56,8 @@ RESULT answer_store(struct token *t, enum hsm_object kind, uint32_t version, con
                                {CKA_LABEL, label, (CK_ULONG)n},   {CKA_APPLICATION, application, sizeof application - 1},
                                {CKA_VALUE, value, sizeof value}};
     CK_RV rv = CALL(&t->m, C_CreateObject, t->session, template, sizeof template / sizeof template[0], ret);
-    if (rv != CKR_OK && t->setup.partial && create_refuses_template(t, rv)) {
-        *ret = CK_INVALID_HANDLE; /* it keeps no data objects: "no stored known answer" is the weakness by which that is named */
+    if (create_refuses_template(t, rv) && keeps_none(t)) {
+        *ret = CK_INVALID_HANDLE; /* "no stored known answer" is the weakness by which that is named */
         return ok();
     }
     return rv == CKR_OK ? ok() : ckr_fail(rv, "C_CreateObject", e);

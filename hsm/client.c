@@ -39,6 +39,7 @@ RESULT hsm_probe(struct hsm *h, struct hsm_status *ret, struct err *e)
     st.seal_newest = reader_u32(&r);
     st.audit_newest = reader_u32(&r);
     take_text(&r, st.missing, sizeof st.missing);
+    take_text(&r, st.cannot, sizeof st.cannot);
     take_text(&r, st.weaknesses, sizeof st.weaknesses);
     st.calls = reader_u64(&r);
     st.failures = reader_u64(&r);
@@ -206,6 +207,15 @@ RESULT hsm_anchor_put(struct hsm *h, struct bytes value, struct err *e)
     buf_init(&b, HSM_ANCHOR_MAX + 16);
     buf_put_v16(&b, value);
     TRY(call(h, WIRE_ANCHOR_PUT, &b, reply, &r, e));
+    return finish(&r, e);
+}
+
+RESULT hsm_anchor_try(struct hsm *h, struct err *e)
+{
+    uint8_t reply[WIRE_MAX];
+    struct buf none = {0};
+    struct reader r;
+    TRY(call(h, WIRE_ANCHOR_TRY, &none, reply, &r, e));
     return finish(&r, e);
 }
 

@@ -57,6 +57,7 @@ static RESULT generate_secret(struct token *t, struct names *n, struct made *mad
 {
     const struct create_secret s = {.maker = CKM_GENERIC_SECRET_KEY_GEN, .type = CKK_GENERIC_SECRET, .allowed = CKM_SHA256_HMAC,
                                     .label = n->label, .id = BYTES(n->id, sizeof n->id)};
+    TRY(mechanisms_need(&t->can, GROUP_KDF, e));
     struct result done = create_secret(t, &s, &made->handle[0], e);
     made->n = 1;
     return done;
@@ -98,14 +99,13 @@ static RESULT generate_audit(struct token *t, struct names *n, struct made *made
     static const uint8_t ed_name[] = {0x13, 0x0c, 'e', 'd', 'w', 'a', 'r', 'd', 's', '2', '5', '5', '1', '9'};
     static const uint8_t p256[] = {0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07};
     CK_RV rv = CKR_MECHANISM_INVALID;
-    if (!t->eddsa && !t->ecdsa)
-        FAIL(e, ERR_STATE, "HSM_MECHANISM", "the token lacks %s", t->missing);
-    if (t->eddsa) {
+    TRY(mechanisms_need(&t->can, GROUP_SIGN, e));
+    if (t->can.eddsa) {
         rv = generate_pair(t, n, true, BYTES(ed_oid, sizeof ed_oid), made);
         if (rv != CKR_OK && ckr_class(rv) == CKR_CLASS_OTHER)
             rv = generate_pair(t, n, true, BYTES(ed_name, sizeof ed_name), made);
     }
-    if (rv != CKR_OK && ckr_class(rv) == CKR_CLASS_OTHER && t->ecdsa)
+    if (rv != CKR_OK && ckr_class(rv) == CKR_CLASS_OTHER && t->can.ecdsa)
         rv = generate_pair(t, n, false, BYTES(p256, sizeof p256), made);
     return rv == CKR_OK ? ok() : ckr_fail(rv, "C_GenerateKeyPair", e);
 }

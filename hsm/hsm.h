@@ -40,7 +40,8 @@ struct hsm_status {
     char token_label[33], manufacturer[33], model[17], serial[17];
     uint32_t master_newest, seal_newest, audit_newest; /* 0: none */
     char missing[256];   /* mechanisms the token lacks, by name, "" when none */
-    char weaknesses[320]; /* named weaknesses accepted (e.g. ALLOWED_MECHANISMS not supported), "; " between */
+    char cannot[320];    /* what a new daemon needs and this token cannot do: "sign (it lacks CKM_...)", "" when nothing */
+    char weaknesses[640]; /* named weaknesses accepted (e.g. ALLOWED_MECHANISMS not supported), "; " between */
     uint64_t calls, failures; /* of PKCS#11 functions, since this hsm process started */
     bool copyable;       /* the token is files: hsm_backup can copy it */
     uint32_t backups;    /* verified ones of this token that still lie where hsm_backup put them */
@@ -84,6 +85,8 @@ RESULT hsm_backup(struct hsm *h, struct hsm_backup *ret, struct err *e);
 /* One small data object on the token: the floor for epoch and journal id. get: ERR_NOT_FOUND when never written. */
 RESULT hsm_anchor_get(struct hsm *h, uint8_t out[HSM_ANCHOR_MAX], size_t *ret_n, struct err *e);
 RESULT hsm_anchor_put(struct hsm *h, struct bytes value, struct err *e);
+/* Does the token keep such objects at all? One of another name is made and removed. ERR_UNIMPLEMENTED "HSM_MECHANISM": it does not. */
+RESULT hsm_anchor_try(struct hsm *h, struct err *e);
 
 /* ---- keys of protection level HSM: made on the token and used on it, found by the kvid of their version (docs/FORMATS.md
  * section 9). Two objects each: an AES-256 key for GCM, an HMAC secret for the commitment. hsm makes and reads the whole message:

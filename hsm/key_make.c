@@ -56,11 +56,7 @@ static void undo(struct token *t, const uint8_t kvid[HSM_KVID_BYTES], const CK_O
 
 static RESULT may_make(struct token *t, const uint8_t kvid[HSM_KVID_BYTES], struct err *e)
 {
-    if (!t->gcm) {
-        struct result r = err_set(e, ERR_STATE, "HSM_MECHANISM", __FILE__, __LINE__, "the token lacks %s", t->missing);
-        e->hint = "the token cannot do AES-GCM: keys of protection level HSM need another token";
-        return r;
-    }
+    TRY(mechanisms_need(&t->can, GROUP_GCM, e));
     if (keys_entry(&t->keys, kvid) != NULL)
         FAIL(e, ERR_EXISTS, "HSM_OBJECT_EXISTS", "a key of that kvid is on the token already");
     if (t->keys.n == HSM_KEYS_MAX)

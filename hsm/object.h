@@ -31,7 +31,7 @@ struct object {
 struct objects {
     struct object all[OBJECTS_MAX];
     size_t n;
-    char weaknesses[256]; /* of all of them, "; " between */
+    char weaknesses[512]; /* of all of them, "; " between */
     uint32_t unanswered;  /* secrets without a stored known answer (answer.h) */
 };
 

@@ -134,7 +134,13 @@ void ops_status(const struct token *t, struct hsm_status *ret)
     ret->master_newest = objects_newest(&t->objects, HSM_MASTER);
     ret->seal_newest = objects_newest(&t->objects, HSM_SEAL);
     ret->audit_newest = objects_newest(&t->objects, HSM_AUDIT);
-    (void)snprintf(ret->missing, sizeof ret->missing, "%s", t->missing);
+    CLEANUP(buf_release) struct buf missing = {0}, cannot = {0};
+    buf_init(&missing, sizeof ret->missing - 1);
+    buf_init(&cannot, sizeof ret->cannot - 1);
+    mechanisms_missing(&t->can, &missing);
+    mechanisms_cannot(&t->can, &cannot);
+    (void)snprintf(ret->missing, sizeof ret->missing, "%s", buf_cstr(&missing));
+    (void)snprintf(ret->cannot, sizeof ret->cannot, "%s", buf_cstr(&cannot));
     backup_look(t, &backup);
     ret->copyable = backup.possible;
     ret->backups = backup.verified;

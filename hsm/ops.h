@@ -45,5 +45,6 @@ RESULT ops_destroy(struct token *t, enum hsm_object object, uint32_t version, st
 /* anchor.c */
 RESULT ops_anchor_get(struct token *t, uint8_t out[HSM_ANCHOR_MAX], size_t *ret_n, struct err *e);
 RESULT ops_anchor_put(struct token *t, struct bytes value, struct err *e);
+RESULT ops_anchor_try(struct token *t, struct err *e);
 
 #endif

@@ -230,6 +230,7 @@ static RESULT start(struct server *s, struct err *e)
                                       .state_dir = s->folder,
                                       .origin = s->origin,
                                       .complete = !s->o->init,
+                                      .partial = s->o->init, /* init says itself what is missing for what */
                                       .watchdog = s->o->watchdog,
                                       .clock = s->o->clock,
                                       .pin = ask_pin,

@@ -29,6 +29,7 @@ static RESULT do_probe(struct token *t, struct buf *out)
     buf_put_u32(out, st.seal_newest);
     buf_put_u32(out, st.audit_newest);
     buf_put_v16(out, bytes_str(st.missing));
+    buf_put_v16(out, bytes_str(st.cannot));
     buf_put_v16(out, bytes_str(st.weaknesses));
     buf_put_u64(out, st.calls);
     buf_put_u64(out, st.failures);
@@ -236,6 +237,8 @@ static RESULT dispatch(struct service *s, struct token *t, uint16_t op, struct b
         return do_anchor_get(t, out, e);
     case WIRE_ANCHOR_PUT:
         return do_anchor_put(t, &in, e);
+    case WIRE_ANCHOR_TRY:
+        return reader_done(&in) ? ops_anchor_try(t, e) : bad_request(e);
     case WIRE_BACKUP:
         return do_backup(s, t, &in, out, e);
     case WIRE_KEY_GENERATE:
@@ -258,7 +261,7 @@ static RESULT dispatch(struct service *s, struct token *t, uint16_t op, struct b
 /* A second generate could meet the first one's object; a second anchor would be a second generation of it. */
 static bool may_repeat(uint16_t op)
 {
-    return op != WIRE_GENERATE && op != WIRE_DESTROY && op != WIRE_ANCHOR_PUT && op != WIRE_BACKUP &&
+    return op != WIRE_GENERATE && op != WIRE_DESTROY && op != WIRE_ANCHOR_PUT && op != WIRE_ANCHOR_TRY && op != WIRE_BACKUP &&
            op != WIRE_KEY_GENERATE && op != WIRE_KEY_DESTROY;
 }
 

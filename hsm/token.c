@@ -64,42 +64,15 @@ static RESULT find_slot(struct token *t, struct err *e)
     return fail_hint(ERR_STATE, "HSM_TOKEN", "add serial= to hsm_token", "more than one token matches hsm_token", e);
 }
 
-/* A token that failed to answer does not lack the mechanism: the audit key would be made of another kind for it. */
-static RESULT has_mechanism(struct token *t, CK_MECHANISM_TYPE type, CK_FLAGS want, bool *ret, struct err *e)
-{
-    CK_MECHANISM_INFO info = {0};
-    CK_RV rv = CALL(&t->m, C_GetMechanismInfo, t->slot, type, &info);
-    *ret = rv == CKR_OK && (info.flags & want) == want;
-    return rv == CKR_OK || ckr_class(rv) == CKR_CLASS_OTHER ? ok() : ckr_fail(rv, "C_GetMechanismInfo", e);
-}
-
+/* Any daemon derives and signs; what makes its secrets is asked for when they are made. */
 static RESULT probe_mechanisms(struct token *t, struct err *e)
 {
-    bool hmac, make, eddsa, eddsa_make, ecdsa, ecdsa_make, gcm, aes_make;
-    TRY(has_mechanism(t, CKM_SHA256_HMAC, CKF_SIGN, &hmac, e));
-    TRY(has_mechanism(t, CKM_GENERIC_SECRET_KEY_GEN, CKF_GENERATE, &make, e));
-    TRY(has_mechanism(t, CKM_EDDSA, CKF_SIGN, &eddsa, e));
-    TRY(has_mechanism(t, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR, &eddsa_make, e));
-    TRY(has_mechanism(t, CKM_ECDSA, CKF_SIGN, &ecdsa, e));
-    TRY(has_mechanism(t, CKM_EC_KEY_PAIR_GEN, CKF_GENERATE_KEY_PAIR, &ecdsa_make, e));
-    TRY(has_mechanism(t, CKM_AES_GCM, CKF_ENCRYPT | CKF_DECRYPT, &gcm, e));
-    TRY(has_mechanism(t, CKM_AES_KEY_GEN, CKF_GENERATE, &aes_make, e));
-    t->generate = make;
-    t->gcm = gcm && aes_make && make; /* keys of protection level HSM: without it there are none, and all else serves */
-    t->eddsa = eddsa && eddsa_make;
-    t->ecdsa = ecdsa && ecdsa_make;
-    (void)snprintf(t->missing, sizeof t->missing, "%s%s%s%s%s%s%s%s", hmac ? "" : "CKM_SHA256_HMAC ",
-                   make ? "" : "CKM_GENERIC_SECRET_KEY_GEN ", eddsa ? "" : "CKM_EDDSA ",
-                   eddsa_make ? "" : "CKM_EC_EDWARDS_KEY_PAIR_GEN ", ecdsa ? "" : "CKM_ECDSA ",
-                   ecdsa_make ? "" : "CKM_EC_KEY_PAIR_GEN ", gcm ? "" : "CKM_AES_GCM ", aes_make ? "" : "CKM_AES_KEY_GEN ");
-    size_t n = strlen(t->missing);
-    if (n > 0)
-        t->missing[n - 1] = '\0';
-    if ((hmac && (eddsa || ecdsa)) || t->setup.partial)
+    TRY(mechanisms_probe(&t->m, t->slot, &t->can, e));
+    if (t->setup.partial)
         return ok();
-    struct result r = err_set(e, ERR_STATE, "HSM_MECHANISM", __FILE__, __LINE__, "the token lacks %s", t->missing);
-    e->hint = "CKM_SHA256_HMAC, and CKM_EDDSA or CKM_ECDSA, are needed: use another token or enable them";
-    return r;
+    if (!t->can.has[MECH_HMAC])
+        TRY(mechanisms_need(&t->can, GROUP_KDF, e));
+    return mechanisms_need(&t->can, GROUP_SIGN, e);
 }
 
 static RESULT check_flags(const struct token *t, struct err *e)

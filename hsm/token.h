@@ -12,6 +12,7 @@
 #define HSM_TOKEN_H
 
 #include "hsm/keys.h"
+#include "hsm/mechanisms.h"
 #include "hsm/object.h"
 #include "hsm/pin.h"
 #include "hsm/storage.h"
@@ -23,7 +24,7 @@ struct token_setup { /* strings are borrowed and outlive the token */
     const char *module_path, *uri, *vendor_config, *state_dir;
     const char *origin; /* first line of every checkpoint that may be signed; "cluster/node" */
     bool complete;      /* a token without master, seal and audit key is not ready (all but kmsd init) */
-    bool partial;       /* what the token cannot do is named in missing, and refused when it is asked for: not at open */
+    bool partial;       /* what the token cannot do is refused when it is asked for: not at open (kmsd init) */
     bool narrow;        /* no object is looked up at open: keys_get finds the one that is wanted */
     struct watchdog *watchdog;
     const struct clock *clock;
@@ -42,8 +43,7 @@ struct token {
     CK_TOKEN_INFO info;
     struct objects objects;
     struct keys keys;
-    bool eddsa, ecdsa, generate, gcm;
-    char missing[192];
+    struct mechanisms can;
     struct storage storage;
     uint8_t last_random[TOKEN_RANDOM_BYTES]; /* the generator's last block, which never left unmixed */
     uint32_t reinitialised; /* times the module was finalised and initialised again */

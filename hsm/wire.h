@@ -31,6 +31,7 @@ enum wire_op {
     WIRE_KEY_OPEN,        /* kvid, u8 type, aad hash, v16 sealed -> plaintext */
     WIRE_KEY_DESTROY,     /* kvid                              -> - */
     WIRE_KEY_LIST,        /* v16 after: kvid or empty          -> kvids */
+    WIRE_ANCHOR_TRY,      /* -                                 -> - */
     WIRE_OPS_END,
     WIRE_VERIFY = 0x100, /* hsm to its helper: hsm/verify.c */
 };

@@ -51,9 +51,9 @@ $(BUILD)/unit/hsm/test_server $(BUILD)/unit/hsm/test_server_faults: | $(HSM_SHIM
 $(BUILD)/unit/hsm/test_hostile: | $(HSM_SHIM)
 $(BUILD)/unit/hsm/test_keys: | $(HSM_SHIM)
 .PHONY: hardware hardware-programs capabilities
-# capabilities: hsm/ on SoftHSM2, NSS softoken and opencryptoki: what each token can do, and by name what it cannot
-capabilities: $(CAPABLE) $(HSM_SHIM) pygen
-	CLV_CAPABILITIES=1 CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider tests/hardware/test_modules.py
+# capabilities: hsm/, kmsd-hsm and whole daemons on SoftHSM2, NSS softoken and opencryptoki: what each token can do, and by name what it cannot
+capabilities: all $(CAPABLE) $(SERVED) $(HSM_SHIM) pygen
+	CLV_CAPABILITIES=1 CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider tests/hardware/test_modules.py tests/hardware/test_daemons.py
 hardware-programs: $(HARDWARE)
 hardware: all pygen hardware-programs
 	CLV_BUILD=$(abspath $(BUILD)) LONG=$(LONG) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider $(if $(K),-k "$(K)") tests/hardware

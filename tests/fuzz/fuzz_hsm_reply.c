@@ -15,10 +15,11 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { REPLIES_MAX = 8, OPERATIONS = 15 };
+enum { REPLIES_MAX = 8, OPERATIONS = 16 };
 static const enum wire_op ops[OPERATIONS] = {WIRE_PROBE, WIRE_DERIVE, WIRE_RANDOM, WIRE_BACKUP, WIRE_GENERATE, WIRE_ANCHOR_PUT,
                                              WIRE_ANCHOR_GET, WIRE_SIGN_CHECKPOINT, WIRE_AUDIT_PUBKEY, WIRE_SIGN_CERTIFICATE,
-                                             WIRE_KEY_GENERATE, WIRE_KEY_CHECK, WIRE_KEY_SEAL, WIRE_KEY_OPEN, WIRE_KEY_LIST};
+                                             WIRE_KEY_GENERATE, WIRE_KEY_CHECK, WIRE_KEY_SEAL, WIRE_KEY_OPEN, WIRE_KEY_LIST,
+                                             WIRE_ANCHOR_TRY};
 
 static bool text_ended(const char *s, size_t n)
 {
@@ -31,7 +32,7 @@ static struct result probe(struct hsm *h, struct err *e)
     memset(&st, 0xa5, sizeof st);
     TRY(hsm_probe(h, &st, e));
     INVARIANT(text_ended(st.token_label, sizeof st.token_label) && text_ended(st.serial, sizeof st.serial));
-    INVARIANT(text_ended(st.missing, sizeof st.missing) && text_ended(st.weaknesses, sizeof st.weaknesses));
+    INVARIANT(text_ended(st.missing, sizeof st.missing) && text_ended(st.cannot, sizeof st.cannot) && text_ended(st.weaknesses, sizeof st.weaknesses));
     return ok();
 }
 
@@ -115,6 +116,8 @@ static struct result operation(struct hsm *h, enum wire_op op, struct err *e)
         return hsm_generate(h, HSM_SEAL, 2, e);
     case WIRE_ANCHOR_PUT:
         return hsm_anchor_put(h, BYTES_LIT("floor"), e);
+    case WIRE_ANCHOR_TRY:
+        return hsm_anchor_try(h, e);
     case WIRE_KEY_GENERATE:
     case WIRE_KEY_CHECK:
     case WIRE_KEY_SEAL:

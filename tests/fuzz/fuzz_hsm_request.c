@@ -317,7 +317,8 @@ static void prepare(void)
     token.m.f = &functions;
     token.session = 1;
     token.ready = true;
-    token.generate = token.gcm = true;
+    for (enum mechanism i = MECH_HMAC; i < MECH_N; i++)
+        token.can.has[i] = i < MECH_EDDSA || i > MECH_ECDSA_GEN; /* no key pair is made */
     memcpy(token.objects.all, objects, sizeof objects);
     token.objects.n = sizeof objects / sizeof objects[0];
     (void)snprintf(token.objects.weaknesses, sizeof token.objects.weaknesses, "none");

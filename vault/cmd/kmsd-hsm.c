@@ -9,14 +9,31 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SECRET_SLOTS = 16 };
+enum { SECRET_SLOTS = 16, OWN_PATHS = 4 };
 
 struct paths {
-    struct confine_path all[4];
-    char token_dir[4096];
+    struct confine_path all[CONFINE_PATHS_MAX];
+    size_t n;
+    char token_dir[4096], more[2][2049];
 };
 
-/* Only the PKCS#11 module, its configuration and its token are needed: and the folder of the PIN record. */
+/* "/a, /b": absolute, since nobody knows relative to what a module would take them. */
+static RESULT paths_more(const char *list, const char *key, bool write, char copy[2049], struct paths *p, struct err *e)
+{
+    char *rest = NULL;
+    (void)snprintf(copy, 2049, "%s", list);
+    for (char *path = strtok_r(copy, ", ", &rest); path != NULL; path = strtok_r(NULL, ", ", &rest)) {
+        if (path[0] != '/')
+            FAIL(e, ERR_INVALID, "HSM_CONFIG", "%s: %.200s is no absolute path", key, path);
+        if (p->n == CONFINE_PATHS_MAX)
+            FAIL(e, ERR_INVALID, "HSM_CONFIG", "%s: more than %d paths", key, CONFINE_PATHS_MAX - OWN_PATHS);
+        p->all[p->n++] = (struct confine_path){path, write};
+    }
+    return ok();
+}
+
+/* Only the PKCS#11 module, its configuration and its token are needed: and the folder of the PIN record. What else a module opens (a
+ * daemon's shared memory, locks) the operator names. */
 static RESULT paths_fill(const struct config *c, struct paths *p, struct err *e)
 {
     TRY(module_check(c->hsm_module, e));
@@ -27,7 +44,9 @@ static RESULT paths_fill(const struct config *c, struct paths *p, struct err *e)
     p->all[1] = (struct confine_path){c->hsm_config_file, false};
     p->all[2] = (struct confine_path){p->token_dir, true};
     p->all[3] = (struct confine_path){c->state_dir, true};
-    return ok();
+    p->n = OWN_PATHS;
+    TRY(paths_more(c->hsm_read_paths, "hsm_read_paths", false, p->more[0], p, e));
+    return paths_more(c->hsm_write_paths, "hsm_write_paths", true, p->more[1], p, e);
 }
 
 static RESULT run(struct child *c, bool init, bool *ret_serving, struct err *e)
@@ -38,7 +57,7 @@ static RESULT run(struct child *c, bool init, bool *ret_serving, struct err *e)
     char monitor_id[SERVED_ID_BYTES];
     served_monitor_id(monitor_id);
     TRY(paths_fill(c->config, &p, e));
-    const struct confine confine = {.role = CONFINE_HSM, .user = c->config->user_hsm, .paths = p.all, .npaths = 4};
+    const struct confine confine = {.role = CONFINE_HSM, .user = c->config->user_hsm, .paths = p.all, .npaths = p.n};
     /* The order matters: fork before seccomp and threads, confine before the module's code runs. */
     TRY(verifier_start(&verifier, &confine, e));
     TRY(confine_self(&confine, e));

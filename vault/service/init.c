@@ -122,6 +122,20 @@ static RESULT refuse(const struct service_options *o, const struct found *f, str
          word(t->backups != 0), store_words[f->store], advice(f));
 }
 
+/* Before anything is made: what a daemon needs of its token, group by group (docs/OPERATIONS.md). */
+static RESULT check_token(const struct service_options *o, const struct hsm_status *t, struct err *e)
+{
+    struct err why = {0};
+    if (t->cannot[0] != 0)
+        FAIL(e, ERR_UNIMPLEMENTED, "TOKEN_LACKS", "token \"%s\" cannot do %s: a daemon needs another", t->token_label, t->cannot);
+    if (o->config->anchor_file[0] != 0 || !hsm_anchor_try(o->hsm, &why).failed)
+        return ok();
+    if (why.code == ERR_UNIMPLEMENTED)
+        FAIL(e, ERR_UNIMPLEMENTED, "TOKEN_LACKS", "token \"%s\": %.160s: name a file for it in anchor_file", t->token_label, why.detail);
+    *e = why;
+    return (struct result){1};
+}
+
 static RESULT check_nothing_there(const struct service_options *o, struct err *e)
 {
     struct found f;
@@ -129,8 +143,7 @@ static RESULT check_nothing_there(const struct service_options *o, struct err *e
     const struct hsm_status *t = &f.token;
     if (f.instance || f.served || f.store != STORE_NONE || t->master_newest != 0 || t->seal_newest != 0 || t->audit_newest != 0)
         return refuse(o, &f, e);
-    if (t->missing[0] != 0)
-        FAIL(e, ERR_UNIMPLEMENTED, "TOKEN_LACKS", "token \"%s\" lacks: %s", t->token_label, t->missing);
+    TRY(check_token(o, t, e));
     if (!t->copyable && !o->vendor_clone)
         FAIL(e, ERR_STATE, "TOKEN_BACKUP", "token \"%s\" is no files that init could back up: clone it by its vendor's tool, and say so "
              "with --token-backup vendor-clone", t->token_label);

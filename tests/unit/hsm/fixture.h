@@ -39,6 +39,7 @@ extern char **environ;
 struct fixture {
     char dir[64], conf[96], tokens[96], pin[96], state[96];
     int timeout_ms; /* hsm_timeout of a kmsd-hsm on it; 0: monitor.h's */
+    const char *more; /* lines of its configuration beside monitor.h's; NULL: none */
 };
 
 static inline void write_file(const char *path, const char *text)

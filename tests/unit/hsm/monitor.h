@@ -92,8 +92,9 @@ static inline void monitor_config(const struct fixture *f, const char *module, c
     (void)snprintf(out, 4096,
                    "state_dir = %s\nrun_dir = %s\nlocations = eu\ntrust_domain = t.example\ntls_cert_file = /dev/null\n"
                    "tls_key_file = /dev/null\nclient_ca_file = /dev/null\nhsm_module = %s\nhsm_token = %s\nhsm_pin_file = %s\n"
-                   "hsm_config_file = %s\nhsm_timeout = %dms\nlog_level = error\n",
-                   f->state, f->dir, module, uri, f->pin, f->conf, f->timeout_ms > 0 ? f->timeout_ms : slower(TIMEOUT_MS));
+                   "hsm_config_file = %s\nhsm_timeout = %dms\nlog_level = error\n%s",
+                   f->state, f->dir, module, uri, f->pin, f->conf, f->timeout_ms > 0 ? f->timeout_ms : slower(TIMEOUT_MS),
+                   f->more != NULL ? f->more : "");
 }
 
 /* uri, module: NULL for the right ones. core_fd: its end of the channel, or -1; the caller keeps the descriptor. */

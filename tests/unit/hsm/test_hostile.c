@@ -209,6 +209,13 @@ static void test_an_anchor_is_changed_in_place(void **state)
     assert_int_equal(anchors_named(w, "claviger-anchor-a ") + anchors_named(w, "claviger-anchor-b "), 2);
 }
 
+static bool lacks(struct world *w, const char *want)
+{
+    struct hsm_status st;
+    ops_status(&w->t, &st);
+    return strcmp(st.missing, want) == 0;
+}
+
 /* A token that is out of order for a moment does not lack what it cannot describe just then. */
 static void test_a_mechanism_that_cannot_be_described(void **state)
 {
@@ -221,13 +228,12 @@ static void test_a_mechanism_that_cannot_be_described(void **state)
         token_close(&w->t);
         REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", token_open(&w->t, &e));
         OK(token_open(&w->t, &e));
-        assert_true(w->t.eddsa && w->t.missing[0] == '\0');
+        assert_true(w->t.can.eddsa && lacks(w, ""));
     }
     shim_plan(&w->f, "C_GetMechanismInfo 0x70 nth:3"); /* CKR_MECHANISM_INVALID: this one it does lack */
     token_close(&w->t);
     OK(token_open(&w->t, &e));
-    assert_false(w->t.eddsa);
-    assert_string_equal(w->t.missing, "CKM_EDDSA");
+    assert_true(!w->t.can.eddsa && w->t.can.ecdsa && lacks(w, "CKM_EDDSA"));
     unharmed(w, want);
 }
 
@@ -241,7 +247,12 @@ static void test_a_token_that_can_do_nothing(void **state)
     REFUSED(ERR_STATE, "HSM_MECHANISM", token_open(&w->t, &e));
     w->t.setup.partial = true;
     OK(token_open(&w->t, &e));
-    REFUSED(ERR_STATE, "HSM_MECHANISM", ops_generate(&w->t, &verifier, HSM_AUDIT, 9, &e));
+    struct hsm_status st;
+    ops_status(&w->t, &st);
+    assert_string_equal(st.cannot, "kdf (it lacks CKM_SHA256_HMAC CKM_GENERIC_SECRET_KEY_GEN), "
+                                   "sign (it lacks CKM_EDDSA CKM_EC_EDWARDS_KEY_PAIR_GEN CKM_ECDSA CKM_EC_KEY_PAIR_GEN)");
+    for (enum hsm_object k = HSM_MASTER; k <= HSM_AUDIT; k++)
+        REFUSED(ERR_STATE, "HSM_MECHANISM", ops_generate(&w->t, &verifier, k, 9, &e));
     assert_int_not_equal(objects_newest(&w->t.objects, HSM_AUDIT), 9);
     w->t.setup.partial = false;
     shim_lift(&w->f);
@@ -250,10 +261,31 @@ static void test_a_token_that_can_do_nothing(void **state)
     /* What NSS says of an attribute that it does not know is a fault from others: no key with fewer attributes comes of it. */
     shim_plan(&w->f, "C_GenerateKey 0x5 nth:1");
     REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", ops_generate(&w->t, &verifier, HSM_MASTER, 9, &e));
-    /* And a token that takes no stored answer makes no key for a daemon. */
+    /* And one that refuses the stored answer, but takes another data object, has failed: it makes no key. */
     shim_plan(&w->f, "C_CreateObject 0x13 nth:1");
     REFUSED(ERR_INTERNAL, "HSM_ERROR", ops_generate(&w->t, &verifier, HSM_MASTER, 9, &e));
     OK(token_reload(&w->t, &e));
+    assert_int_equal(objects_newest(&w->t.objects, HSM_MASTER), 1);
+    unharmed(w, want);
+}
+
+/* One that keeps no data objects at all has no anchor, which is said; and no stored answers, which is a named weakness. */
+static void test_a_token_without_data_objects(void **state)
+{
+    struct world *w = *state;
+    CLEANUP(secret_freep) struct secret *want = world_derive(w);
+    OK(ops_anchor_try(&w->t, &e));
+    assert_int_equal(anchors_named(w, "claviger-anchor-try"), 0);
+    shim_plan(&w->f, "C_CreateObject 0x13 always");
+    REFUSED(ERR_UNIMPLEMENTED, "HSM_MECHANISM", ops_anchor_try(&w->t, &e));
+    OK(ops_generate(&w->t, &verifier, HSM_MASTER, 9, &e));
+    assert_non_null(strstr(w->t.objects.weaknesses, "master-9: no stored known answer"));
+    shim_plan(&w->f, "C_CreateObject 0x30 always"); /* trouble is no such answer */
+    REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", ops_anchor_try(&w->t, &e));
+    REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", ops_generate(&w->t, &verifier, HSM_MASTER, 10, &e));
+    shim_plan(&w->f, "");
+    OK(token_recover(&w->t, &e));
+    OK(ops_destroy(&w->t, HSM_MASTER, 9, &e));
     assert_int_equal(objects_newest(&w->t.objects, HSM_MASTER), 1);
     unharmed(w, want);
 }
@@ -369,6 +401,7 @@ int main(void)
         HOSTILE(test_an_anchor_is_changed_in_place),
         HOSTILE(test_a_mechanism_that_cannot_be_described),
         HOSTILE(test_a_token_that_can_do_nothing),
+        HOSTILE(test_a_token_without_data_objects),
         HOSTILE(test_wrong_answers),
         HOSTILE(test_a_generator_that_is_stuck),
         HOSTILE(test_the_nth_call_fails),

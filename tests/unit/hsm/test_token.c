@@ -255,7 +255,7 @@ static void test_sign_with_p256(void **state)
     size_t n, pub_n;
     bool ed;
     OK(token_open(&w->t, &e));
-    w->t.eddsa = false;
+    w->t.can.eddsa = false;
     OK(ops_generate(&w->t, &verifier, HSM_AUDIT, 1, &e));
     OK(ops_audit_pubkey(&w->t, 1, pub, &pub_n, &ed, &e));
     assert_false(ed);

@@ -208,6 +208,13 @@ RESULT hsm_anchor_put(struct hsm *h, struct bytes value, struct err *e)
     return ok();
 }
 
+RESULT hsm_anchor_try(struct hsm *h, struct err *e)
+{
+    (void)h;
+    (void)e;
+    return ok();
+}
+
 #include "tests/unit/kms/token_keys.h"
 
 #endif
