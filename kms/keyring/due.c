@@ -58,7 +58,8 @@ void due_put_off(struct store_txn *txn, const struct due *d, int64_t now_ns)
     if (wait_s > DUE_RETRY_MAX_S)
         wait_s = DUE_RETRY_MAX_S;
     take_out(txn, d);
-    put_in(txn, &(struct due){d->what, now_ns + wait_s * 1000000000, d->name, d->tries < UINT8_MAX ? (uint8_t)(d->tries + 1) : UINT8_MAX});
+    put_in(txn, &(struct due){.what = d->what, .at_ns = now_ns + wait_s * 1000000000, .name = d->name,
+                             .tries = d->tries < UINT8_MAX ? (uint8_t)(d->tries + 1) : UINT8_MAX});
 }
 
 RESULT due_drop(struct store *s, const struct due *d, struct err *e)
@@ -82,7 +83,7 @@ static RESULT parse(const struct record *r, struct due *ret, struct err *e)
     struct reader in = reader_of(r->body);
     const uint8_t format = reader_u8(&in);
     uint8_t id[DUE_ID_BYTES];
-    *ret = (struct due){.what = (enum due_what)reader_u8(&in), .at_ns = r->time_unix_ns};
+    *ret = (struct due){.what = (enum due_what)reader_u8(&in), .at_ns = r->time_unix_ns, .id = r->id};
     ret->tries = reader_u8(&in);
     ret->name = reader_v16(&in);
     if (!reader_done(&in) || format != DUE_FORMAT || ret->at_ns <= 0)
@@ -93,20 +94,42 @@ static RESULT parse(const struct record *r, struct due *ret, struct err *e)
     return ok();
 }
 
-RESULT due_read(struct store *s, struct bytes after_id, int64_t until_ns, size_t limit, struct arena *a, struct due **ret,
-                size_t *ret_n, struct err *e)
+static void parse_or_mark(const struct record *r, struct due *ret)
 {
-    const struct store_scan q = {.kind = REC_DUE, .after = after_id, .limit = limit};
+    struct err why = {0};
+    if (r->body.p == NULL || parse(r, ret, &why).failed)
+        *ret = (struct due){.broken = true, .id = r->id};
+}
+
+static RESULT read(struct store *s, const struct store_scan *q, int64_t until_ns, struct arena *a, struct due **ret, size_t *ret_n,
+                   struct err *e)
+{
     struct record *rows;
     size_t n;
-    TRY(store_scan(s, &q, a, &rows, &n, e));
+    TRY(store_scan(s, q, a, &rows, &n, e));
     *ret = arena_zalloc(a, (n + 1) * sizeof **ret);
     if (*ret == NULL)
         FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "what is due does not fit the memory given");
     for (*ret_n = 0; *ret_n < n; (*ret_n)++) {
-        TRY(parse(&rows[*ret_n], &(*ret)[*ret_n], e));
-        if ((*ret)[*ret_n].at_ns > until_ns)
+        struct due *d = &(*ret)[*ret_n];
+        if (q->with_broken)
+            parse_or_mark(&rows[*ret_n], d);
+        else
+            TRY(parse(&rows[*ret_n], d, e));
+        if (d->at_ns > until_ns)
             break;
     }
     return ok();
+}
+
+RESULT due_read(struct store *s, struct bytes after_id, int64_t until_ns, size_t limit, struct arena *a, struct due **ret,
+                size_t *ret_n, struct err *e)
+{
+    return read(s, &(struct store_scan){.kind = REC_DUE, .after = after_id, .limit = limit}, until_ns, a, ret, ret_n, e);
+}
+
+RESULT due_look(struct store *s, struct bytes after_id, int64_t until_ns, size_t limit, struct arena *a, struct due **ret,
+                size_t *ret_n, struct err *e)
+{
+    return read(s, &(struct store_scan){.kind = REC_DUE, .after = after_id, .limit = limit, .with_broken = true}, until_ns, a, ret, ret_n, e);
 }

@@ -26,6 +26,8 @@ struct due {
     int64_t at_ns;     /* Unix time, > 0 */
     struct bytes name; /* canonical: projects/... */
     uint8_t tries;     /* that failed */
+    bool broken;       /* due_look: the row does not open, or is not ours; of it only id is known */
+    struct bytes id;   /* as it was read */
 };
 enum { DUE_ID_BYTES = 8 + 1 + 16 };
 /* The queue follows a time that changed in the same transaction; 0: none. */
@@ -40,6 +42,9 @@ RESULT due_drop_gone(struct store *s, const struct due *d, const struct err *why
 void due_id(const struct due *d, uint8_t out[DUE_ID_BYTES]);
 /* The first `limit` after that id (empty: from the start) of at most that time, earliest first; views into the arena. */
 RESULT due_read(struct store *s, struct bytes after_id, int64_t until_ns, size_t limit, struct arena *a, struct due **ret,
+                size_t *ret_n, struct err *e);
+/* The same for who must go on: rows that say nothing any more are among them, as broken, whatever their time. */
+RESULT due_look(struct store *s, struct bytes after_id, int64_t until_ns, size_t limit, struct arena *a, struct due **ret,
                 size_t *ret_n, struct err *e);
 
 #endif

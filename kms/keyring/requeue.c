@@ -2,43 +2,77 @@
  * new incarnation. REC_META "due-queue": the incarnation in which the queue was complete. */
 #include "kms/keyring/internal.h"
 
+#include "base/log.h"
+
 #include <string.h>
 
 enum { REQUEUE_PAGE = 256, REQUEUE_ARENA_BYTES = 64 << 20 };
 static const uint8_t no_tenant[STORE_TENANT_BYTES];
 
-static RESULT requeue_key(struct store_txn *txn, const struct record *r, struct arena *a, struct err *e)
+static RESULT requeue_key(struct keyring *k, struct store_txn *txn, const struct record *r, struct arena *a, struct err *e)
 {
     struct keyring_key m;
+    (void)k;
     TRY(model_key_get(r, a, &m, e));
     due_move(txn, DUE_ROTATION, m.name, 0, m.next_rotation_ns);
     store_txn_check(txn, r->kind, r->tenant, r->id, r->revision);
     return ok();
 }
 
-static RESULT requeue_version(struct store_txn *txn, const struct record *r, struct arena *a, struct err *e)
+/* Its certificate lies under the version's own id. */
+static RESULT has_certificate(struct keyring *k, const struct record *version, struct arena *a, bool *ret, struct err *e)
+{
+    struct record r;
+    struct err why = {0};
+    *ret = !store_get(k->store, REC_CERTIFICATE, version->tenant, version->id, a, &r, &why).failed;
+    if (*ret || why.code == ERR_NOT_FOUND)
+        return ok();
+    *e = why;
+    return (struct result){1};
+}
+
+static RESULT requeue_version(struct keyring *k, struct store_txn *txn, const struct record *r, struct arena *a, struct err *e)
 {
     struct keyring_version m;
-    (void)a;
+    bool done = false;
     TRY(model_version_get(r, &m, e));
-    /* What an accepted rollback destroyed again has no certificate in this incarnation yet. */
-    due_move(txn, DUE_DESTRUCTION, m.name, 0, m.state == VERSION_DESTROYED ? m.destroyed_ns : m.queued_destroy_ns);
+    if (m.state == VERSION_DESTROYED) /* what an accepted rollback destroyed again has no certificate in this incarnation yet */
+        TRY(has_certificate(k, r, a, &done, e));
+    due_move(txn, DUE_DESTRUCTION, m.name, 0, m.state != VERSION_DESTROYED ? m.queued_destroy_ns : done ? 0 : m.destroyed_ns);
     store_txn_check(txn, r->kind, r->tenant, r->id, r->revision);
     return ok();
 }
 
-static RESULT requeue_tenant(struct store_txn *txn, const struct record *r, struct arena *a, struct err *e)
+static RESULT requeue_tenant(struct keyring *k, struct store_txn *txn, const struct record *r, struct arena *a, struct err *e)
 {
     CLEANUP(model_tenant_wipe) struct model_tenant m = {0};
     char full[NAME_MAX_BYTES];
-    (void)a;
+    (void)k, (void)a;
     TRY(model_tenant_get(r, &m, e));
     due_move(txn, DUE_PURGE, tenant_full_name(bytes_str(m.t.name), full), 0, m.t.purge_ns);
     store_txn_check(txn, r->kind, r->tenant, r->id, r->revision);
     return ok();
 }
 
-typedef RESULT requeue_fn(struct store_txn *txn, const struct record *r, struct arena *a, struct err *e);
+typedef RESULT requeue_fn(struct keyring *k, struct store_txn *txn, const struct record *r, struct arena *a, struct err *e);
+
+/* A store that was accepted as it stood may have rows that do not open. Each is refused by itself where it is used, and named here: what it
+ * was to do is not known; all others still do what they are to do. */
+static RESULT one(struct keyring *k, struct store_txn *txn, const struct record *r, requeue_fn *each, struct arena *a, struct err *e)
+{
+    char id[128];
+    struct err why = {.code = ERR_DATA_LOSS, .reason = "RECORD_TAMPERED"};
+    if (r->body.p != NULL && !each(k, txn, r, a, &why).failed)
+        return ok();
+    if (why.code == ERR_DATA_LOSS) {
+        store_id_text(r->id, id, sizeof id);
+        log_event(LOG_ERROR, "a row does not open: what it names does not fall due any more", LF_STR("kind", store_kind_name(r->kind)), LF_STR("id", id),
+                  LF_ERR(&why));
+        return ok();
+    }
+    *e = why;
+    return (struct result){1};
+}
 
 /* Rows that changed meanwhile put themselves into the queue: the page is read again. */
 static RESULT page(struct keyring *k, struct store_scan *q, requeue_fn *each, uint8_t after[STORE_ID_MAX], size_t *ret_n, struct err *e)
@@ -50,7 +84,7 @@ static RESULT page(struct keyring *k, struct store_scan *q, requeue_fn *each, ui
     arena_init(&a, REQUEUE_ARENA_BYTES);
     TRY(store_scan(k->store, q, &a, &rows, ret_n, e));
     for (size_t i = 0; i < *ret_n; i++)
-        TRY(each(txn, &rows[i], &a, e));
+        TRY(one(k, txn, &rows[i], each, &a, e));
     if (*ret_n == 0)
         return ok();
     struct err why = {0};
@@ -80,13 +114,13 @@ static RESULT walk(struct keyring *k, struct store_scan *q, requeue_fn *each, st
 
 static RESULT all_of(struct keyring *k, enum rec_kind kind, requeue_fn *each, struct err *e)
 {
-    struct store_scan q = {.kind = kind, .all_tenants = true};
+    struct store_scan q = {.kind = kind, .all_tenants = true, .with_broken = true};
     return walk(k, &q, each, e);
 }
 
 RESULT keyring_requeue_tenant(struct keyring *k, const struct tenant *t, struct err *e)
 {
-    struct store_scan q = {.kind = REC_CRYPTOKEY};
+    struct store_scan q = {.kind = REC_CRYPTOKEY, .with_broken = true};
     memcpy(q.tenant, t->id, sizeof q.tenant);
     return walk(k, &q, requeue_key, e);
 }

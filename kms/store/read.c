@@ -28,8 +28,8 @@ static void *keep(struct arena *a, struct bytes b)
     return arena_dup(a, b.n ? b.p : (const uint8_t *)"", b.n ? b.n : 1);
 }
 
-/* The row under st, opened. Nothing is believed before seal_open_record: all it does is copy columns into the AAD. */
-RESULT read_row(struct store *s, sqlite3_stmt *st, struct arena *a, struct record *ret, struct err *e)
+/* What the file says of the row under st, without its body: nobody has vouched for it. */
+static RESULT read_columns(sqlite3_stmt *st, struct arena *a, struct record *ret, uint32_t *ret_epoch, struct err *e)
 {
     struct bytes tenant = db_column_bytes(st, 1), id = db_column_bytes(st, 2), name = db_column_bytes(st, 4);
     int64_t kind = sqlite3_column_int64(st, 0), state = sqlite3_column_int64(st, 5), epoch = sqlite3_column_int64(st, 8);
@@ -46,7 +46,18 @@ RESULT read_row(struct store *s, sqlite3_stmt *st, struct arena *a, struct recor
     r.name = BYTES(keep(a, name), name.n);
     if (!r.id.p || !r.name.p)
         FAIL(e, ERR_EXHAUSTED, NULL, "no room for a row");
-    TRY(seal_open_record(&s->seal, (uint32_t)epoch, &r, db_column_bytes(st, 9), a, e));
+    *ret = r;
+    *ret_epoch = (uint32_t)epoch;
+    return ok();
+}
+
+/* The row under st, opened. Nothing is believed before seal_open_record: all that comes before copies columns into the AAD. */
+RESULT read_row(struct store *s, sqlite3_stmt *st, struct arena *a, struct record *ret, struct err *e)
+{
+    struct record r;
+    uint32_t epoch;
+    TRY(read_columns(st, a, &r, &epoch, e));
+    TRY(seal_open_record(&s->seal, epoch, &r, db_column_bytes(st, 9), a, e));
     *ret = r;
     return ok();
 }
@@ -180,12 +191,24 @@ static sqlite3_stmt *bind_scan(struct db *d, const struct store_scan *q, const s
     return st;
 }
 
-static RESULT collect(struct store *s, struct db *d, sqlite3_stmt *st, struct arena *a, struct buf *rows, struct err *e)
+/* One that does not open is still an error where its columns cannot even be written down. */
+static RESULT scan_row(struct store *s, sqlite3_stmt *st, bool with_broken, struct arena *a, struct record *ret, struct err *e)
+{
+    struct err why = {0}, worse = {0};
+    uint32_t epoch;
+    if (!open_row(s, st, a, ret, &why).failed ||
+        (with_broken && why.code == ERR_DATA_LOSS && !read_columns(st, a, ret, &epoch, &worse).failed))
+        return ok();
+    *e = why;
+    return (struct result){1};
+}
+
+static RESULT collect(struct store *s, struct db *d, sqlite3_stmt *st, bool with_broken, struct arena *a, struct buf *rows, struct err *e)
 {
     int rc;
     while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
         struct record r;
-        TRY(open_row(s, st, a, &r, e));
+        TRY(scan_row(s, st, with_broken, a, &r, e));
         buf_put(rows, &r, sizeof r);
     }
     if (rc != SQLITE_DONE)
@@ -227,7 +250,7 @@ static RESULT scan_with(struct store *s, struct db *d, const struct store_scan *
                         struct buf *rows, struct err *e)
 {
     sqlite3_stmt *st = bind_scan(d, q, range);
-    struct result r = collect(s, d, st, a, rows, e);
+    struct result r = collect(s, d, st, q->with_broken, a, rows, e);
     sqlite3_reset(st);
     TRY(r);
     if (!fresh_covers(q->kind) || s->check_only)

@@ -149,6 +149,7 @@ struct store_scan {
     bool descending;     /* then id < after (after empty: from the end) */
     bool all_tenants;    /* every tenant (start-up loading only); order: tenant, id; never with `descending` */
     uint8_t after_tenant[16];
+    bool with_broken;    /* a row that does not open is given too, its body.p NULL: what the file says of it, and no more. Else: an error */
 };
 RESULT store_scan(struct store *s, const struct store_scan *q, struct arena *a, struct record **ret, size_t *ret_n,
                   struct err *e);

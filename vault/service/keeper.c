@@ -19,7 +19,7 @@ struct keeper {
     int64_t failed_boot_ms;
     uint8_t failed_name[STORE_NAME_MAX]; /* under lock: the last that failed */
     size_t failed_name_n;
-    bool prepared;
+    bool prepared, told_broken;
     struct ticker ticker;
     pthread_mutex_t lock; /* status */
     struct keeper_status status;
@@ -42,6 +42,21 @@ static void note(struct keeper *k, const struct due *d, const struct err *failed
         (void)snprintf(k->status.why, sizeof k->status.why, "%.*s: %.120s", (int)(d->name.n < 120 ? d->name.n : 120), (const char *)d->name.p,
                        err_operator(failed, why, sizeof why));
     }
+    pthread_mutex_unlock(&k->lock);
+}
+
+/* One row that says nothing any more (its store was accepted as it stood) does not keep the others from being done; while it is there it
+ * is told, as nobody knows what it was for. */
+#define BROKEN "a row of the queue of what is due does not open: what it was for is not known; kmsd fsck names it"
+static void found_broken(struct keeper *k)
+{
+    if (!k->told_broken)
+        log_event(LOG_ERROR, BROKEN);
+    k->told_broken = true;
+    k->failed_boot_ms = clock_boot_ms(k->o.clock);
+    pthread_mutex_lock(&k->lock);
+    k->status.failing = true;
+    (void)snprintf(k->status.why, sizeof k->status.why, "%s", BROKEN);
     pthread_mutex_unlock(&k->lock);
 }
 
@@ -107,7 +122,7 @@ static void earn(struct keeper *k, int64_t boot_ms)
 }
 
 struct look {
-    uint8_t after[DUE_ID_BYTES];
+    uint8_t after[STORE_ID_MAX];
     size_t after_n;
     bool more;
 };
@@ -118,12 +133,14 @@ static RESULT page(struct keeper *k, struct look *l, struct err *e)
     struct due *all;
     size_t n;
     arena_init(&a, PAGE_ARENA_BYTES);
-    TRY(due_read(k->o.store, BYTES(l->after, l->after_n), clock_wall_ns(k->o.clock), KEEPER_PAGE, &a, &all, &n, e));
+    TRY(due_look(k->o.store, BYTES(l->after, l->after_n), clock_wall_ns(k->o.clock), KEEPER_PAGE, &a, &all, &n, e));
     l->more = n == KEEPER_PAGE;
     for (size_t i = 0; i < n; i++) {
         const struct keeper_task *task = task_of(k, all[i].what);
-        due_id(&all[i], l->after);
-        l->after_n = DUE_ID_BYTES;
+        memcpy(l->after, all[i].id.p, all[i].id.n);
+        l->after_n = all[i].id.n;
+        if (all[i].broken)
+            found_broken(k);
         if (task == NULL) /* of a later version: it is left alone */
             continue;
         if (k->tokens < 1 || ticker_stopping(&k->ticker)) {

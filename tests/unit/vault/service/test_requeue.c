@@ -1,0 +1,158 @@
+/* The queue of what is due, made complete after an acceptance of the store as it stood: rows that do not open are left out and named, and
+ * keep nothing else from being done; what is done already is not queued again. */
+#include "tests/unit/vault/service/life.h"
+
+#include "vault/service/destruction.h"
+#include "vault/service/rotation.h"
+
+#include <sqlite3.h>
+
+#define KEY(x) LIFE_RING "/cryptoKeys/" x
+static const struct keeper_task tasks[] = {{DUE_ROTATION, rotation_due}, {DUE_DESTRUCTION, destruction_due}, {DUE_CERTIFICATE, certificate_due}};
+
+static struct result requeue(void *user, struct err *e)
+{
+    return keyring_requeue(((struct service *)user)->keyring, e);
+}
+
+static struct keeper *keeper_of(struct life *f)
+{
+    const struct keeper_options o = {.store = f->s.store, .clock = &f->clock.c, .pace = 1000, .prepare = requeue, .tasks = tasks,
+                                     .ntasks = sizeof tasks / sizeof tasks[0], .user = &f->s};
+    return keeper_new(&o);
+}
+
+static size_t queued(struct life *f, enum due_what what)
+{
+    struct due *all;
+    size_t n, count = 0;
+    assert_ok(due_look(f->s.store, (struct bytes){0}, INT64_MAX, 1000, &f->a, &all, &n, &f->e));
+    for (size_t i = 0; i < n; i++)
+        count += all[i].what == what;
+    return count;
+}
+
+static void unqueue(struct life *f)
+{
+    struct due *all;
+    size_t n;
+    struct store_txn *txn = store_txn_new(f->s.store);
+    assert_ok(due_read(f->s.store, (struct bytes){0}, INT64_MAX, 1000, &f->a, &all, &n, &f->e));
+    for (size_t i = 0; i < n; i++)
+        due_move(txn, all[i].what, all[i].name, all[i].at_ns, 0);
+    life_commit(f, txn);
+}
+
+static void count_unreadable(void *user, enum rec_kind kind, const char *id)
+{
+    (void)kind, (void)id;
+    ++*(unsigned *)user;
+}
+
+/* The closed store, with bytes of these rows turned, taken for the truth: a new incarnation. */
+static void accept_damaged(struct life *f, const char *rows)
+{
+    char path[128], sql[256];
+    unsigned unreadable = 0;
+    sqlite3 *db;
+    struct store_acceptance a = {.event = BYTES_LIT("accepted"), .note = BYTES_LIT("why"), .unreadable = count_unreadable, .user = &unreadable};
+    a.journal_outbox_seq = store_outbox_last(f->s.store);
+    life_close(f);
+    (void)snprintf(path, sizeof path, "%s/store.db", f->dir);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    (void)snprintf(sql, sizeof sql, "UPDATE record SET body = randomblob(length(body)) WHERE %s", rows);
+    assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+    const int changed = sqlite3_changes(db);
+    assert_int_equal(sqlite3_close(db), SQLITE_OK);
+    assert_ok(store_accept(&f->so, &a, &f->e));
+    assert_int_equal(unreadable, changed);
+    assert_int_equal(a.unreadable_rows, changed);
+    life_open(f);
+}
+
+/* One key's row is damaged, and one version's: of those nothing is known. All others have their times. */
+static void damaged_rows_hold_up_no_other(void **state)
+{
+    struct life *f = *state;
+    struct keeper_status st;
+    static const char *const keys[] = {KEY("a"), KEY("b"), KEY("c"), KEY("d")};
+    for (size_t i = 0; i < 4; i++)
+        life_key(f, keys[i], 7 * DAY_S, T0 + 7 * DAY);
+    unqueue(f);
+    accept_damaged(f, "(kind = 4 AND CAST(name AS TEXT) LIKE '%/b') OR (kind = 5 AND CAST(name AS TEXT) LIKE '%/c/cryptoKeyVersions/1')");
+    fake_clock_advance(&f->clock, 7 * DAY);
+    struct keeper *k = keeper_of(f);
+    keeper_step(k);
+    keeper_status(k, &st);
+    assert_int_equal(st.done, 3);
+    assert_false(st.failing);
+    assert_int_equal(life_read(f, keys[0]).primary, 2);
+    assert_int_equal(life_read(f, keys[2]).primary, 2); /* its old version is lost, the key is not */
+    assert_int_equal(life_read(f, keys[3]).primary, 2);
+    const struct name b = life_name(keys[1], NAME_CRYPTOKEY);
+    struct keyring_key m;
+    assert_fails(keyring_key_get(f->s.keyring, &b, &f->a, &m, &f->e), ERR_DATA_LOSS, "RECORD_TAMPERED");
+    assert_int_equal(queued(f, DUE_ROTATION), 3);
+    keeper_free(k);
+}
+
+/* A row of the queue itself: what stands behind it is done, and it is told as long as it is there. */
+static void a_damaged_row_of_the_queue(void **state)
+{
+    struct life *f = *state;
+    struct keeper_status st;
+    char where[80];
+    struct due *all;
+    size_t n;
+    life_key(f, KEY("a"), 7 * DAY_S, T0 + 7 * DAY);
+    struct store_txn *txn = store_txn_new(f->s.store);
+    due_move(txn, DUE_ROTATION, BYTES_LIT(KEY("gone")), 0, T0 + DAY); /* before it in the queue */
+    life_commit(f, txn);
+    (void)snprintf(where, sizeof where, "kind = 12 AND time = %lld", (long long)(T0 + DAY));
+    accept_damaged(f, where);
+    assert_fails(due_read(f->s.store, (struct bytes){0}, INT64_MAX, 10, &f->a, &all, &n, &f->e), ERR_DATA_LOSS, "RECORD_TAMPERED");
+    assert_ok(due_look(f->s.store, (struct bytes){0}, INT64_MAX, 10, &f->a, &all, &n, &f->e));
+    assert_true(n == 2 && all[0].broken && all[0].id.n == DUE_ID_BYTES && !all[1].broken);
+    fake_clock_advance(&f->clock, 7 * DAY);
+    struct keeper *k = keeper_of(f);
+    keeper_step(k);
+    assert_int_equal(life_read(f, KEY("a")).primary, 2);
+    for (int i = 0; i < 3; i++) {
+        fake_clock_advance(&f->clock, 3600 * SECOND);
+        keeper_step(k);
+        keeper_status(k, &st);
+        assert_true(st.failing && strstr(st.why, "does not open") != NULL && st.failed == 0 && st.done == 1);
+    }
+    keeper_free(k);
+}
+
+/* What is destroyed and has its certificate has nothing to wait for; without one it is queued (test_destruction.c). */
+static void what_is_done_is_not_queued(void **state)
+{
+    struct life *f = *state;
+    const struct name n = life_name(KEY("a") "/cryptoKeyVersions/1", NAME_VERSION);
+    struct keyring_version v;
+    life_key(f, KEY("a"), 0, 0);
+    struct store_txn *txn = store_txn_new(f->s.store);
+    assert_ok(keyring_version_get(f->s.keyring, &n, &f->a, &v, &f->e));
+    v.state = VERSION_DESTROY_SCHEDULED;
+    v.destroy_ns = T0 + DAY;
+    assert_ok(keyring_version_put(f->s.keyring, &n, &v, VERSION_ENABLED, txn, &f->e));
+    life_commit(f, txn);
+    fake_clock_advance(&f->clock, DAY);
+    struct keeper *k = keeper_of(f);
+    keeper_step(k);
+    keeper_step(k);
+    keeper_free(k);
+    assert_int_equal(f->hsm->signed_count, 1);
+    accept_damaged(f, "kind = 0");
+    assert_ok(keyring_requeue(f->s.keyring, &f->e));
+    assert_int_equal(queued(f, DUE_DESTRUCTION), 0);
+}
+
+#define LIFE(test) cmocka_unit_test_setup_teardown(test, life_start, life_stop)
+int main(void)
+{
+    const struct CMUnitTest tests[] = {LIFE(damaged_rows_hold_up_no_other), LIFE(a_damaged_row_of_the_queue), LIFE(what_is_done_is_not_queued)};
+    return cmocka_run_group_tests(tests, kms_slab, NULL);
+}
