@@ -150,6 +150,11 @@ static void copy_folder(const char *from, const char *to)
     }
     closedir(d);
 }
+static void finding(void *user, const char *text)
+{
+    (void)user;
+    fail_msg("fsck: %s", text);
+}
 static void die_after_failed_sync(struct fx *f, int then_writes_fail, const char *reason, const char *found)
 {
     static struct fx after;
@@ -178,6 +183,85 @@ static void die_after_failed_sync(struct fx *f, int then_writes_fail, const char
 static void test_died_after_failed_sync(void **state) { die_after_failed_sync(*state, 0, "STORE_IO", "before"); }
 /* Nothing can be written any more: then the caller is told that it is open, for it may be there. */
 static void test_died_when_all_fails(void **state) { die_after_failed_sync(*state, SQLITE_IOERR_WRITE, "STORE_UNSURE", "refused"); }
+
+/* A change of the seal epoch is written whole or not at all: root and identity, and what is sealed from then on. */
+static void test_seal_change_not_written(void **state)
+{
+    struct fx *f = *state;
+    struct record r = fx_rec(REC_META, T0, "x", "before"), out;
+    static const struct {
+        atomic_int *fault;
+        int rc;
+        const char *reason;
+    } faults_of[] = {{&write_fault, SQLITE_FULL, "STORE_FULL"}, {&write_fault, SQLITE_IOERR_WRITE, "STORE_IO"}, {&sync_fault, SQLITE_IOERR_FSYNC, "STORE_IO"}};
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_ok(fx_put(f, &r, STORE_ANY, NULL));
+        unsigned before = atomic_load(&faults);
+        atomic_store(faults_of[i].fault, faults_of[i].rc);
+        assert_fails(fx_seal(f, 4 + i, "changed"), ERR_UNAVAILABLE, faults_of[i].reason);
+        atomic_store(faults_of[i].fault, 0);
+        assert_true(atomic_load(&faults) > before);
+        assert_int_equal(store_seal_epoch(f->s), 3 + i);
+        assert_ok(fx_put(f, &r, STORE_ANY, NULL)); /* under the old one */
+        assert_int_equal(fx_older(f), 0);
+        fx_close(f);
+        fx_open(f);
+        assert_int_equal(store_seal_epoch(f->s), 3 + i);
+        assert_ok(fx_seal(f, 4 + i, "changed"));
+        assert_int_equal(fx_older(f), 1);
+        struct store_reseal at = {.limit = 10};
+        CLEANUP(store_txn_freep) struct store_txn *page = store_txn_new(f->s);
+        assert_ok(store_reseal(f->s, &at, page, &f->e));
+        atomic_store(faults_of[i].fault, faults_of[i].rc);
+        assert_fails(store_txn_commit(page, NULL, &f->e), ERR_UNAVAILABLE, faults_of[i].reason);
+        atomic_store(faults_of[i].fault, 0);
+        assert_ok(fx_get(f, REC_META, T0, "x", &out));
+        assert_int_equal(fx_older(f), 1);
+        assert_ok(store_txn_commit(page, NULL, &f->e)); /* the same once more: it is still what was there */
+        assert_int_equal(fx_older(f), 0);
+        assert_ok(store_outbox_trim(f->s, UINT64_MAX, &f->e));
+        assert_int_equal(fx_prove(f).left, 0);
+        f->destroyed = 3 + i;
+    }
+}
+
+/* The process dies after a change of the seal epoch whose sync failed. */
+static void die_after_seal_change(struct fx *f, int then_writes_fail, const char *reason, uint32_t found)
+{
+    static struct fx after;
+    struct store_check c = {.report = finding};
+    struct record r = fx_rec(REC_META, T0, "x", "before"), out;
+    assert_ok(fx_put(f, &r, STORE_ABSENT, "e1"));
+    atomic_store(&sync_fault, SQLITE_IOERR_FSYNC);
+    atomic_store(&write_fault_after_sync, then_writes_fail);
+    assert_fails(fx_seal(f, 4, "changed"), ERR_UNAVAILABLE, reason);
+    assert_true(atomic_load(&faults) >= 2);
+    assert_int_equal(store_seal_epoch(f->s), 3);
+    fx_init(&after);
+    after.o.epoch = 4;
+    copy_folder(f->dir, after.dir);
+    atomic_store(&write_fault_after_sync, 0);
+    atomic_store(&write_fault, 0);
+    atomic_store(&sync_fault, 0);
+    fx_open(&after);
+    assert_int_equal(store_seal_epoch(after.s), found);
+    assert_int_equal(store_outbox_last(after.s), found - 2);
+    assert_ok(fx_get(&after, REC_META, T0, "x", &out));
+    assert_ok(fx_put(&after, &r, 1, "e"));
+    fx_close(&after);
+    after.o.check_only = true;
+    fx_open(&after);
+    assert_ok(store_fsck(after.s, &c, &f->e));
+    assert_int_equal(c.seal_epoch, found);
+    fx_close(&after);
+    fx_remove(&after);
+    arena_release(&after.a);
+    assert_ok(fx_put(f, &r, 1, "e2")); /* and who lives goes on, under what it was */
+    assert_int_equal(fx_older(f), 0);
+    assert_ok(fx_seal(f, 4, "changed"));
+}
+static void test_died_after_seal_change(void **state) { die_after_seal_change(*state, 0, "STORE_IO", 3); }
+static void test_died_in_doubt_of_the_seal(void **state) { die_after_seal_change(*state, SQLITE_IOERR_WRITE, "STORE_UNSURE", 4); }
 
 /* Any of its connections that may only read is a start that fails, to be tried again; not a store that takes no change for ever. */
 static void test_opened_for_reading_only(void **state)
@@ -306,6 +390,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {T(test_disk_full),        T(test_write_error), T(test_sync_error),
                                        T(test_died_after_failed_sync), T(test_died_when_all_fails), T(test_opened_for_reading_only),
+                                       T(test_seal_change_not_written), T(test_died_after_seal_change), T(test_died_in_doubt_of_the_seal),
                                        T(test_full_for_a_group), T(test_killed_while_committing)};
     shim_install();
     return cmocka_run_group_tests(tests, kms_slab, NULL);

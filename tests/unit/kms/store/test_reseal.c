@@ -146,6 +146,34 @@ static void test_page_of_an_epoch_that_ended(void **state)
     expect_rows(f, 20);
 }
 
+/* What is refused with its transaction has not happened, also in a group with others that went through. */
+static void test_refused_with_its_transaction(void **state)
+{
+    struct fx *f = *state;
+    struct record one = fx_rec(REC_META, TA, "one", "x"), out;
+    put_rows(f, 5);
+    CLEANUP(store_txn_freep) struct store_txn *t = store_txn_new(f->s);
+    assert_ok(store_txn_seal(t, 4, &f->e));
+    store_txn_put(t, &one, 7);
+    store_txn_event(t, T0, bytes_str("changed"));
+    assert_fails(store_txn_commit(t, NULL, &f->e), ERR_CONFLICT, NULL);
+    assert_int_equal(store_seal_epoch(f->s), 3);
+    assert_ok(fx_put(f, &one, STORE_ABSENT, NULL));
+    assert_int_equal(store_outbox_last(f->s), 0);
+    assert_int_equal(fx_older(f), 0);
+    f->o.epoch = 3; /* nothing in the file is of 4 */
+    reopen(f);
+    expect_rows(f, 5);
+    assert_ok(fx_get(f, REC_META, TA, "one", &out));
+    CLEANUP(store_txn_freep) struct store_txn *twice = store_txn_new(f->s);
+    assert_ok(store_txn_seal(twice, 4, &f->e));
+    assert_ok(store_txn_seal(twice, 5, &f->e));
+    assert_fails(store_txn_commit(twice, NULL, &f->e), ERR_OUT_OF_RANGE, "STORE_LIMIT");
+    assert_ok(fx_seal(f, 4, "changed"));
+    assert_int_equal(fx_older(f), 6);
+    finish(f);
+}
+
 static void test_large_bodies(void **state)
 {
     struct fx *f = *state;
@@ -367,6 +395,7 @@ int main(void)
         SEALED_TEST(test_under_traffic),
         SEALED_TEST(test_written_meanwhile),
         SEALED_TEST(test_page_of_an_epoch_that_ended),
+        SEALED_TEST(test_refused_with_its_transaction),
         SEALED_TEST(test_large_bodies),
         SEALED_TEST(test_reopened_at_every_point),
         SEALED_TEST(test_killed),
