@@ -1,14 +1,14 @@
 #include "kms/authn/chain.h"
 
+#include "base/ref.h"
 #include "kms/authn/authn.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 struct trust {
-    atomic_size_t refs;
+    struct ref refs;
     X509_STORE *store;
     STACK_OF(X509_CRL) *crls;
     char trust_domain[SAN_MAX_BYTES];
@@ -104,7 +104,7 @@ RESULT trust_new(struct bytes ca_pem, struct bytes crl_pem, const char *trust_do
         FAIL(e, ERR_INVALID, NULL, "trust domain must be [a-z0-9._-], at most 200 bytes");
     CLEANUP(trust_unrefp) struct trust *t = calloc(1, sizeof *t);
     INVARIANT(t);
-    atomic_init(&t->refs, 1);
+    ref_init(&t->refs);
     t->store = X509_STORE_new();
     t->crls = sk_X509_CRL_new_null();
     INVARIANT(t->store && t->crls);
@@ -118,13 +118,13 @@ RESULT trust_new(struct bytes ca_pem, struct bytes crl_pem, const char *trust_do
 
 struct trust *trust_ref(struct trust *t)
 {
-    atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
+    ref_take(&t->refs);
     return t;
 }
 
 void trust_unref(struct trust *t)
 {
-    if (!t || atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) != 1)
+    if (!t || !ref_drop(&t->refs))
         return;
     X509_STORE_free(t->store);
     sk_X509_CRL_pop_free(t->crls, X509_CRL_free);

@@ -7,13 +7,13 @@
 
 struct authn_conn *authn_conn_ref(struct authn_conn *c)
 {
-    atomic_fetch_add_explicit(&c->refs, 1, memory_order_relaxed);
+    ref_take(&c->refs);
     return c;
 }
 
 void authn_conn_unref(struct authn_conn *c)
 {
-    if (!c || atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) != 1)
+    if (!c || !ref_drop(&c->refs))
         return;
     principal_unref(c->principal);
     pthread_mutex_destroy(&c->lock);
@@ -77,7 +77,7 @@ RESULT conn_parse(struct bytes untrusted_conn_new, struct authn_conn **ret, stru
     size_t total = 0;
     CLEANUP(conn_unrefp) struct authn_conn *c = calloc(1, sizeof *c);
     INVARIANT(c && pthread_mutex_init(&c->lock, NULL) == 0);
-    atomic_init(&c->refs, 1);
+    ref_init(&c->refs);
     reader_copy(&r, c->id, sizeof c->id);
     struct bytes listener = reader_v16(&r), address = reader_v16(&r);
     size_t n = reader_u8(&r);

@@ -9,14 +9,14 @@
 #ifndef KMS_AUTHN_CONN_H
 #define KMS_AUTHN_CONN_H
 
+#include "base/ref.h"
 #include "kms/authn/chain.h"
 #include "kms/authn/registry.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 
 struct authn_conn {
-    atomic_size_t refs;
+    struct ref refs;
     struct authn_conn *next; /* in its table shard, under the shard's lock */
     uint8_t id[IPC_CONN_ID_BYTES];
     char address[IPC_ADDR_MAX + 1], listener[IPC_ADDR_MAX + 1];

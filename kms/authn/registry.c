@@ -1,18 +1,18 @@
 #include "kms/authn/registry.h"
 
+#include "base/ref.h"
 #include "kms/authn/san.h"
 
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct counted {
-    atomic_size_t refs;
+    struct ref refs;
     struct principal p;
 };
 struct registry {
-    atomic_size_t refs;
+    struct ref refs;
     size_t n;
     struct counted **by_san;
 };
@@ -24,13 +24,13 @@ static struct counted *counted_of(const struct principal *p)
 
 const struct principal *principal_ref(const struct principal *p)
 {
-    atomic_fetch_add_explicit(&counted_of(p)->refs, 1, memory_order_relaxed);
+    ref_take(&counted_of(p)->refs);
     return p;
 }
 
 void principal_unref(const struct principal *p)
 {
-    if (p && atomic_fetch_sub_explicit(&counted_of(p)->refs, 1, memory_order_acq_rel) == 1)
+    if (p && ref_drop(&counted_of(p)->refs))
         free(counted_of(p));
 }
 
@@ -76,14 +76,14 @@ RESULT registry_new(const struct principal *list, size_t n, const char *trust_do
         FAIL(e, ERR_INVALID, NULL, "%zu principals; at most %d", n, REGISTRY_MAX);
     CLEANUP(registry_unrefp) struct registry *r = calloc(1, sizeof *r);
     INVARIANT(r);
-    atomic_init(&r->refs, 1);
+    ref_init(&r->refs);
     r->by_san = calloc(n ? n : 1, sizeof *r->by_san);
     INVARIANT(r->by_san);
     for (size_t i = 0; i < n; i++) {
         TRY(authn_principal_check(&list[i], trust_domain, e));
         struct counted *c = malloc(sizeof *c);
         INVARIANT(c);
-        atomic_init(&c->refs, 1);
+        ref_init(&c->refs);
         c->p = list[i];
         r->by_san[r->n++] = c;
     }
@@ -102,13 +102,13 @@ RESULT registry_new(const struct principal *list, size_t n, const char *trust_do
 
 struct registry *registry_ref(struct registry *r)
 {
-    atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
+    ref_take(&r->refs);
     return r;
 }
 
 void registry_unref(struct registry *r)
 {
-    if (!r || atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1)
+    if (!r || !ref_drop(&r->refs))
         return;
     for (size_t i = 0; i < r->n; i++)
         principal_unref(&r->by_san[i]->p);

@@ -48,13 +48,13 @@ void cache_entry_init(struct cache_entry *e, struct bytes key, void (*release)(s
     e->key = key.p;
     e->key_n = (uint16_t)key.n;
     e->release = release;
-    atomic_init(&e->refs, 1);
+    ref_init(&e->refs);
     atomic_init(&e->used, true);
 }
 
 void cache_unref(struct cache_entry *e)
 {
-    if (e != NULL && atomic_fetch_sub_explicit(&e->refs, 1, memory_order_acq_rel) == 1)
+    if (e != NULL && ref_drop(&e->refs))
         e->release(e);
 }
 
@@ -99,7 +99,7 @@ struct cache_entry *cache_get(struct cache *c, struct bytes key)
         e = NULL;
     }
     if (e != NULL) {
-        atomic_fetch_add_explicit(&e->refs, 1, memory_order_relaxed);
+        ref_take(&e->refs);
         atomic_store_explicit(&e->used, true, memory_order_relaxed);
     }
     pthread_mutex_unlock(&s->lock);
@@ -142,7 +142,7 @@ void cache_put(struct cache *c, struct cache_entry *e, uint64_t generation)
             old = unlink_slot(s, p);
         if (s->count >= s->max)
             out = evict(s);
-        atomic_fetch_add_explicit(&e->refs, 1, memory_order_relaxed);
+        ref_take(&e->refs);
         p = slot_of(s, e->hash, key); /* the eviction may have moved the chain */
         *p = e;
         s->count++;

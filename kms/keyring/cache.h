@@ -12,6 +12,7 @@
 
 #include "base/bytes.h"
 #include "base/clock.h"
+#include "base/ref.h"
 
 #include <stdatomic.h>
 
@@ -19,7 +20,7 @@ struct cache_entry {
     struct cache_entry *next;
     uint64_t hash;
     int64_t loaded_boot_ms;
-    atomic_uint refs;
+    struct ref refs;
     atomic_bool used;
     uint16_t key_n;
     const uint8_t *key; /* inside the entry's own memory */

@@ -256,7 +256,7 @@ RESULT policy_compile(const struct policy_doc *docs, size_t n, const struct poli
     }
     CLEANUP(policy_unrefp) struct policy_set *s = calloc(1, sizeof *s);
     INVARIANT(s);
-    atomic_init(&s->refs, 1);
+    ref_init(&s->refs);
     take_actions(s, actions, nactions);
     struct compiler c = {.docs = docs, .set = s, .e = e, .text = ret_text};
     struct result r = load_documents(&c, n);
@@ -276,13 +276,13 @@ RESULT policy_compile(const struct policy_doc *docs, size_t n, const struct poli
 
 struct policy_set *policy_ref(struct policy_set *s)
 {
-    atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
+    ref_take(&s->refs);
     return s;
 }
 
 void policy_unref(struct policy_set *s)
 {
-    if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
+    if (!s || !ref_drop(&s->refs))
         return;
     for (size_t i = 0; i < s->ndocs; i++)
         document_free(s->docs[i]);

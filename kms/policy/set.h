@@ -13,11 +13,10 @@
 #ifndef KMS_POLICY_SET_H
 #define KMS_POLICY_SET_H
 
+#include "base/ref.h"
 #include "kms/policy/document.h"
 #include "kms/policy/pattern.h"
 #include "kms/policy/policy.h"
-
-#include <stdatomic.h>
 
 enum { SET_DOCS_MAX = 16, SET_ACTIONS_MAX = 256, SET_MEMBERS_MAX = 16384, SET_REFS_MAX = 1 << 20 };
 #define SUBJECT_ANY "*"
@@ -40,7 +39,7 @@ struct subject {
     uint32_t first_ref; /* into starts[]: nactions + 1 offsets into refs[] */
 };
 struct policy_set {
-    atomic_size_t refs;
+    struct ref refs;
     uint8_t digest[32];
     struct document *docs[SET_DOCS_MAX];
     size_t ndocs;

@@ -11,7 +11,7 @@ static struct rcall *rcall_new(struct rpc_server *s, const struct hot_method *ho
     rc->srv = s;
     rc->hot = hot;
     rc->row = hot != NULL ? hot->row : NULL;
-    atomic_init(&rc->refs, 1);
+    ref_init(&rc->refs);
     grpc_metadata_array_init(&rc->metadata);
     grpc_call_details_init(&rc->details);
     INVARIANT(pthread_mutex_init(&rc->lock, NULL) == 0);

@@ -10,6 +10,7 @@
 #ifndef VAULT_RPC_INTERNAL_H
 #define VAULT_RPC_INTERNAL_H
 
+#include "base/ref.h"
 #include "vault/rpc/front_channel.h"
 #include "vault/rpc/rpc.h"
 #include "vault/rpc/status.h"
@@ -83,7 +84,7 @@ struct rcall {
     size_t caller;                 /* index of its certificate's counters; 0: it has none, and will be refused anyway */
     grpc_metadata trailers[RPC_TRAILERS_MAX];
     _Atomic(struct call *) c;
-    atomic_int refs;               /* one for life (until the last batch is sent), one a batch under way */
+    struct ref refs;               /* one for life (until the last batch is sent), one a batch under way */
     _Atomic int64_t final_boot_ms; /* when the last batch was started; 0: not yet */
     /* below: guarded by lock; only calls of the generic pool use it */
     pthread_mutex_t lock;

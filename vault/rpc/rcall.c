@@ -8,7 +8,7 @@
 
 void rcall_ref(struct rcall *rc)
 {
-    atomic_fetch_add_explicit(&rc->refs, 1, memory_order_relaxed);
+    ref_take(&rc->refs);
 }
 
 static void uncount(struct rpc_server *s, const struct rcall *rc)
@@ -53,7 +53,7 @@ static void rcall_destroy(struct rcall *rc)
 
 void rcall_unref(struct rcall *rc)
 {
-    if (atomic_fetch_sub_explicit(&rc->refs, 1, memory_order_acq_rel) == 1)
+    if (ref_drop(&rc->refs))
         rcall_destroy(rc);
 }
 
