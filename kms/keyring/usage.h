@@ -65,7 +65,8 @@ struct usage_mark {
 RESULT usage_mark_read(struct store *s, struct usage_mark *ret, struct err *e); /* zeros where there is none */
 RESULT usage_mark_put(struct store *s, const struct usage_mark *m, struct err *e);
 /* Adds what the table counted of [m->counted_to, upto) in transactions of USAGE_BATCH versions, and moves the mark. After an error,
- * or a death between two transactions, the same again completes it: nothing is counted twice. between: after each but the last. */
+ * or a death between two transactions, the same again completes it: nothing is counted twice. between: after each but the last. Of a
+ * tenant that is PURGING or gone nothing is kept. */
 RESULT usage_merge(struct store *s, struct usage_table *t, struct usage_mark *m, uint64_t upto, void (*between)(void *user), void *user,
                    struct err *e);
 

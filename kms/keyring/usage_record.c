@@ -2,11 +2,12 @@
 #include "kms/keyring/usage_rows.h"
 
 #include "base/log.h"
+#include "kms/keyring/keyring.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { USAGE_FORMAT = 1, MERGE_ARENA_BYTES = 4 << 20 };
+enum { USAGE_FORMAT = 1, MERGE_ARENA_BYTES = 4 << 20, MERGE_TRIES = 8 };
 static const uint8_t no_tenant[STORE_TENANT_BYTES];
 #define MARK_ID BYTES_LIT("mark")
 
@@ -245,6 +246,24 @@ static RESULT merge_version(struct store *s, const struct usage_table *t, const 
     return ok();
 }
 
+/* Of a tenant that is being purged, or is gone, nothing is kept any more: its rows would outlive it. The transaction holds only while the
+ * tenant is what it was when this was asked. One whose own row is damaged cannot be purged either. */
+static RESULT kept(struct store *s, const uint8_t id[16], struct store_txn *txn, struct arena *a, bool *ret, struct err *e)
+{
+    struct record by_id, t = {0};
+    struct err why = {0};
+    if (!store_get(s, REC_TENANT_ID, no_tenant, BYTES(id, 16), a, &by_id, &why).failed)
+        (void)store_get(s, REC_TENANT, no_tenant, by_id.body, a, &t, &why).failed;
+    if (why.code != ERR_NONE && why.code != ERR_NOT_FOUND && why.code != ERR_DATA_LOSS) {
+        *e = why;
+        return (struct result){1};
+    }
+    *ret = why.code == ERR_DATA_LOSS || (why.code == ERR_NONE && t.state != TENANT_PURGING);
+    if (*ret && why.code == ERR_NONE)
+        store_txn_check(txn, REC_TENANT, no_tenant, by_id.body, t.revision);
+    return ok();
+}
+
 struct merge {
     const struct usage_table *t;
     const struct sorted *all;
@@ -257,14 +276,21 @@ static RESULT merge_batch(struct store *s, struct merge *g, struct usage_mark *m
     CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(s);
     CLEANUP(arena_release) struct arena a;
     struct usage_mark after = *m;
+    const uint8_t *tenant = NULL;
     size_t at = g->next;
+    bool keeps = false;
     uint64_t seq;
     arena_init(&a, MERGE_ARENA_BYTES);
     for (int versions = 0; at < g->n && versions < USAGE_BATCH; versions++) {
         size_t end = at + 1;
         while (end < g->n && compare_version(g->all[at].row, g->all[end].row) == 0)
             end++;
-        TRY(merge_version(s, g->t, g->all + at, end - at, m, txn, &a, e));
+        if (tenant == NULL || memcmp(tenant, g->all[at].row->tenant, STORE_TENANT_BYTES) != 0) {
+            tenant = g->all[at].row->tenant;
+            TRY(kept(s, tenant, txn, &a, &keeps, e));
+        }
+        if (keeps)
+            TRY(merge_version(s, g->t, g->all + at, end - at, m, txn, &a, e));
         at = end;
     }
     if (at == g->n)
@@ -274,6 +300,20 @@ static RESULT merge_batch(struct store *s, struct merge *g, struct usage_mark *m
     *m = after;
     g->next = at;
     return ok();
+}
+
+/* A tenant has changed in between: asked again. */
+static RESULT merge_calmly(struct store *s, struct merge *g, struct usage_mark *m, struct err *e)
+{
+    for (unsigned tries = 1;; tries++) {
+        struct err why = {0};
+        if (!merge_batch(s, g, m, &why).failed)
+            return ok();
+        if ((why.code == ERR_CONFLICT || why.code == ERR_NOT_FOUND) && tries < MERGE_TRIES)
+            continue;
+        *e = why;
+        return (struct result){1};
+    }
 }
 
 RESULT usage_merge(struct store *s, struct usage_table *t, struct usage_mark *m, uint64_t upto, void (*between)(void *user), void *user,
@@ -288,7 +328,7 @@ RESULT usage_merge(struct store *s, struct usage_table *t, struct usage_mark *m,
     qsort(all, t->nrows, sizeof *all, by_version);
     mark.under_way = upto;
     do {
-        TRY(merge_batch(s, &g, &mark, e));
+        TRY(merge_calmly(s, &g, &mark, e));
         *m = mark;
         if (g.next < g.n && between != NULL)
             between(user);

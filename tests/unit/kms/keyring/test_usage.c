@@ -1,4 +1,5 @@
 /* Usage: the table, and what becomes of its rows in the records, whatever comes in between. */
+#include "kms/keyring/keyring.h"
 #include "kms/keyring/usage.h"
 
 #include "kms/crypto/kdf.h"
@@ -29,6 +30,18 @@ static struct result store_key(void *user, uint32_t epoch, struct secret **ret, 
     return secret_from(k, sizeof k, ret, e);
 }
 
+/* There is such a tenant: of others nothing is kept. */
+static void tenant_there(struct ux *f, const uint8_t id[16], const char *name)
+{
+    struct store_txn *txn = store_txn_new(f->s);
+    uint64_t seq;
+    const struct record by_id = {.kind = REC_TENANT_ID, .id = BYTES(id, 16), .body = bytes_str(name)}, row = {.kind = REC_TENANT, .id = bytes_str(name), .state = TENANT_ACTIVE, .body = BYTES_LIT("its body")};
+    store_txn_put(txn, &by_id, STORE_ABSENT);
+    store_txn_put(txn, &row, STORE_ABSENT);
+    assert_ok(store_txn_commit(txn, &seq, &f->e));
+    store_txn_free(txn);
+}
+
 static int start(void **state)
 {
     struct ux *f = calloc(1, sizeof *f);
@@ -38,6 +51,8 @@ static int start(void **state)
     f->so = (struct store_options){.dir = f->dir, .clock = &f->clock.c, .instance = "instance-16byte", .store_key = store_key, .epoch = 1, .readers = 2};
     assert_ok(store_create(&f->so, &f->e));
     assert_ok(store_open(&f->so, &f->s, &f->e));
+    tenant_there(f, acme, "acme");
+    tenant_there(f, globex, "globex");
     f->t = usage_table_new(8192);
     arena_init(&f->a, 64 << 20);
     *state = f;

@@ -1,6 +1,8 @@
-/* The end of a tenant that is large, and what of it the files of the store still show when its certificate is signed. */
+/* The end of a tenant that is large; what of it the files of the store still show when its certificate is signed; and what comes late. */
 #include "tests/unit/vault/service/in_files.h"
 #include "tests/unit/vault/service/purge_fixture.h"
+
+#include "kms/keyring/usage.h"
 
 /* More times than one transaction takes rows, with another's among them: the pages do not come out even. */
 static void more_due_than_a_transaction_takes(void **state)
@@ -57,9 +59,55 @@ static void in_no_file_once_it_is_signed(void **state)
     assert_int_equal(bodies_found_all(f->l, &alive, &files), alive.n);
 }
 
+/* ---- counts that come late ---- */
+static void uses(struct usage_table *t, const uint8_t tenant[16], unsigned from, unsigned n)
+{
+    for (unsigned i = from; i < from + n; i++) {
+        struct event_use u = {.what = EVENT_USE_ENCRYPT, .items = 1, .primary = 1};
+        put_be32(u.kvid, i);
+        usage_table_add(t, &(struct usage_use){.tenant = tenant, .principal = BYTES_LIT("acme-orders"), .at_ns = T0, .use = &u});
+    }
+}
+
+static void begin_the_purge(void *user)
+{
+    struct fixture *f = user;
+    if (tenant_now(f, "acme").state == TENANT_DELETED)
+        tenant_to(f, "acme", TENANT_PURGING, 0);
+}
+
+/* What a long pause left to be counted, of a tenant whose day has come: while its purge is under way, and when it is gone, nothing of it
+ * is written any more. */
+static void counts_do_not_outlive_it(void **state)
+{
+    struct fixture *f = *state;
+    struct usage_table *t = usage_table_new(4096);
+    struct usage_mark m = {0};
+    tenant_make(f, "globex");
+    const struct tenant acme = tenant_now(f, "acme"), globex = tenant_now(f, "globex");
+    tenant_to(f, "acme", TENANT_DELETED, T0 + 30 * DAY);
+    uses(t, acme.id, 0, 3 * USAGE_BATCH);
+    uses(t, globex.id, 5000, 10);
+    assert_ok(usage_merge(f->l->s.store, t, &m, 10, begin_the_purge, f, &f->e)); /* it begins behind the first transaction */
+    assert_int_equal(rows_of(f, REC_USAGE, globex.id), 10);
+    assert_in_range(rows_of(f, REC_USAGE, acme.id), USAGE_BATCH - 10, USAGE_BATCH);
+    fake_clock_advance(&f->l->clock, 30 * DAY);
+    purge_out(f, "acme");
+    nothing_is_left(f, acme.id);
+    assert_ok(usage_merge(f->l->s.store, t, &m, 20, NULL, NULL, &f->e));
+    nothing_is_left(f, acme.id);
+    assert_true(m.counted_to == 20);
+    struct usage u;
+    uint8_t kvid[16] = {0};
+    put_be32(kvid, 5000);
+    assert_ok(usage_read(f->l->s.store, globex.id, kvid, &f->l->a, &u, &f->e));
+    assert_true(u.items[EVENT_USE_ENCRYPT] == 2 && u.counted_to == 20);
+    usage_table_free(t);
+}
+
 #define LIFE(test) cmocka_unit_test_setup_teardown(test, fixture_start, fixture_stop)
 int main(void)
 {
-    const struct CMUnitTest tests[] = {LIFE(more_due_than_a_transaction_takes), LIFE(in_no_file_once_it_is_signed)};
+    const struct CMUnitTest tests[] = {LIFE(more_due_than_a_transaction_takes), LIFE(in_no_file_once_it_is_signed), LIFE(counts_do_not_outlive_it)};
     return cmocka_run_group_tests(tests, kms_slab, NULL);
 }
