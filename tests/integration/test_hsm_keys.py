@@ -173,6 +173,40 @@ def test_kmsctl(world, ring):
     assert ctl.json("keys", "create", short + "y", "--protection-level", "software")["primary"]["protection_level"] == "SOFTWARE"
 
 
+def test_one_tenants_batches_hold_up_nobody_else(new_world):
+    """Batches for the token are the longest calls there are. One tenant sends many at once: another tenant's call, which waits for
+    the same threads, is served in turn, not behind them all."""
+    w, many = new_world, 24
+    key, other = make(w), w.keyadmin2
+    items = [env.EncryptItem(plaintext=b"x")] * 500
+    stop, done, wrong = threading.Event(), itertools.count(), []
+    seen = [0]
+
+    def flood():
+        while not stop.is_set():
+            try:
+                w.orders.env.BatchEncrypt(env.BatchEncryptRequest(name=key, items=items))
+                seen[0] = next(done) + 1
+            except grpc.RpcError as e:
+                wrong.append(e)
+    threads = [threading.Thread(target=flood) for _ in range(many)]
+    for t in threads:
+        t.start()
+    try:
+        until(lambda: seen[0] > 8 or wrong, 60 * SLOWER, "the flood")
+        waited = []
+        for _ in range(9):
+            before = seen[0]
+            other.kms.ListKeyRings(msg.ListKeyRingsRequest(parent="projects/globex/locations/us"), timeout=60 * SLOWER)
+            waited.append(seen[0] - before)
+    finally:
+        stop.set()
+        for t in threads:
+            t.join()
+    assert not wrong, wrong[:3]
+    assert sorted(waited)[4] <= 6, waited  # first come, first served would be some twenty
+
+
 # ---- what fails meanwhile ----------------------------------------------------------------------------------------------------
 def kill(instance, role):
     pid = instance.children()[role]

@@ -1,40 +1,85 @@
 #include "vault/service/lanes.h"
 
+#include "base/rng.h"
+
 #include <pthread.h>
 #include <stdlib.h>
 
+struct owner { /* those whose names lead to one place */
+    struct lane_job *head, **tail;
+    uint64_t queued;
+    unsigned running;
+};
 struct lanes {
     pthread_mutex_t lock;
     pthread_cond_t more;
-    struct lane_job *head, **tail;
-    uint64_t queued, max;
+    struct owner owners[LANE_OWNERS];
+    size_t turn;                /* whose it was last */
+    uint64_t seed, queued, max, share;
     bool stop;
-    unsigned n;
+    unsigned n, most;           /* most: jobs of one owner that run at a time */
     pthread_t threads[];
 };
 
-static struct lane_job *take(struct lanes *l)
+/* Nobody can choose whose place they share: the seed is drawn anew at each start. */
+static struct owner *owner_of(struct lanes *l, struct bytes name)
 {
+    uint64_t h = l->seed;
+    for (size_t i = 0; i < name.n; i++)
+        h = (h ^ name.p[i]) * UINT64_C(0x100000001b3);
+    return &l->owners[(h ^ h >> 32) % LANE_OWNERS];
+}
+
+/* Whose turn it is, under the lock; NULL: nobody's who may have another thread. At the end everything is run. */
+static struct owner *next_owner(struct lanes *l)
+{
+    for (size_t i = 1; i <= LANE_OWNERS && l->queued > 0; i++) {
+        struct owner *o = &l->owners[(l->turn + i) % LANE_OWNERS];
+        if (o->head == NULL || (o->running >= l->most && !l->stop))
+            continue;
+        l->turn = (size_t)(o - l->owners);
+        return o;
+    }
+    return NULL;
+}
+
+static struct lane_job *take(struct lanes *l, struct owner **ret)
+{
+    struct owner *o;
     pthread_mutex_lock(&l->lock);
-    while (l->head == NULL && !l->stop)
+    while ((o = next_owner(l)) == NULL && !l->stop)
         pthread_cond_wait(&l->more, &l->lock);
-    struct lane_job *j = l->head;
+    struct lane_job *j = o != NULL ? o->head : NULL;
     if (j != NULL) {
-        l->head = j->next;
-        if (l->head == NULL)
-            l->tail = &l->head;
+        o->head = j->next;
+        if (o->head == NULL)
+            o->tail = &o->head;
+        o->queued--;
         l->queued--;
+        o->running++;
     }
     pthread_mutex_unlock(&l->lock);
+    *ret = o;
     return j;
+}
+
+/* Whose owner had no thread to spare gets this one: it is who asks next. */
+static void ran(struct lanes *l, struct owner *o)
+{
+    pthread_mutex_lock(&l->lock);
+    o->running--;
+    pthread_mutex_unlock(&l->lock);
 }
 
 static void *lane_thread(void *arg)
 {
     struct lanes *l = arg;
     struct lane_job *j;
-    while ((j = take(l)) != NULL)
+    struct owner *o;
+    while ((j = take(l, &o)) != NULL) {
         j->run(j);
+        ran(l, o);
+    }
     return NULL;
 }
 
@@ -44,8 +89,12 @@ struct lanes *lanes_new(unsigned threads, uint64_t queue_max)
     INVARIANT(l != NULL && threads > 0);
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->more, NULL);
-    l->tail = &l->head;
+    for (size_t i = 0; i < LANE_OWNERS; i++)
+        l->owners[i].tail = &l->owners[i].head;
+    rng_fill(&rng_system, &l->seed, sizeof l->seed);
     l->max = queue_max;
+    l->share = queue_max - queue_max / 2;
+    l->most = threads - threads / 4;
     for (; l->n < threads; l->n++)
         INVARIANT(pthread_create(&l->threads[l->n], NULL, lane_thread, l) == 0);
     return l;
@@ -66,14 +115,16 @@ void lanes_free(struct lanes *l)
     free(l);
 }
 
-bool lanes_submit(struct lanes *l, struct lane_job *j)
+bool lanes_submit(struct lanes *l, struct bytes owner, struct lane_job *j)
 {
     pthread_mutex_lock(&l->lock);
-    bool room = l->queued < l->max && !l->stop;
+    struct owner *o = owner_of(l, owner);
+    const bool room = l->queued < l->max && o->queued < l->share && !l->stop;
     if (room) {
         j->next = NULL;
-        *l->tail = j;
-        l->tail = &j->next;
+        *o->tail = j;
+        o->tail = &j->next;
+        o->queued++;
         l->queued++;
         pthread_cond_signal(&l->more);
     }

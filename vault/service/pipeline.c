@@ -262,10 +262,20 @@ static void run_slow(struct lane_job *job)
     pipeline_run(c);
 }
 
+struct bytes pipeline_owner(const struct call *c)
+{
+    if (c->id.principal != NULL)
+        return bytes_str(c->id.principal->tenant[0] != '\0' ? c->id.principal->tenant : c->id.principal->name);
+    if (c->conn == NULL)
+        return BYTES_LIT("unknown");
+    const struct bytes certificate = authn_conn_certificate(c->conn);
+    return certificate.n > 0 ? certificate : authn_conn_address(c->conn);
+}
+
 static void to_slow_lane(struct call *c)
 {
     c->priv->job.run = run_slow;
-    if (lanes_submit(c->svc->lanes, &c->priv->job))
+    if (lanes_submit(c->svc->lanes, pipeline_owner(c), &c->priv->job))
         return;
     (void)err_set(&c->err, ERR_EXHAUSTED, "OVERLOADED", __FILE__, __LINE__, "the slow lane's queue is full");
     pipeline_conclude(c);

@@ -52,6 +52,7 @@ void pipeline_conclude(struct call *c);
 void pipeline_say_why(struct call *c, const struct health *h, struct err *e); /* rows that say why: what health says, as e's hint */
 void pipeline_deliver(struct call *c);                /* hands the answer to the sink */
 RESULT pipeline_encode(struct call *c, const ProtobufCMessage *m, struct err *e);
+struct bytes pipeline_owner(const struct call *c);    /* for the slow lane: the tenant, where it is not known yet the certificate, else the address */
 void pipeline_event(struct call *c, const struct err *outcome, struct buf *out); /* fills c->ev and encodes */
 const struct audit_tenant *pipeline_audit_tenant(struct call *c);
 /* Journals an encoded event that no answer waits for; ev gives its id and time. */

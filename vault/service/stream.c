@@ -144,7 +144,7 @@ static void run_ready(struct lane_job *job)
 static void submit_ready(struct call *c)
 {
     c->priv->job.run = run_ready;
-    if (!lanes_submit(c->svc->lanes, &c->priv->job))
+    if (!lanes_submit(c->svc->lanes, pipeline_owner(c), &c->priv->job))
         wait_for_more(c); /* the lane is full: the next wake tries again */
 }
 

@@ -58,7 +58,7 @@ static void start_probe(struct sweep *w)
     bool go = !w->probe_pending;
     w->probe_pending = true;
     pthread_mutex_unlock(&w->lock);
-    if (go && !lanes_submit(w->s->lanes, &w->probe)) {
+    if (go && !lanes_submit(w->s->lanes, BYTES_LIT("probe"), &w->probe)) {
         pthread_mutex_lock(&w->lock);
         w->probe_pending = false;
         pthread_mutex_unlock(&w->lock);
