@@ -8,7 +8,7 @@ QUALITY_runtime := $(if $(filter asan tsan,$(FLAVOUR)),$(BUILD)/obj/tests/qualit
 QUALITY_leave   := $(if $(filter asan cover,$(FLAVOUR)),$(BUILD)/obj/tests/quality/leave.o)
 $(BUILD)/obj/tests/quality/%.o: CFLAGS += -DQUALITY_$(FLAVOUR) -DQUALITY_REPORTS='"$(abspath $(BUILD))/reports/r"' \
     -DQUALITY_SUPPRESSIONS='"$(abspath tests/suppressions)"'
-$(PROGRAMS): $(QUALITY_runtime) $(QUALITY_leave)
+$(PROGRAMS) $(BUILD)/hardware/counter/kmsd-core: $(QUALITY_runtime) $(QUALITY_leave)
 $(UNIT_BIN): $(QUALITY_runtime) $(if $(filter cover,$(FLAVOUR)),$(QUALITY_leave))
 # The daemon again, with a defect in its core (tests/quality/planted.c).
 PLANTED := $(BUILD)/planted/bin

@@ -34,7 +34,8 @@ CHURN    := $(BUILD)/hardware/churn/churn
 CHURN_UNLOCKED := $(BUILD)/hardware/churn/churn_unlocked
 CAPABLE  := $(BUILD)/hardware/capable
 SERVED   := $(BUILD)/hardware/served/served
-HARDWARE := $(HSM_SHIM) $(CHURN) $(CHURN_UNLOCKED) $(CAPABLE) $(SERVED)
+COUNTER  := $(BUILD)/hardware/counter/kmsd-core $(BUILD)/hardware/counter/kmsd
+HARDWARE := $(HSM_SHIM) $(CHURN) $(CHURN_UNLOCKED) $(CAPABLE) $(SERVED) $(COUNTER)
 $(HSM_SHIM): tests/hardware/shim.c tests/hardware/plan.c tests/hardware/plan.h
 	@mkdir -p $(@D)
 	@$(call say,LD,$@)
@@ -50,6 +51,15 @@ $(CHURN) $(CHURN_UNLOCKED) $(CAPABLE) $(SERVED):
 $(BUILD)/unit/hsm/test_server $(BUILD)/unit/hsm/test_server_faults: | $(HSM_SHIM) $(BUILD)/bin/kmsd-hsm
 $(BUILD)/unit/hsm/test_hostile: | $(HSM_SHIM)
 $(BUILD)/unit/hsm/test_keys: | $(HSM_SHIM)
+# in core's place, beside a copy of kmsd
+$(BUILD)/hardware/counter/kmsd-core: $(BUILD)/obj/tests/hardware/counter.o $(call libs_for,vault/service)
+	@mkdir -p $(@D)
+	@$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+$(BUILD)/hardware/counter/kmsd: $(BUILD)/bin/kmsd | $(BUILD)/bin/kmsd-hsm $(BUILD)/bin/kmsd-front
+	@mkdir -p $(@D)
+	@cp $< $@
+	@ln -sf $(abspath $(BUILD)/bin/kmsd-hsm $(BUILD)/bin/kmsd-front) $(@D)/
 .PHONY: hardware hardware-programs capabilities
 # capabilities: hsm/, kmsd-hsm and whole daemons on SoftHSM2, NSS softoken and opencryptoki: what each token can do, and by name what it cannot
 capabilities: all $(CAPABLE) $(SERVED) $(HSM_SHIM) pygen
