@@ -136,6 +136,11 @@ def test_a_whole_life(world):
     kmsctl(world, signed.note, by)
     ctl = Ctl(world)
     assert ctl.text("certificates", "show", short(version)) == signed.note
+    file = world.instance.dir / "certificate.txt"
+    ctl("certificates", "show", short(version), "--out", file)
+    assert file.read_text() == signed.note
+    assert "[OUTPUT_EXISTS]" in ctl("certificates", "show", short(version), "--out", file, code=CONFLICT)
+    file.unlink()
     assert [(c["name"], c["signed"]) for c in ctl.json("certificates", "list", short(ring))["certificates"]] == [(version, True)]
 
 

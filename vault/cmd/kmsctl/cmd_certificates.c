@@ -1,5 +1,6 @@
 /* certificates list, tenants, show, verify: what the service has to show for what it destroyed; verify asks nobody. */
 #include "vault/cmd/kmsctl/note.h"
+#include "vault/cmd/kmsctl/whole.h"
 
 #include "claviger/lifecycle/v1/certificates.pb-c.h"
 #include "kms/name/name.h"
@@ -53,7 +54,7 @@ static struct result certificates_show(struct ctl *c, struct claviger_error *e)
         return show(c, &p->base, "", e);
     if (!p->signed_)
         return client_fail(e, CLAVIGER_FAILED_PRECONDITION, "CERTIFICATE_UNSIGNED", "destroyed, but the token has not signed the certificate yet: try again");
-    return write_all(pb_bytes_of(p->note), e);
+    return c->args.value[OPT_OUT] ? whole_write(c->args.value[OPT_OUT], false, 0600, pb_bytes_of(p->note), e) : write_all(pb_bytes_of(p->note), e);
 }
 
 /* ---- verify ---- */
@@ -129,8 +130,8 @@ static const struct command rows[] = {
     {"certificates", "list", "[KEY|RING|TENANT/LOCATION]", 0, 1, 0, ROLE_KEYADMIN, certificates_list, "of versions that were destroyed",
      "kmsctl certificates list acme/eu"},
     {"certificates", "tenants", "", 0, 0, 0, ROLE_OPERATOR, certificates_tenants, "of tenants that were purged", "kmsctl certificates tenants"},
-    {"certificates", "show", "VERSION|TENANT", 1, 1, 0, ROLE_KEYADMIN, certificates_show, "one of them, as it was signed",
-     "kmsctl certificates show acme/eu/pii/email@1 > email-1.txt"},
+    {"certificates", "show", "VERSION|TENANT", 1, 1, O(OPT_OUT), ROLE_KEYADMIN, certificates_show, "one of them, as it was signed",
+     "kmsctl certificates show acme/eu/pii/email@1 --out email-1.txt"},
     {"certificates", "verify", "FILE", 1, 1, O(OPT_AUDIT_KEY), ROLE_KEYADMIN, certificates_verify, "is it genuine? asks no server; - reads stdin",
      "kmsctl certificates verify email-1.txt --audit-key claviger/node1+0123abcd+AVh..."},
 };

@@ -1,14 +1,13 @@
 #include "vault/cmd/kmsctl/kmsctl.h"
+#include "vault/cmd/kmsctl/whole.h"
 
 #include "claviger/policy/v1/policy.pb-c.h"
 #include "kms/name/name.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define POLICY "/claviger.policy.v1.Policy/"
 #define POLICY_COLUMNS "VERSION version|DIGEST digest|CREATOR creator|CREATED create_time"
@@ -72,22 +71,13 @@ static struct result get_policy(struct ctl *c, const Claviger__Policy__V1__Polic
     return ctl_read(c, POLICY "GetPolicy", &q.base, &claviger__policy__v1__policy_set__descriptor, ret, e);
 }
 
-static void close_file(int *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
-}
-
 static struct result write_document(struct ctl *c, const char *dir, const document *d, struct claviger_error *e)
 {
     char *name = arena_strdup(&c->arena, pb_bytes_of(d->name));
     if (!*name || *name == '.' || strchr(name, '/'))
         return client_fail(e, CLAVIGER_INTERNAL, "BAD_ANSWER", "a document has no plain file name");
     char *path = arena_printf(&c->arena, "%s/%s", dir, name);
-    CLEANUP(close_file) int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
-    if (fd < 0 || write(fd, d->yaml.data, d->yaml.len) != (ssize_t)d->yaml.len)
-        return client_fail(e, CLAVIGER_UNKNOWN, "OUTPUT", "%s cannot be written: %s", path, strerror(errno));
-    return ok();
+    return whole_write(path, true, 0644, pb_bytes_of(d->yaml), e); /* half a document may be a policy, too: of fewer rules */
 }
 
 static struct result policy_get(struct ctl *c, struct claviger_error *e)

@@ -1,5 +1,6 @@
 /* tenants suspend, resume, delete, restore, export. */
 #include "vault/cmd/kmsctl/kmsctl.h"
+#include "vault/cmd/kmsctl/whole.h"
 
 #include "base/text.h"
 #include "claviger/tenants/v1/tenants.pb-c.h"
@@ -69,12 +70,13 @@ static struct result tenants_delete(struct ctl *c, struct claviger_error *e)
 
 /* ---- export: one JSON document, written as it comes ---- */
 struct document {
+    FILE *to;
     char section[64]; /* open now; "": none yet */
     bool items;       /* it has some */
 };
 
 /* What the server sends goes out as JSON that this program has read, never as it came. */
-static struct result write_item(ProtobufCBinaryData item, bool first, struct claviger_error *e)
+static struct result write_item(FILE *to, ProtobufCBinaryData item, bool first, struct claviger_error *e)
 {
     json_error_t why;
     json_t *j = json_loadb((const char *)item.data, item.len, JSON_REJECT_DUPLICATES, &why);
@@ -82,8 +84,8 @@ static struct result write_item(ProtobufCBinaryData item, bool first, struct cla
         json_decref(j);
         return client_fail(e, CLAVIGER_INTERNAL, "EXPORT", "the server sent an item that is no JSON object: %s", why.text);
     }
-    fputs(first ? "\n  " : ",\n  ", stdout);
-    json_dumpf(j, stdout, JSON_COMPACT);
+    fputs(first ? "\n  " : ",\n  ", to);
+    json_dumpf(j, to, JSON_COMPACT);
     json_decref(j);
     return ok();
 }
@@ -94,21 +96,21 @@ static struct result write_part(struct document *d, const export_part *p, struct
     if (p->section.len == 0 || !text_copy(pb_bytes_of(p->section), name, sizeof name) || strspn(name, "abcdefghijklmnopqrstuvwxyz_") != p->section.len)
         return client_fail(e, CLAVIGER_INTERNAL, "EXPORT", "the server sent a section without a proper name");
     if (strcmp(name, d->section) != 0) {
-        printf("%s,\n \"%s\": [", d->section[0] == 0 ? "" : d->items ? "\n ]" : "]", name);
+        fprintf(d->to, "%s,\n \"%s\": [", d->section[0] == 0 ? "" : d->items ? "\n ]" : "]", name);
         memcpy(d->section, name, sizeof d->section);
         d->items = false;
     }
     for (size_t i = 0; i < p->n_items; i++, d->items = true)
-        TRY(write_item(p->items[i], !d->items, e));
+        TRY(write_item(d->to, p->items[i], !d->items, e));
     return ok();
 }
 
-static struct result export_stream(struct stream *s, struct claviger_error *e)
+static struct result export_stream(struct stream *s, FILE *to, struct claviger_error *e)
 {
     CLEANUP(arena_release) struct arena a;
-    struct document d = {0};
+    struct document d = {.to = to};
     arena_init(&a, CLIENT_ARENA_MAX);
-    fputs("{\"format\": \"" EXPORT_FORMAT "\"", stdout);
+    fputs("{\"format\": \"" EXPORT_FORMAT "\"", to);
     while (true) {
         ProtobufCMessage *m = NULL;
         TRY(stream_recv(s, &claviger__tenants__v1__export_tenant_response__descriptor, &a, &m, e));
@@ -117,13 +119,11 @@ static struct result export_stream(struct stream *s, struct claviger_error *e)
         TRY(write_part(&d, (const void *)m, e));
         arena_reset(&a);
     }
-    printf("%s\n}\n", d.section[0] == 0 ? "" : d.items ? "\n ]" : "]");
-    if (fflush(stdout) != 0)
-        return client_fail(e, CLAVIGER_UNKNOWN, "OUTPUT", "stdout cannot be written");
-    return ok();
+    fprintf(to, "%s\n}\n", d.section[0] == 0 ? "" : d.items ? "\n ]" : "]");
+    return ok(); /* whether all of it could be written is asked at the end */
 }
 
-static struct result tenants_export(struct ctl *c, struct claviger_error *e)
+static struct result export_to(struct ctl *c, FILE *to, struct claviger_error *e)
 {
     Claviger__Tenants__V1__ExportTenantRequest q = CLAVIGER__TENANTS__V1__EXPORT_TENANT_REQUEST__INIT;
     struct rpc_options o = {.path = TENANTS "ExportTenant"};
@@ -135,8 +135,21 @@ static struct result tenants_export(struct ctl *c, struct claviger_error *e)
     if (!r.failed)
         r = stream_half_close(s, e);
     if (!r.failed)
-        r = export_stream(s, e);
+        r = export_stream(s, to, e);
     stream_close(s);
+    return r;
+}
+
+static struct result tenants_export(struct ctl *c, struct claviger_error *e)
+{
+    struct whole *w = NULL;
+    if (!c->args.value[OPT_OUT])
+        return export_to(c, stdout, e);
+    TRY(whole_open(c->args.value[OPT_OUT], false, 0600, &w, e));
+    struct result r = export_to(c, whole_stream(w), e);
+    if (!r.failed)
+        r = whole_finish(w, e);
+    whole_free(w);
     return r;
 }
 
@@ -149,7 +162,7 @@ static const struct command rows[] = {
      "kmsctl tenants delete acme --retention 30d --confirm acme"},
     {"tenants", "restore", "NAME", 1, 1, O(OPT_IDEMPOTENCY), ROLE_OPERATOR, tenants_restore, "take a deletion back: the tenant is what it was",
      "kmsctl tenants restore acme"},
-    {"tenants", "export", "NAME", 1, 1, 0, ROLE_OPERATOR, tenants_export, "everything that is held about it but its keys, as one JSON document",
-     "kmsctl tenants export acme > acme.json"},
+    {"tenants", "export", "NAME", 1, 1, O(OPT_OUT), ROLE_OPERATOR, tenants_export, "everything that is held about it but its keys, as one JSON document",
+     "kmsctl tenants export acme --out acme.json"},
 };
 const struct command_rows rows_tenants = {rows, sizeof rows / sizeof *rows};

@@ -1,6 +1,5 @@
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 /* OpenSSL's types.h declares a type ERR_STATE, which is the name of one of our codes. */
 #define ERR_STATE OPENSSL_ERR_STATE
 #include <openssl/evp.h>
@@ -8,30 +7,24 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "vault/cmd/kmsctl/csv_out.h"
 #include "vault/cmd/kmsctl/kmsctl.h"
+#include "vault/cmd/kmsctl/whole.h"
 
 enum { PLACE_MAX = 65536, FORMAT = 1, READ_BLOCK = 65536 };
 
 struct csv_out {
     struct csv_work work;
     char *path, *part, *place, *fresh; /* fresh: the next place, until it is renamed */
-    char *folder;
     int fd;                            /* of part */
     uint64_t bytes;                    /* in part */
     EVP_MD_CTX *sum;                   /* of those */
     int64_t noted_ms;
 };
-
-static struct result io_failed(struct claviger_error *e, const char *what, const char *path)
-{
-    return client_fail(e, CLAVIGER_UNKNOWN, "OUTPUT", "%s cannot be %s: %s", path, what, strerror(errno));
-}
 
 static char *joined(const char *a, const char *b)
 {
@@ -44,12 +37,6 @@ static void close_fd(int *fd)
 {
     if (*fd >= 0)
         close(*fd);
-}
-
-static struct result sync_folder(const struct csv_out *o, struct claviger_error *e)
-{
-    CLEANUP(close_fd) int fd = open(o->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return fd >= 0 && fsync(fd) == 0 ? ok() : io_failed(e, "synced", o->folder);
 }
 
 /* ---- sums ------------------------------------------------------------------------------------------------------------------- */
@@ -120,15 +107,15 @@ static struct result put_fresh(const struct csv_out *o, const char *text, struct
 {
     CLEANUP(close_fd) int fd = open(o->fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
-        return io_failed(e, "made", o->fresh);
+        return whole_failed(e, "made", o->fresh);
     TRY(write_fd(fd, o->fresh, bytes_str(text), e));
-    return fsync(fd) == 0 ? ok() : io_failed(e, "synced", o->fresh);
+    return fsync(fd) == 0 ? ok() : whole_failed(e, "synced", o->fresh);
 }
 
 static struct result put_place(struct csv_out *o, const struct csv_place *at, struct claviger_error *e)
 {
     if (fdatasync(o->fd) != 0)
-        return io_failed(e, "synced", o->part);
+        return whole_failed(e, "synced", o->part);
     json_t *j = place_json(o, at);
     char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
     json_decref(j);
@@ -138,7 +125,7 @@ static struct result put_place(struct csv_out *o, const struct csv_place *at, st
     free(text);
     TRY(r);
     if (rename(o->fresh, o->place) != 0)
-        return io_failed(e, "renamed", o->fresh);
+        return whole_failed(e, "renamed", o->fresh);
     o->noted_ms = clock_boot_ms(&clock_system);
     return ok();
 }
@@ -199,12 +186,6 @@ static struct result read_place(const struct csv_out *o, struct left *ret, struc
 
 /* ---- opening ------------------------------------------------------------------------------------------------------------------- */
 
-static bool is_there(const char *path)
-{
-    struct stat st;
-    return lstat(path, &st) == 0;
-}
-
 /* What is before the place is what was written; what comes after it is a run's that did not live to say so. */
 static struct result go_on(struct csv_out *o, int fd, const char *path, const struct left *l, struct claviger_error *e)
 {
@@ -212,11 +193,6 @@ static struct result go_on(struct csv_out *o, int fd, const char *path, const st
     TRY(sum_fd(fd, path, l->written, o->sum, &o->bytes, e));
     sum_text(o->sum, sum);
     return o->bytes == l->written && strcmp(sum, l->written_sum) == 0 ? ok() : is_damaged(e, path);
-}
-
-static struct result is_taken(struct claviger_error *e, const char *path, const char *why)
-{
-    return client_fail(e, CLAVIGER_ALREADY_EXISTS, "OUTPUT_EXISTS", "%s is there already%s", path, why);
 }
 
 /* Is FILE, to the byte, what the run that left the place wrote, and is it all of this run's work? */
@@ -235,26 +211,11 @@ static struct result already_complete(struct csv_out *o, struct csv_place *ret, 
 {
     struct left l;
     if (!is_proven(o, &l))
-        return is_taken(e, o->path, ", and it is not what the interrupted run wrote");
+        return whole_taken(e, o->path, ", and it is not what the interrupted run wrote");
     if (unlink(o->place) != 0 && errno != ENOENT)
-        return io_failed(e, "removed", o->place);
+        return whole_failed(e, "removed", o->place);
     *ret = l.at;
-    return sync_folder(o, e);
-}
-
-/* The lock is of the file, not of its name: who waited for a run that then finished holds one that is FILE by now. */
-static struct result lock_part(struct csv_out *o, struct claviger_error *e)
-{
-    struct stat mine, there;
-    o->fd = open(o->part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (o->fd < 0)
-        return io_failed(e, "made", o->part);
-    if (flock(o->fd, LOCK_EX | LOCK_NB) != 0 || fstat(o->fd, &mine) != 0 || lstat(o->part, &there) != 0 || mine.st_ino != there.st_ino)
-        return client_fail(e, CLAVIGER_FAILED_PRECONDITION, "RESUME", "another run is at work on %s", o->path);
-    /* In a folder that others write to, somebody may have made it before us, and would read what we put there. */
-    if (!S_ISREG(mine.st_mode) || mine.st_uid != geteuid() || mine.st_nlink != 1 || fchmod(o->fd, 0600) != 0)
-        return is_taken(e, o->part, ", and it is no file of ours");
-    return ok();
+    return whole_sync_folder(o->path, e);
 }
 
 /* What the run writes beside FILE it cuts off or writes over. */
@@ -271,8 +232,8 @@ static struct result spare_input(const struct csv_out *o, struct claviger_error 
 static struct result open_part(struct csv_out *o, bool resume, struct csv_place *ret, struct claviger_error *e)
 {
     struct left l = {0};
-    TRY(lock_part(o, e));
-    bool left = is_there(o->place);
+    TRY(whole_lock(o->part, o->path, 0600, &o->fd, e));
+    bool left = whole_is_there(o->place);
     if (left && !resume)
         return client_fail(e, CLAVIGER_FAILED_PRECONDITION, "RESUME",
                            "an interrupted run left %s: --resume goes on with it, or remove it and %s", o->place, o->part);
@@ -281,16 +242,16 @@ static struct result open_part(struct csv_out *o, bool resume, struct csv_place 
         TRY(go_on(o, o->fd, o->part, &l, e));
     }
     if (ftruncate(o->fd, (off_t)l.written) != 0 || lseek(o->fd, (off_t)l.written, SEEK_SET) < 0)
-        return io_failed(e, "cut", o->part);
+        return whole_failed(e, "cut", o->part);
     *ret = l.at;
-    return sync_folder(o, e); /* a place without its file would be damage */
+    return whole_sync_folder(o->path, e); /* a place without its file would be damage */
 }
 
 static struct result open_any(struct csv_out *o, bool resume, struct csv_place *ret, bool *ret_complete, struct claviger_error *e)
 {
-    *ret_complete = is_there(o->path);
-    if (*ret_complete && !(resume && is_there(o->place)))
-        return is_taken(e, o->path, resume ? ", with no interrupted run beside it: a run gives it its name when it is complete" : "");
+    *ret_complete = whole_is_there(o->path);
+    if (*ret_complete && !(resume && whole_is_there(o->place)))
+        return whole_taken(e, o->path, resume ? ", with no interrupted run beside it: a run gives it its name when it is complete" : "");
     return *ret_complete ? already_complete(o, ret, e) : open_part(o, resume, ret, e);
 }
 
@@ -298,12 +259,10 @@ RESULT csv_out_open(const char *path, const struct csv_work *work, bool resume, 
                     struct claviger_error *e)
 {
     struct csv_out *o = calloc(1, sizeof *o);
-    char *copy = strdup(path);
     bool complete = false;
-    INVARIANT(o && copy);
+    INVARIANT(o);
     *o = (struct csv_out){.work = *work, .path = joined(path, ""), .part = joined(path, ".part"), .place = joined(path, ".place"),
-                          .fresh = joined(path, ".place.new"), .folder = joined(dirname(copy), ""), .fd = -1, .sum = sum_new()};
-    free(copy);
+                          .fresh = joined(path, ".place.new"), .fd = -1, .sum = sum_new()};
     struct result r = spare_input(o, e);
     if (!r.failed)
         r = open_any(o, resume, ret_place, &complete, e);
@@ -330,24 +289,14 @@ RESULT csv_out_note(struct csv_out *o, const struct csv_place *at, bool now, str
     return now || clock_boot_ms(&clock_system) - o->noted_ms >= CSV_NOTE_MS ? put_place(o, at, e) : ok();
 }
 
-/* Never over what somebody made meanwhile; not every file system knows how to say that. */
-static struct result give_name(const struct csv_out *o, struct claviger_error *e)
-{
-    if (renameat2(AT_FDCWD, o->part, AT_FDCWD, o->path, RENAME_NOREPLACE) == 0)
-        return ok();
-    if (errno == EINVAL && !is_there(o->path) && rename(o->part, o->path) == 0)
-        return ok();
-    return is_there(o->path) ? is_taken(e, o->path, ": what was written is complete, and kept beside it") : io_failed(e, "made", o->path);
-}
-
 RESULT csv_out_finish(struct csv_out *o, const struct csv_place *at, struct claviger_error *e)
 {
     TRY(put_place(o, at, e));
-    TRY(give_name(o, e));
-    TRY(sync_folder(o, e));
+    TRY(whole_name(o->part, o->path, e)); /* when somebody made FILE meanwhile, all that was written stays beside it */
+    TRY(whole_sync_folder(o->path, e));
     if (unlink(o->place) != 0 && errno != ENOENT) /* who resumes may have seen that all is done */
-        return io_failed(e, "removed", o->place);
-    return sync_folder(o, e);
+        return whole_failed(e, "removed", o->place);
+    return whole_sync_folder(o->path, e);
 }
 
 void csv_out_free(struct csv_out *o)
@@ -360,6 +309,5 @@ void csv_out_free(struct csv_out *o)
     free(o->part);
     free(o->place);
     free(o->fresh);
-    free(o->folder);
     free(o);
 }

@@ -5,8 +5,8 @@
  *          owns the descriptor of the first, which is locked: one run at a time.
  * Threads: one.
  * Errors:  "OUTPUT" what the system refused; ALREADY_EXISTS "OUTPUT_EXISTS" where FILE is there and FILE.place does not prove (length and
- *          SHA-256) that it is this run's whole output; FAILED_PRECONDITION "RESUME" when there is an interrupted
- *          run and it was not asked for, another run is at work, or input, key or columns are not those of that run; DATA_LOSS
+ *          SHA-256) that it is this run's whole output; FAILED_PRECONDITION "OUTPUT_BUSY" when another run is at work, "RESUME" when there is an
+ *          interrupted run and it was not asked for, or input, key or columns are not those of that run; DATA_LOSS
  *          "RESUME" when FILE.part or FILE.place is not what was left.
  * Limits:  a place is written down at most each CSV_NOTE_MS, so that is what a kill costs. Secrets: FILE and its companions are
  *          0600: what is not encrypted in a CSV may be personal.

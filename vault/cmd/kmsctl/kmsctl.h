@@ -40,7 +40,7 @@ enum { ARGS_MAX = 4, REPEAT_MAX = 64 };
     X(OPT_IN_FLIGHT, "in-flight", "N", "batches on their way at a time, 1 to 32 (default 4)")                             \
     X(OPT_ENCRYPT_EMPTY, "encrypt-empty", NULL, "also encrypt empty fields; else they stay empty")                        \
     X(OPT_AGAIN, "again", NULL, "also encrypt fields that look encrypted already")                                        \
-    X(OPT_OUT, "out", "FILE", "write this file in place of stdout; it must not be there yet")                             \
+    X(OPT_OUT, "out", "FILE", "write this file in place of stdout, whole or not at all; it must not be there yet")        \
     X(OPT_RESUME, "resume", NULL, "go on where an interrupted run with the same --out was, if there was one")             \
     X(OPT_KEEP_BAD, "keep-bad", NULL, "leave fields that cannot be decrypted as they are, and name them; exit 7 at the end")  \
     X(OPT_LABEL, "label", "K=V", "label (repeat for more); update: K= removes it")                                        \

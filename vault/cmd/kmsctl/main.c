@@ -98,7 +98,7 @@ int main(int argc, char **argv)
     arena_init(&c.arena, 64 << 20);
     struct claviger_error e = {0};
     struct result r = run(&c, argc, argv, &e);
-    if (!r.failed && fflush(stdout) != 0)
+    if (!r.failed && (fflush(stdout) != 0 || ferror(stdout))) /* an earlier write may have failed, and the last one not */
         r = client_fail(&e, CLAVIGER_UNKNOWN, "OUTPUT", "stdout could not be written");
     if (r.failed)
         complain(&c, &e);
