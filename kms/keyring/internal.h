@@ -31,6 +31,7 @@ struct keyring {
     struct audit_tenant system;
     struct aead_key *system_key;
     struct gcm *gcm;       /* nonces in hand of versions on the token: gcm.c */
+    uint64_t token_keys_max;
     _Atomic uint64_t hits, misses, hsm_calls;
 };
 

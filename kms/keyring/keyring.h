@@ -110,6 +110,7 @@ struct keyring_options {
     size_t cache_max;
     uint64_t cache_ttl_ms;
     const char *locations;        /* comma separated: tenants elsewhere are refused */
+    uint64_t token_keys_max;      /* versions of level HSM a tenant may have */
 };
 /* Secret slots that full caches of that size occupy; calls in flight come on top. */
 size_t keyring_secrets_max(size_t cache_max);

@@ -464,6 +464,7 @@ RESULT keyring_new(const struct keyring_options *o, struct keyring **ret, struct
     k->tags = cache_new(o->cache_max, o->cache_ttl_ms, o->clock);
     k->handles = cache_new(o->cache_max, o->cache_ttl_ms, o->clock);
     k->gcm = gcm_new();
+    k->token_keys_max = o->token_keys_max;
     struct result done = load_system_audit(k, e);
     if (!done.failed)
         done = keyring_master_changed(k, e);

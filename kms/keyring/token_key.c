@@ -86,6 +86,20 @@ static RESULT from_token(struct keyring *k, struct result r, const struct err *w
     return r;
 }
 
+/* All tenants share the token, and each of its operations gets slower with what lies on it: nobody fills it for the others. Each version
+ * that is there has its counter. Calls at once may pass the limit together, by no more than they are. */
+static RESULT may_have_more(struct keyring *k, const struct tenant_ref *t, struct err *e)
+{
+    uint64_t n;
+    TRY(store_count(k->store, REC_GCM, t->t.id, (struct bytes){0}, &n, e));
+    if (n < k->token_keys_max)
+        return ok();
+    struct result r = err_set(e, ERR_EXHAUSTED, "TENANT_TOKEN_KEYS", __FILE__, __LINE__, "tenant %s has %llu versions on the token", t->t.name,
+                              (unsigned long long)n);
+    e->hint = "the tenant has as many versions of level HSM as it may: destroy old ones, or have token_keys_per_tenant raised";
+    return r;
+}
+
 RESULT token_key_make(struct keyring *k, const struct tenant_ref *t, const struct name *version, const struct keyring_version *m,
                       struct store_txn *txn, struct arena *a, struct bytes *ret_check, struct err *e)
 {
@@ -97,6 +111,7 @@ RESULT token_key_make(struct keyring *k, const struct tenant_ref *t, const struc
     if (check == NULL)
         FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "a key does not fit the call's memory");
     aad_of(k, t, version, m, aad_hash);
+    TRY(may_have_more(k, t, e));
     TRY(announce(k, name, at_ns, e));
     TRY(from_token(k, hsm_key_generate(k->hsm, m->kvid, aad_hash, check, &why), &why, e));
     finish(txn, name, at_ns);

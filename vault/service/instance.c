@@ -112,7 +112,8 @@ struct store_options instance_store_options(const struct instance *in, const str
 struct keyring_options instance_keyring_options(const struct instance *in, const struct config *c, const struct clock *clock,
                                                 struct store *store)
 {
-    struct keyring_options o = {.store = store, .hsm = in->hsm, .clock = clock, .cache_max = c->key_cache_max, .cache_ttl_ms = c->key_cache_ttl, .locations = c->locations};
+    struct keyring_options o = {.store = store, .hsm = in->hsm, .clock = clock, .cache_max = c->key_cache_max, .cache_ttl_ms = c->key_cache_ttl,
+                                .locations = c->locations, .token_keys_max = c->token_keys_per_tenant};
     memcpy(o.instance, in->id, sizeof o.instance);
     return o;
 }

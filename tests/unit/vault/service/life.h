@@ -16,7 +16,7 @@
 
 #include <unistd.h>
 
-enum { DAY_S = 24 * 3600 };
+enum { DAY_S = 24 * 3600, LIFE_TOKEN_KEYS = 40 };
 #define SECOND INT64_C(1000000000)
 #define DAY (DAY_S * SECOND)
 #define T0 (INT64_C(1800000000) * SECOND) /* 2027-01-15T08:00:00Z */
@@ -41,7 +41,8 @@ static struct result life_store_key(void *user, uint32_t epoch, struct secret **
 
 static inline void life_open(struct life *f)
 {
-    struct keyring_options ko = {.hsm = f->hsm, .clock = &f->clock.c, .instance = "instance-16byte", .cache_max = 64, .cache_ttl_ms = 3600 * 1000, .locations = "eu"};
+    struct keyring_options ko = {.hsm = f->hsm, .clock = &f->clock.c, .instance = "instance-16byte", .cache_max = 64, .cache_ttl_ms = 3600 * 1000, .locations = "eu",
+                                 .token_keys_max = LIFE_TOKEN_KEYS};
     assert_ok(store_open(&f->so, &f->s.store, &f->e));
     ko.store = f->s.store;
     assert_ok(keyring_new(&ko, &f->s.keyring, &f->e));

@@ -147,6 +147,31 @@ static void move(struct life *f, const char *name, enum version_state to)
     keyring_changed(f->s.keyring, &n);
 }
 
+/* The token is everybody's: one tenant has its share of it, and what it destroys is free again. */
+static void a_tenant_has_its_share(void **state)
+{
+    struct life *f = *state;
+    char name[sizeof KEY + 16];
+    token_key(f, KEY);
+    for (unsigned i = 1; i < LIFE_TOKEN_KEYS; i++) {
+        (void)snprintf(name, sizeof name, KEY "%u", i);
+        token_key(f, name);
+    }
+    for (unsigned tries = 0; tries < 2; tries++) {
+        struct store_txn *txn = store_txn_new(f->s.store);
+        struct err e = {0};
+        assert_true(create(f, KEY "more", txn, &e).failed);
+        assert_int_equal(e.code, ERR_EXHAUSTED);
+        assert_string_equal(e.reason, "TENANT_TOKEN_KEYS");
+        store_txn_free(txn);
+        assert_int_equal(f->hsm->keys_made, LIFE_TOKEN_KEYS); /* refused before anything is made */
+        assert_int_equal(queued(f, DUE_HSM_UNFINISHED), 0);
+        move(f, KEY "/cryptoKeyVersions/1", tries == 0 ? VERSION_DISABLED : VERSION_DESTROY_SCHEDULED); /* that is not gone */
+    }
+    move(f, KEY "/cryptoKeyVersions/1", VERSION_DESTROYED);
+    token_key(f, KEY "more");
+}
+
 static void destroyed_on_the_token_too(void **state)
 {
     struct life *f = *state;
@@ -289,6 +314,7 @@ int main(void)
         LIFE(the_loser_of_a_race),
         LIFE(too_late_to_commit),
         LIFE(nothing_is_made_for_a_name_that_is_taken),
+        LIFE(a_tenant_has_its_share),
         LIFE(destroyed_on_the_token_too),
         LIFE(removed_by_one_who_died),
         LIFE(destroyed_again_on_the_token_too),
