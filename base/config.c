@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { DAY_MS = 86400000 };
 enum config_type { TYPE_STR, TYPE_PATH, TYPE_INT, TYPE_MS, TYPE_BOOL };
 
 struct config_key {
@@ -168,6 +169,8 @@ static RESULT check_whole(const struct config *c, const char *what, struct err *
         FAIL(e, ERR_INVALID, "CONFIG_VALUE", "%s: hsm_token must be an RFC 7512 URI such as pkcs11:token=claviger", what);
     if (strstr(c->hsm_token, "pin-value") != NULL || strstr(c->hsm_token, "pin-source") != NULL)
         FAIL(e, ERR_INVALID, "CONFIG_VALUE", "%s: hsm_token must not hold a PIN; name its file in hsm_pin_file", what);
+    if (c->seal_period != 0 && c->seal_period < DAY_MS)
+        FAIL(e, ERR_INVALID, "CONFIG_VALUE", "%s: seal_period must be 1d to 30d, or 0", what);
     return ok();
 }
 

@@ -8,7 +8,7 @@
 
 enum { CHECK_PAGE = 256, CHECK_ARENA_BYTES = 64 << 20 };
 
-enum { GONE_MAX = MASTERS_MAX };
+enum { GONE_MAX = TOKEN_SECRETS_MAX };
 struct checking {
     struct keyring *k;
     struct keyring_check *c;

@@ -18,7 +18,7 @@
 #include "kms/audit/journal.h"
 #include "kms/crypto/format.h"
 #include "kms/crypto/hierarchy.h"
-#include "kms/keyring/master.h"
+#include "kms/keyring/token_secret.h"
 #include "kms/name/name.h"
 #include "kms/store/store.h"
 
@@ -120,7 +120,7 @@ void keyring_free(struct keyring *k);
 /* The master that new tenants, and versions of tenants that have moved to it, are wrapped under. */
 uint32_t keyring_master(struct keyring *k);
 RESULT keyring_master_changed(struct keyring *k, struct err *e); /* after a commit that changed the record of the current one */
-bool keyring_master_is(struct keyring *k, const struct master *current); /* as it was read; NULL: no */
+bool keyring_master_is(struct keyring *k, const struct token_secret *current); /* as it was read; NULL: no */
 
 /* ---- tenants ---- */
 /* Adds the puts to txn (commit is the caller's: it adds event and idempotency record), then keyring_changed after commit. */

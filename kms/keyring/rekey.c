@@ -23,7 +23,7 @@ uint32_t keyring_master(struct keyring *k)
     return keyring_master_now(k, &revision);
 }
 
-bool keyring_master_is(struct keyring *k, const struct master *current)
+bool keyring_master_is(struct keyring *k, const struct token_secret *current)
 {
     uint64_t revision;
     const uint32_t version = keyring_master_now(k, &revision);
@@ -32,9 +32,9 @@ bool keyring_master_is(struct keyring *k, const struct master *current)
 
 RESULT keyring_master_changed(struct keyring *k, struct err *e)
 {
-    struct masters all;
-    TRY(masters_read(k->store, &all, e));
-    const struct master *now = masters_current(&all);
+    struct token_secrets all;
+    TRY(token_secrets_read(k->store, HSM_MASTER, &all, e));
+    const struct token_secret *now = token_secrets_current(&all);
     if (now == NULL)
         FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "of %zu master secrets on record not exactly one is current", all.n);
     pthread_mutex_lock(&k->master_lock);

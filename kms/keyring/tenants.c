@@ -359,7 +359,7 @@ RESULT keyring_tenant_create(struct keyring *k, struct bytes name, struct bytes 
     rng_fill(&rng_system, m.salt, sizeof m.salt);
     rng_fill(&rng_system, m.audit_key, sizeof m.audit_key);
     uint64_t revision;
-    char master[MASTER_ID_MAX];
+    char master[TOKEN_SECRET_ID_MAX];
     m.t.master_version = m.keks[0].master = keyring_master_now(k, &revision);
     m.nkeks = 1;
     m.t.created_ns = clock_wall_ns(k->clock);
@@ -370,7 +370,7 @@ RESULT keyring_tenant_create(struct keyring *k, struct bytes name, struct bytes 
     memcpy(h.tenant, m.t.id, sizeof h.tenant);
     TRY(first_kcv(k, &h, m.salt, m.keks[0].kcv, e));
     /* A tenant must not come to be under a master that has just been replaced: nobody would look for it there. */
-    store_txn_check(txn, REC_META, no_tenant, master_id(m.t.master_version, master), revision);
+    store_txn_check(txn, REC_META, no_tenant, token_secret_id(HSM_MASTER, m.t.master_version, master), revision);
 
     tenant_row_put(txn, &m, STORE_ABSENT);
     char full[NAME_MAX_BYTES];
@@ -406,7 +406,7 @@ RESULT keyring_tenant_list(struct keyring *k, struct bytes after_name, size_t li
 RESULT keyring_init_records(struct store_txn *txn, int64_t now_ns, struct err *e)
 {
     (void)e;
-    master_first(txn, now_ns);
+    token_secret_first(txn, HSM_MASTER, 1, now_ns);
     uint8_t key[MODEL_AUDIT_KEY_BYTES];
     rng_fill(&rng_system, key, sizeof key);
     struct record r = {.kind = REC_META, .id = BYTES_LIT("system-audit"), .body = BYTES(key, sizeof key)};

@@ -77,11 +77,11 @@ def rotation(instance, patience_s):
     """(versions, seconds) of a whole rotation, from the call to the proof."""
     admin = connect(instance, "admin")
     begun = time.monotonic()
-    to = admin.masters.RotateMaster(mas.RotateMasterRequest()).rotation.to
+    to = admin.masters.RotateMaster(mas.RotateRequest()).rotation.to
     while True:
-        s = admin.masters.GetMasterStatus(mas.GetMasterStatusRequest())
+        s = admin.masters.GetMasterStatus(mas.GetStatusRequest())
         if s.rotation.state == mas.Rotation.IDLE and s.current == to:
-            return s.rotation.versions_done, time.monotonic() - begun
+            return s.rotation.rows_done, time.monotonic() - begun
         assert not s.rotation.trouble, s
         assert time.monotonic() - begun < patience_s, s
         time.sleep(0.05)

@@ -18,7 +18,7 @@ POINTS, SEED = int(os.environ.get("MASTER_POINTS", 2)), os.environ.get("SEED", "
 RING = "projects/acme/locations/eu/keyRings/points"
 KINDS = {"token": [("send", "channel")], "store": [(call, file) for call in ("write", "sync") for file in ("wal", "shm", "db")],
          "journal": [(call, file) for call in ("write", "sync", "name") for file in ("journal", "part")]}
-IDLE, DESTROYED = mas.Rotation.IDLE, mas.Master.DESTROYED
+IDLE, DESTROYED = mas.Rotation.IDLE, mas.TokenSecret.DESTROYED
 KILLS = (control.KILL_BEFORE, control.KILL_AFTER, control.KILL_TORN)
 
 
@@ -37,7 +37,7 @@ class Masters:
 
     def status(self):
         try:
-            return self.admin.masters.GetMasterStatus(mas.GetMasterStatusRequest())
+            return self.admin.masters.GetMasterStatus(mas.GetStatusRequest())
         except grpc.RpcError as e:
             assert e.code() == Code.UNAVAILABLE, e
             return None
@@ -60,7 +60,7 @@ class Masters:
 
     def rotate(self):
         to = self.current + 1
-        self.ask(self.admin.masters.RotateMaster, mas.RotateMasterRequest(), f"to-{to}")
+        self.ask(self.admin.masters.RotateMaster, mas.RotateRequest(), f"to-{to}")
 
         def ended():
             s = self.status()
@@ -71,11 +71,11 @@ class Masters:
         self.current = to
 
     def destroy(self):
-        self.ask(self.admin.masters.DestroyMaster, mas.DestroyMasterRequest(version=self.current - 1), f"end-of-{self.current - 1}")
+        self.ask(self.admin.masters.DestroyMaster, mas.DestroyRequest(version=self.current - 1), f"end-of-{self.current - 1}")
 
         def gone():
             s = self.status()
-            return s is not None and any(m.version == self.current - 1 and m.state == DESTROYED for m in s.masters)
+            return s is not None and any(m.version == self.current - 1 and m.state == DESTROYED for m in s.versions)
         until(gone, 60, f"the end of master {self.current - 1}")
 
     def killed(self, what, kind, calls, dice):

@@ -11,12 +11,12 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc.health.v1 import health_pb2
 from grpc.reflection.v1 import reflection_pb2 as refl
 from kit import certs
-from kit.client import connect
+from kit.client import DEADLINE, connect
 from kit.instance import TRUST_DOMAIN
 from kit.wire import Code, refused
 
 SERVICES = {"google.cloud.kms.v1.KeyManagementService", "claviger.envelope.v1.Envelope", "claviger.tenants.v1.Tenants",
-            "claviger.identity.v1.Identity", "claviger.policy.v1.Policy", "claviger.lifecycle.v1.Lifecycle", "claviger.lifecycle.v1.Certificates", "claviger.masters.v1.Masters", "claviger.audit.v1.Audit", "claviger.system.v1.System",
+            "claviger.identity.v1.Identity", "claviger.policy.v1.Policy", "claviger.lifecycle.v1.Lifecycle", "claviger.lifecycle.v1.Certificates", "claviger.masters.v1.Masters", "claviger.masters.v1.Seals", "claviger.audit.v1.Audit", "claviger.system.v1.System",
             "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
 
 
@@ -30,10 +30,10 @@ def test_health_of_the_server_and_of_each_service(world):
 
 
 def test_health_may_be_watched(world):
-    call = world.orders.health.Watch(health_pb2.HealthCheckRequest(), timeout=10)
+    call = world.orders.health.Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE)
     assert next(call).status == health_pb2.HealthCheckResponse.SERVING
     call.cancel()
-    unknown = world.orders.health.Watch(health_pb2.HealthCheckRequest(service="nonsense"), timeout=10)
+    unknown = world.orders.health.Watch(health_pb2.HealthCheckRequest(service="nonsense"), timeout=DEADLINE)
     assert next(unknown).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
     unknown.cancel()
 
@@ -50,7 +50,7 @@ def test_the_public_services_ask_for_no_principal_but_nothing_else_is_public(wor
             for method in service.methods:
                 path = f"/{service.full_name}/{method.name}"
                 if method.client_streaming:
-                    call = stranger.channel.stream_stream(path)(iter([b""]), timeout=10)
+                    call = stranger.channel.stream_stream(path)(iter([b""]), timeout=DEADLINE)
                     with refused(Code.UNAUTHENTICATED):
                         next(call)
                 else:
@@ -63,7 +63,7 @@ def ask(client, version, *more, **question):
     questions = [question, *more]
     call = client.channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
                                         refl.ServerReflectionRequest.SerializeToString, refl.ServerReflectionResponse.FromString)
-    return list(call(iter([refl.ServerReflectionRequest(host="h", **q) for q in questions]), timeout=10))
+    return list(call(iter([refl.ServerReflectionRequest(host="h", **q) for q in questions]), timeout=DEADLINE))
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])

@@ -25,20 +25,20 @@ from kit.wire import Code, refused
 from test_kmsctl import ABSENT, CONFLICT, DENIED, USAGE, Ctl
 
 IDLE, MOVING, PAUSED = mas.Rotation.IDLE, mas.Rotation.MOVING, mas.Rotation.PAUSED
-CURRENT, RETIRED, DESTROYED = mas.Master.CURRENT, mas.Master.RETIRED, mas.Master.DESTROYED
+CURRENT, RETIRED, DESTROYED = mas.TokenSecret.CURRENT, mas.TokenSecret.RETIRED, mas.TokenSecret.DESTROYED
 PLAIN = b"jane@example.com"
 
 
 def status(world):
-    return world.admin.masters.GetMasterStatus(mas.GetMasterStatusRequest())
+    return world.admin.masters.GetMasterStatus(mas.GetStatusRequest())
 
 
 def state_of(world, version):
-    return next(m.state for m in status(world).masters if m.version == version)
+    return next(m.state for m in status(world).versions if m.version == version)
 
 
 def rotate(world, **kw):
-    return world.admin.masters.RotateMaster(mas.RotateMasterRequest(), **kw)
+    return world.admin.masters.RotateMaster(mas.RotateRequest(), **kw)
 
 
 def over(world, to, timeout=60):
@@ -53,7 +53,7 @@ def over(world, to, timeout=60):
 
 
 def destroy(world, version, **kw):
-    return world.admin.masters.DestroyMaster(mas.DestroyMasterRequest(version=version, **kw))
+    return world.admin.masters.DestroyMaster(mas.DestroyRequest(version=version, **kw))
 
 
 def settle(instance, **more):
@@ -157,8 +157,8 @@ def test_under_traffic_no_call_fails(fresh):
         ended = over(world, 2)
     assert not traffic.failures, traffic.failures[:3]
     assert traffic.calls > 100 and len(traffic.new) > len(made)
-    assert [(m.version, m.state) for m in ended.masters] == [(1, RETIRED), (2, CURRENT)]
-    assert ended.rotation.versions_done == ended.rotation.versions_total >= 160 and not ended.rotation.trouble
+    assert [(m.version, m.state) for m in ended.versions] == [(1, RETIRED), (2, CURRENT)]
+    assert ended.rotation.rows_done == ended.rotation.rows_total >= 160 and not ended.rotation.trouble
     all_decrypt(world, made)
     all_decrypt(world, traffic.new)
     moved = audit.find(start, principal="system:master", action="masters.move")
@@ -210,8 +210,8 @@ def test_over_deaths(fresh):
             deaths.append((died, time.monotonic() + 2 * SLOWER))
             states.add(s.rotation.state)
             if s.rotation.state == MOVING:
-                assert s.rotation.versions_done >= done
-                done = s.rotation.versions_done
+                assert s.rotation.rows_done >= done
+                done = s.rotation.rows_done
         over(world, 2, 90)
     assert len(deaths) == 6 and traffic.calls > 50
     assert not traffic.unexplained(deaths), traffic.unexplained(deaths)[:3]
@@ -236,15 +236,15 @@ def test_the_old_one_goes_and_old_copies_are_refused(fresh):
     rotate(world)
     over(world, 2)
     gone = destroy(world, 1)
-    assert gone.state in (mas.Master.DESTROYING, DESTROYED)
+    assert gone.state in (mas.TokenSecret.DESTROYING, DESTROYED)
     until(lambda: state_of(world, 1) == DESTROYED, 20)
     all_decrypt(world, made)
-    with refused(Code.FAILED_PRECONDITION, "MASTER_DESTROYED"):
+    with refused(Code.FAILED_PRECONDITION, "TOKEN_SECRET_DESTROYED"):
         destroy(world, 1)
     world = World(fresh.restart())
     all_decrypt(world, made)
     rotate(world)  # and a number is not used twice
-    assert [m.version for m in over(world, 3).masters] == [1, 2, 3]
+    assert [m.version for m in over(world, 3).versions] == [1, 2, 3]
     assert fresh.stop() == 0
     code, said = fresh.run("fsck")
     assert code == 0, said
@@ -318,7 +318,7 @@ def test_before_its_backups_expire_it_takes_two(fresh):
     deputy, audit = second_administrator(world), AuditLog(world.admin)
     key = world.key()
     sealed = world.encrypt(key, PLAIN)
-    for version, code, reason in ((1, Code.FAILED_PRECONDITION, "MASTER_IN_USE"), (7, Code.NOT_FOUND, None)):
+    for version, code, reason in ((1, Code.FAILED_PRECONDITION, "TOKEN_SECRET_IN_USE"), (7, Code.NOT_FOUND, None)):
         with refused(code, reason):
             destroy(world, version)
         with refused(code, reason):
@@ -326,21 +326,21 @@ def test_before_its_backups_expire_it_takes_two(fresh):
     with refused(Code.INVALID_ARGUMENT, field="version"):
         destroy(world, 0)
     rotate(world)
-    retired = next(m for m in over(world, 2).masters if m.version == 1)
+    retired = next(m for m in over(world, 2).versions if m.version == 1)
     assert 34 * 86400 < retired.destroyable_time.seconds - time.time() < 36 * 86400
-    with refused(Code.FAILED_PRECONDITION, "MASTER_IN_USE"):
+    with refused(Code.FAILED_PRECONDITION, "TOKEN_SECRET_IN_USE"):
         destroy(world, 2)
-    with refused(Code.FAILED_PRECONDITION, "MASTER_BACKUPS_REMAIN"):
+    with refused(Code.FAILED_PRECONDITION, "BACKUPS_REMAIN"):
         destroy(world, 1)
     start = audit.position()
     first = destroy(world, 1, forfeit_backups=True)
     assert first.state == RETIRED and first.forfeit_requested_by == "admin"
     with refused(Code.FAILED_PRECONDITION, "SECOND_PERSON"):
         destroy(world, 1, forfeit_backups=True)
-    with refused(Code.FAILED_PRECONDITION, "MASTER_BACKUPS_REMAIN"):
-        deputy.masters.DestroyMaster(mas.DestroyMasterRequest(version=1))  # another one, who forfeits nothing
+    with refused(Code.FAILED_PRECONDITION, "BACKUPS_REMAIN"):
+        deputy.masters.DestroyMaster(mas.DestroyRequest(version=1))  # another one, who forfeits nothing
     assert state_of(world, 1) == RETIRED
-    deputy.masters.DestroyMaster(mas.DestroyMasterRequest(version=1, forfeit_backups=True))
+    deputy.masters.DestroyMaster(mas.DestroyRequest(version=1, forfeit_backups=True))
     until(lambda: state_of(world, 1) == DESTROYED, 20)
     asked = audit.find(start, action="masters.destroy", outcome="ok")
     assert [e.event.principal for e in asked] == ["admin", "deputy", "system:master"]
@@ -362,20 +362,20 @@ def test_paused_and_resumed(fresh):
     fresh.configure(master_versions_per_second=20)
     world = World(fresh.start())
     made = keys_of(world, keys=10, versions=4)
-    with refused(Code.FAILED_PRECONDITION, "MASTER_ROTATION"):
+    with refused(Code.FAILED_PRECONDITION, "ROTATION_STATE"):
         world.admin.masters.PauseRotation(mas.PauseRotationRequest())
     rotate(world)
-    with refused(Code.FAILED_PRECONDITION, "MASTER_ROTATION"):
+    with refused(Code.FAILED_PRECONDITION, "ROTATION_STATE"):
         rotate(world)
-    with refused(Code.FAILED_PRECONDITION, "MASTER_ROTATION"):
-        world.admin.masters.RotateMaster(mas.RotateMasterRequest(token_cloned=True))
+    with refused(Code.FAILED_PRECONDITION, "ROTATION_STATE"):
+        world.admin.masters.RotateMaster(mas.RotateRequest(token_cloned=True))
     until(lambda: status(world).rotation.state == MOVING, 20)
     assert world.admin.masters.PauseRotation(mas.PauseRotationRequest()).rotation.state == PAUSED
-    at = status(world).rotation.versions_done
+    at = status(world).rotation.rows_done
     all_decrypt(world, made)  # half of it under either master
     world = World(fresh.restart())
-    assert (status(world).rotation.state, status(world).rotation.versions_done) == (PAUSED, at)
-    with refused(Code.FAILED_PRECONDITION, "MASTER_ROTATION"):
+    assert (status(world).rotation.state, status(world).rotation.rows_done) == (PAUSED, at)
+    with refused(Code.FAILED_PRECONDITION, "ROTATION_STATE"):
         world.admin.masters.PauseRotation(mas.PauseRotationRequest())
     world.admin.masters.ResumeRotation(mas.ResumeRotationRequest())
     over(world, 2)
@@ -391,7 +391,7 @@ def test_kmsctl(fresh):
     assert code == 0, err
     assert "100%  done: 40 of 40 versions" in err and "[####" in err and re.search(r"moving: [0-9]+ of 40 versions, [0-9,]+/s, [0-9]+ s left", err), err
     assert b'"current": 2' in out
-    assert [m["state"] for m in ctl.json("master", "status")["masters"]] == ["RETIRED", "CURRENT"]
+    assert [m["state"] for m in ctl.json("master", "status")["versions"]] == ["RETIRED", "CURRENT"]
     assert "--confirm 1" in ctl("master", "destroy", "1", code=USAGE)
     assert "--confirm 1" in ctl("master", "destroy", "1", "--confirm", "2", code=USAGE)
     ctl("master", "destroy", "one", "--confirm", "one", code=USAGE)
@@ -401,7 +401,7 @@ def test_kmsctl(fresh):
     ctl("master", "resume", code=CONFLICT)
     ctl("master", "rotate", "--token-cloned", code=CONFLICT)
     ctl("master", "destroy", "1", "--confirm", "1")
-    until(lambda: ctl.json("master", "status")["masters"][0]["state"] == "DESTROYED", 20)
+    until(lambda: ctl.json("master", "status")["versions"][0]["state"] == "DESTROYED", 20)
     certs_of = dict(KMS_OPERATOR_CERT=ctl.env["KMS_SERVICE_CERT"], KMS_OPERATOR_KEY=ctl.env["KMS_SERVICE_KEY"])
     for words in (("status",), ("rotate",), ("pause",), ("resume",), ("destroy", "2", "--confirm", "2")):
         ctl("master", *words, code=DENIED, **certs_of)
@@ -434,9 +434,9 @@ def test_once_for_an_idempotency_key(fresh):
 @pytest.mark.parametrize("who", ["keyadmin", "orders", "billing"])
 def test_who_may_not(world, who):
     calls = getattr(world, who).masters
-    for call in (lambda: calls.GetMasterStatus(mas.GetMasterStatusRequest()), lambda: calls.RotateMaster(mas.RotateMasterRequest()),
+    for call in (lambda: calls.GetMasterStatus(mas.GetStatusRequest()), lambda: calls.RotateMaster(mas.RotateRequest()),
                  lambda: calls.PauseRotation(mas.PauseRotationRequest()), lambda: calls.ResumeRotation(mas.ResumeRotationRequest()),
-                 lambda: calls.DestroyMaster(mas.DestroyMasterRequest(version=1))):
+                 lambda: calls.DestroyMaster(mas.DestroyRequest(version=1))):
         with refused(Code.PERMISSION_DENIED):
             call()
     assert status(world).current == 1

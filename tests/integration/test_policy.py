@@ -12,7 +12,7 @@ from claviger.policy.v1 import policy_pb2 as pol
 from claviger.system.v1 import system_pb2
 from claviger.tenants.v1 import tenants_pb2 as ten
 from conftest import ENCRYPT_DECRYPT, msg, res
-from kit.client import in_threads
+from kit.client import DEADLINE, in_threads
 from kit.wire import Code, refused
 
 FRESH = "fresh-name"
@@ -32,8 +32,8 @@ def data_plane(c, key):
         "envelope.encrypt": lambda: c.env.BatchEncrypt(env.BatchEncryptRequest(name=key, items=[{}])),
         "envelope.decrypt": lambda: c.env.BatchDecrypt(env.BatchDecryptRequest(name=key, items=[{}])),
         "rewrap batch": lambda: c.env.BatchRewrap(env.BatchRewrapRequest(name=key, items=[{}])),
-        "rewrap stream": lambda: next(c.env.RewrapStream(iter([env.RewrapStreamRequest(name=key, items=[{}])]), timeout=10)),
-        "stream": lambda: next(c.env.EncryptStream(iter([env.EncryptStreamRequest(name=key, items=[{}])]), timeout=10)),
+        "rewrap stream": lambda: next(c.env.RewrapStream(iter([env.RewrapStreamRequest(name=key, items=[{}])]), timeout=DEADLINE)),
+        "stream": lambda: next(c.env.EncryptStream(iter([env.EncryptStreamRequest(name=key, items=[{}])]), timeout=DEADLINE)),
     }
 
 
@@ -80,7 +80,7 @@ def platform(c):
         "tenants.resume": lambda: c.tenants.ResumeTenant(ten.ResumeTenantRequest(name="projects/acme")),
         "tenants.delete": lambda: c.tenants.DeleteTenant(ten.DeleteTenantRequest(name="projects/acme")),
         "tenants.restore": lambda: c.tenants.RestoreTenant(ten.RestoreTenantRequest(name="projects/acme")),
-        "tenants.export": lambda: next(c.tenants.ExportTenant(ten.ExportTenantRequest(name="projects/acme"), timeout=10)),
+        "tenants.export": lambda: next(c.tenants.ExportTenant(ten.ExportTenantRequest(name="projects/acme"), timeout=DEADLINE)),
         "identity.principals.create": lambda: c.identity.CreatePrincipal(idy.CreatePrincipalRequest(
             principal_id=FRESH, principal=dict(tenant="projects/acme", san="dns:x.example"))),
         "identity.principals.get": lambda: c.identity.GetPrincipal(idy.GetPrincipalRequest(name="principals/admin")),
@@ -90,13 +90,17 @@ def platform(c):
         "policy.get": lambda: c.policy.GetPolicy(pol.GetPolicyRequest()),
         "policy.apply": lambda: c.policy.ApplyPolicy(pol.ApplyPolicyRequest()),
         "policy.test": lambda: c.policy.TestPolicy(pol.TestPolicyRequest()),
-        "audit.tail": lambda: next(c.audit.Tail(audit_pb2.TailRequest(), timeout=10)),
+        "audit.tail": lambda: next(c.audit.Tail(audit_pb2.TailRequest(), timeout=DEADLINE)),
         "audit.status": lambda: c.audit.GetStatus(audit_pb2.GetStatusRequest()),
         "system.status": lambda: c.system.GetStatus(system_pb2.GetStatusRequest()),
-        "masters.get": lambda: c.masters.GetMasterStatus(masters_pb2.GetMasterStatusRequest()),
-        "masters.rotate": lambda: c.masters.RotateMaster(masters_pb2.RotateMasterRequest(token_cloned=True)),
+        "masters.get": lambda: c.masters.GetMasterStatus(masters_pb2.GetStatusRequest()),
+        "masters.rotate": lambda: c.masters.RotateMaster(masters_pb2.RotateRequest(token_cloned=True)),
         "masters.pause": lambda: c.masters.PauseRotation(masters_pb2.PauseRotationRequest()),
-        "masters.destroy": lambda: c.masters.DestroyMaster(masters_pb2.DestroyMasterRequest(version=1)),
+        "masters.destroy": lambda: c.masters.DestroyMaster(masters_pb2.DestroyRequest(version=1)),
+        "seals.get": lambda: c.seals.GetSealStatus(masters_pb2.GetStatusRequest()),
+        "seals.rotate": lambda: c.seals.RotateSeal(masters_pb2.RotateRequest(token_cloned=True)),
+        "seals.pause": lambda: c.seals.PauseRotation(masters_pb2.PauseRotationRequest()),
+        "seals.destroy": lambda: c.seals.DestroySeal(masters_pb2.DestroyRequest(version=1)),
     }
 
 

@@ -7,15 +7,11 @@
 
 #include <string.h>
 
-enum { BODY_FORMAT = 1, TENANT_ID_BYTES = 32 + 8, READ_BYTES = 1 << 20, SIGN_MAX = 16 };
+enum { BODY_FORMAT = 1, TENANT_ID_BYTES = 32 + 8, READ_BYTES = 1 << 20, SIGN_MAX = 16, DAY_MS = 86400000 };
 
 /* ---- the text: docs/FORMATS.md, section 10 ---- */
 /* What destroying covers, and what not (DESIGN section 5). */
 #define COVERS "at once: nothing opens what clients encrypted or wrapped under it, in any copy or backup of theirs"
-#define REMAINS                                                                                                                          \
-    "backups of this service's own store still hold the destroyed record, sealed, until the seal secret of this epoch is destroyed: erasure " \
-    "is complete after the seal period (at most 30 days) and the retention of backups (35 days), once that has been done and if no copy of "  \
-    "the token from that epoch survives"
 #define REMAINS_ON_TOKEN                                                                                                                 \
     "copies of the token that were made before still hold its key, for whoever has the PIN too: erasure is complete when the last of them "  \
     "is gone"
@@ -33,6 +29,24 @@ static void put_id(struct buf *out, const char *fact, const uint8_t id[16])
     char hex[33];
     hex_encode(id, 16, hex);
     buf_putf(out, "%s: %s\n", fact, hex);
+}
+
+static unsigned long long days(uint64_t ms)
+{
+    return (ms + DAY_MS - 1) / DAY_MS;
+}
+
+/* Backups of the store have the record, sealed under the seal secret of its time: when that goes (moving_seal.c). */
+static void put_remains(const struct service *s, struct buf *out)
+{
+    const uint64_t period = s->config->seal_period, retention = s->config->backup_retention;
+    buf_put_str(out, "remains: backups of this service's own store still hold the destroyed record, sealed under the seal secret of this epoch, ");
+    if (period > 0)
+        buf_putf(out, "which is destroyed on the token at most %llu days after this, beside the time that its replacement takes: %llu days of "
+                 "use, %llu days of retention", days(period + retention), days(period), days(retention));
+    else
+        buf_putf(out, "until that is replaced by hand, and destroyed on the token no sooner than %llu days later", days(retention));
+    buf_put_str(out, ". Whoever keeps a copy of the token from this epoch, and its PIN, can open them for longer\n");
 }
 
 static void put_counts(struct buf *out, const struct certificate_counts *n)
@@ -66,8 +80,11 @@ static void put_text(const struct service *s, const struct certificate *c, struc
     buf_put_str(out, "\n");
     put_time(out, "due", c->due_ns);
     put_time(out, "destroyed", c->destroyed_ns);
-    buf_putf(out, "seal-epoch: %u\ncovers: %s\nremains: %s\n", s->instance.seal_epoch, COVERS,
-             c->on_token ? REMAINS_ON_TOKEN : REMAINS);
+    buf_putf(out, "seal-epoch: %u\ncovers: %s\n", store_seal_epoch(s->store), COVERS);
+    if (c->on_token)
+        buf_put_str(out, "remains: " REMAINS_ON_TOKEN "\n");
+    else
+        put_remains(s, out);
 }
 
 /* ---- the row ---- */

@@ -29,6 +29,9 @@
     X(MASTER_ABSENT, true, "the token lacks the master secret that keys are under",                                                 \
       "keys in the cache go on working until key_cache_ttl; what needs the token fails with HSM_UNAVAILABLE",                      \
       "it is another token, or one put back from too old a backup: put back the newest")                                           \
+    X(SEAL_ABSENT, true, "the token lacks the seal secret that the store is under",                                                 \
+      "nothing while kmsd runs: it could not be started again",                                                                    \
+      "it is another token, or one put back from too old a backup: put back the newest before you stop kmsd")                      \
     X(STORE_FAILING, true, "the store cannot be written",                                                                          \
       "changes fail with STORE_FULL or STORE_IO and have no effect; keys go on working",                                           \
       "make room on state_dir's disk, or mend it; it is tried each second, service returns by itself")                             \
@@ -43,6 +46,9 @@
       "the log says why; it is tried again by itself, each minute in the end")                                                                                 \
     X(MASTER_FAILING, true, "a step of the master's rotation or destruction fails",                                                \
       "nothing: keys go on working as they are",                                                                                   \
+      "what is in brackets asks for; it is tried again by itself, from where it was")                                                  \
+    X(SEAL_FAILING, true, "a step of the seal secret's rotation or destruction fails",                                              \
+      "nothing: all works; what was destroyed may be read in backups of the store for longer",                                     \
       "what is in brackets asks for; it is tried again by itself, from where it was")                                                  \
     X(TRUST_OLD, true, "client_ca_file or client_crl_file could not be loaded again",                                              \
       "the CAs and revocation lists of before stay in force",                                                                      \

@@ -193,7 +193,9 @@ static RESULT first_records(struct store *s, const struct first *f, struct err *
 {
     const struct admin_principal *admin = &f->admin;
     CLEANUP(store_txn_freep) struct store_txn *t = store_txn_new(s);
+    bool any;
     TRY(keyring_init_records(t, admin->created_ns, e));
+    TRY(instance_records(s, admin->created_ns, t, &any, e));
     instance_backup_put(t, f->o->vendor_clone ? INSTANCE_BACKUP_VENDOR_CLONE : INSTANCE_BACKUP_VERIFIED, &f->backup, STORE_ABSENT);
     admin_policy_first(f->docs, f->ndocs, bytes_str(admin->p.name), admin->created_ns, t);
     admin_principal_first(admin, t);

@@ -56,7 +56,7 @@ RESULT instance_load(const struct config *c, struct hsm *h, struct instance *ret
     if (st.master_newest == 0 || st.seal_newest == 0 || st.audit_newest == 0)
         FAIL(e, ERR_STATE, "NOT_INITIALISED", "token \"%s\" lacks the %s: wrong token, or run kmsd init", st.token_label,
              st.master_newest == 0 ? "master secret" : st.seal_newest == 0 ? "seal secret" : "audit key");
-    ret->seal_epoch = st.seal_newest;
+    ret->seal_newest = st.seal_newest;
     ret->audit_version = st.audit_newest;
     return ok();
 }
@@ -73,7 +73,7 @@ RESULT instance_create(const struct config *c, struct hsm *h, struct instance *r
     memset(ret, 0, sizeof *ret);
     places(c, h, ret);
     rng_fill(&rng_system, ret->id, sizeof ret->id);
-    ret->seal_epoch = ret->audit_version = 1;
+    ret->seal_newest = ret->audit_version = 1;
     char path[4096], text[ID_TEXT + 2];
     id_path(c, path);
     hex_encode(ret->id, sizeof ret->id, text);
@@ -104,7 +104,7 @@ static RESULT store_key(void *user, uint32_t epoch, struct secret **ret, struct 
 struct store_options instance_store_options(const struct instance *in, const struct config *c, const struct clock *clock)
 {
     struct store_options o = {.dir = c->state_dir, .clock = clock, .store_key = store_key, .user = (void *)(uintptr_t)in,
-                              .epoch = in->seal_epoch, .readers = 1};
+                              .epoch = in->seal_newest, .readers = 1};
     memcpy(o.instance, in->id, sizeof o.instance);
     return o;
 }
@@ -139,4 +139,56 @@ void instance_backup_put(struct store_txn *txn, enum instance_backup kind, const
     INVARIANT(!body.overflow);
     const struct record r = {.kind = REC_META, .id = BYTES_LIT("token-backup"), .body = buf_bytes(&body)};
     store_txn_put(txn, &r, expected);
+}
+
+/* ---- what every store has ---- */
+#define TOKEN_KEY BYTES_LIT("page-token-key")
+static const uint8_t no_tenant[STORE_TENANT_BYTES];
+
+static RESULT token_key_read(struct store *s, struct secret **ret, struct err *e)
+{
+    CLEANUP(arena_release) struct arena a;
+    struct record r;
+    arena_init(&a, STORE_BODY_MAX + 4096);
+    TRY(store_get(s, REC_META, no_tenant, TOKEN_KEY, &a, &r, e));
+    if (r.body.n != SECRET_KEY_BYTES)
+        FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "the key of page tokens has %zu bytes", r.body.n);
+    return secret_from(r.body.p, r.body.n, ret, e);
+}
+
+static void token_key_put(struct store_txn *txn)
+{
+    uint8_t key[SECRET_KEY_BYTES];
+    rng_fill(&rng_system, key, sizeof key);
+    const struct record r = {.kind = REC_META, .id = TOKEN_KEY, .body = BYTES(key, sizeof key)};
+    store_txn_put(txn, &r, STORE_ABSENT);
+    wipe(key, sizeof key);
+}
+
+RESULT instance_records(struct store *s, int64_t now_ns, struct store_txn *txn, bool *ret_any, struct err *e)
+{
+    CLEANUP(secret_freep) struct secret *key = NULL;
+    struct token_secrets seals;
+    struct err why = {0};
+    TRY(token_secrets_read(s, HSM_SEAL, &seals, e));
+    *ret_any = seals.n == 0;
+    if (seals.n == 0)
+        token_secret_first(txn, HSM_SEAL, store_seal_epoch(s), now_ns);
+    if (!token_key_read(s, &key, &why).failed)
+        return ok();
+    if (why.code != ERR_NOT_FOUND) {
+        *e = why;
+        return (struct result){1};
+    }
+    token_key_put(txn);
+    *ret_any = true;
+    return ok();
+}
+
+RESULT instance_token_key(struct store *s, struct aead_key **ret, struct err *e)
+{
+    CLEANUP(secret_freep) struct secret *key = NULL;
+    struct bytes fields[] = {BYTES_LIT("token"), {NULL, 0}};
+    TRY(token_key_read(s, &key, e));
+    return aead_key_derive(key, KDF_STORE, fields, 2, 1, ret, e);
 }

@@ -1,6 +1,6 @@
 /*
- * Purpose: which instance this is: the random id in state_dir/instance, the newest seal and audit key on the token, where things
- *          lie; and from these the way to the store key. Shared by service_start and service_init.
+ * Purpose: which instance this is: the random id in state_dir/instance, the newest audit key on the token, where things lie; the way
+ *          to the store key of an epoch; and the records that every store has. Shared by service_start and service_init.
  * Owns:    nothing but its own buffers; hsm and config are borrowed. Threads: read-only after load.
  * Errors:  ERR_STATE "NOT_INITIALISED" with what to do; ERR_UNAVAILABLE when the HSM does not answer.
  * Limits:  path lengths. Secrets: the store key passes through as struct secret.
@@ -19,9 +19,14 @@
 enum instance_backup { INSTANCE_BACKUP_VERIFIED = 1, INSTANCE_BACKUP_VENDOR_CLONE };
 void instance_backup_put(struct store_txn *txn, enum instance_backup kind, const struct hsm_backup *b, uint64_t expected);
 
+/* Adds to txn what this version expects and the store has not: the record of the seal secret that it is under, and REC_META
+ * "page-token-key", 32 random bytes, what page tokens are sealed under: it outlives every seal secret. *ret_any: something was added. */
+RESULT instance_records(struct store *s, int64_t now_ns, struct store_txn *txn, bool *ret_any, struct err *e);
+RESULT instance_token_key(struct store *s, struct aead_key **ret, struct err *e);
+
 struct instance {
     uint8_t id[16];
-    uint32_t seal_epoch, audit_version; /* which master is current, the store says: keyring_master */
+    uint32_t seal_newest, audit_version; /* on the token; which master and seal secret are in use, the store says: keyring_master, store_seal_epoch */
     char journal_dir[4096], origin[160];
     struct hsm *hsm;
 };

@@ -2,7 +2,7 @@
 
 #include "base/log.h"
 #include "vault/service/clockstep.h"
-#include "vault/service/master_steps.h"
+#include "vault/service/moving_steps.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -18,20 +18,27 @@ struct sample {
     int64_t boot_ms;
     uint64_t done;
 };
-struct mover {
-    struct mover_options o;
-    struct master_steps steps;    /* the stepping thread's, as the next six */
-    struct clockstep clock;
-    int64_t started_boot_ms, paced_boot_ms, retry_boot_ms;
+/* Of one kind; all but `status` is the stepping thread's. */
+struct lane {
+    struct moving_steps steps;
+    uint64_t pace;
+    int64_t paced_boot_ms, retry_boot_ms;
     double tokens;
     bool rating;
     struct sample old, new;       /* the rate is taken from the older one to now */
+    struct mover_status status;   /* under the mover's lock */
+};
+enum { LANES = 2 };
+struct mover {
+    struct mover_options o;
+    struct lane lanes[LANES];
+    struct clockstep clock;       /* the stepping thread's, as the next */
+    int64_t started_boot_ms;
     pthread_t thread;
     bool running;
     pthread_mutex_t lock;         /* the rest */
     pthread_cond_t cond;
     bool stop, woken, steady;
-    struct mover_status status;
 };
 
 /* ---- what others see ---- */
@@ -44,67 +51,75 @@ static bool stopping(void *user)
     return stop;
 }
 
-static void note(struct mover *m, const struct err *failed)
+static void note(struct mover *m, struct lane *l, const struct err *failed)
 {
     char why[MOVER_WHY_MAX] = "";
     pthread_mutex_lock(&m->lock);
-    m->status.failing = failed != NULL;
-    (void)snprintf(m->status.why, sizeof m->status.why, "%s", failed != NULL ? err_operator(failed, why, sizeof why) : "");
+    l->status.failing = failed != NULL;
+    (void)snprintf(l->status.why, sizeof l->status.why, "%s", failed != NULL ? err_operator(failed, why, sizeof why) : "");
     pthread_mutex_unlock(&m->lock);
 }
 
-static void rate(struct mover *m, const struct master_step *step, int64_t boot_ms)
+static void rate(struct mover *m, struct lane *l, const struct moving_step *step, int64_t boot_ms)
 {
-    if (!m->rating || step->done < m->new.done) { /* the first, or of another rotation */
-        m->old = m->new = (struct sample){boot_ms, step->done};
-        m->rating = true;
+    if (!l->rating || step->done < l->new.done) { /* the first, or of another rotation */
+        l->old = l->new = (struct sample){boot_ms, step->done};
+        l->rating = true;
         return;
     }
-    if (boot_ms - m->new.boot_ms >= MOVER_RATE_MS) {
-        m->old = m->new;
-        m->new = (struct sample){boot_ms, step->done};
+    if (boot_ms - l->new.boot_ms >= MOVER_RATE_MS) {
+        l->old = l->new;
+        l->new = (struct sample){boot_ms, step->done};
     }
-    const int64_t ms = boot_ms - m->old.boot_ms;
+    const int64_t ms = boot_ms - l->old.boot_ms;
     pthread_mutex_lock(&m->lock);
     if (ms > 0)
-        m->status.per_second = (step->done - m->old.done) * MS_PER_S / (uint64_t)ms;
+        l->status.per_second = (step->done - l->old.done) * MS_PER_S / (uint64_t)ms;
     pthread_mutex_unlock(&m->lock);
 }
 
-static void unrated(struct mover *m)
+static void unrated(struct mover *m, struct lane *l)
 {
-    m->rating = false;
+    l->rating = false;
     pthread_mutex_lock(&m->lock);
-    m->status.per_second = 0;
+    l->status.per_second = 0;
     pthread_mutex_unlock(&m->lock);
 }
 
-void mover_status(struct mover *m, struct mover_status *ret)
+void mover_status(struct mover *m, enum hsm_object kind, struct mover_status *ret)
 {
     pthread_mutex_lock(&m->lock);
-    *ret = m->status;
+    for (size_t i = 0; i < LANES; i++)
+        if (m->lanes[i].steps.kind == kind)
+            *ret = m->lanes[i].status;
     pthread_mutex_unlock(&m->lock);
+}
+
+static bool steady(void *user)
+{
+    struct mover *m = user;
+    pthread_mutex_lock(&m->lock);
+    const bool is = m->steady;
+    pthread_mutex_unlock(&m->lock);
+    return is;
 }
 
 bool mover_steady(struct mover *m)
 {
-    pthread_mutex_lock(&m->lock);
-    const bool steady = m->steady;
-    pthread_mutex_unlock(&m->lock);
-    return steady;
+    return steady(m);
 }
 
 /* ---- the pace ---- */
 /* Work may be owed: a page is taken when there is any token, and paid for when it is known how much it was. */
-static void earn(struct mover *m, int64_t boot_ms)
+static void earn(struct mover *m, struct lane *l, int64_t boot_ms)
 {
     const bool busy = atomic_load_explicit(&m->o.s->calls_in_flight, memory_order_relaxed) >= MOVER_BUSY;
-    const double pace = (double)m->o.pace / (busy ? MOVER_BUSY_SHARE : 1);
-    m->tokens += (double)(boot_ms - m->paced_boot_ms) * pace / MS_PER_S;
+    const double pace = (double)l->pace / (busy ? MOVER_BUSY_SHARE : 1);
+    l->tokens += (double)(boot_ms - l->paced_boot_ms) * pace / MS_PER_S;
     const double most = 1 + pace * 2 * PACED_MS / MS_PER_S;
-    if (m->tokens > most)
-        m->tokens = most;
-    m->paced_boot_ms = boot_ms;
+    if (l->tokens > most)
+        l->tokens = most;
+    l->paced_boot_ms = boot_ms;
 }
 
 static void look_at_clock(struct mover *m, int64_t boot_ms)
@@ -118,48 +133,63 @@ static void look_at_clock(struct mover *m, int64_t boot_ms)
     pthread_mutex_unlock(&m->lock);
 }
 
+static enum mover_next lane_failed(struct mover *m, struct lane *l, const struct err *e, int64_t boot_ms)
+{
+    if (e->code == ERR_CONFLICT) /* somebody changed it meanwhile: at once, by what is there now */
+        return MOVER_AGAIN;
+    if (e->code == ERR_CANCELLED)
+        return MOVER_REST;
+    log_event(LOG_ERROR, "a step of the rotation of a secret on the token failed", LF_STR("secret", token_secret_word(l->steps.kind)), LF_ERR(e));
+    note(m, l, e);
+    const bool unproven = e->reason != NULL && strcmp(e->reason, "TOKEN_SECRET_NEEDED") == 0;
+    l->retry_boot_ms = boot_ms + (unproven ? MOVER_PROVE_MS : MOVER_RETRY_MS);
+    return MOVER_REST;
+}
+
+static enum mover_next lane_step(struct mover *m, struct lane *l, int64_t boot_ms)
+{
+    struct moving_step step;
+    struct err e = {0};
+    earn(m, l, boot_ms);
+    if (boot_ms < l->retry_boot_ms)
+        return MOVER_REST;
+    if (l->tokens <= 0)
+        return MOVER_PACED;
+    if (moving_step(&l->steps, &step, &e).failed)
+        return lane_failed(m, l, &e, boot_ms);
+    l->tokens -= step.moved;
+    note(m, l, NULL);
+    if (!step.more) {
+        unrated(m, l);
+        return MOVER_REST;
+    }
+    rate(m, l, &step, boot_ms);
+    return MOVER_AGAIN;
+}
+
 enum mover_next mover_step(struct mover *m)
 {
     const int64_t boot_ms = clock_boot_ms(m->o.s->clock);
-    struct master_step step;
-    struct err e = {0};
+    enum mover_next soonest = MOVER_REST;
     look_at_clock(m, boot_ms);
-    earn(m, boot_ms);
-    if (boot_ms < m->retry_boot_ms)
-        return MOVER_REST;
-    if (m->tokens <= 0)
-        return MOVER_PACED;
-    if (master_step(&m->steps, &step, &e).failed) {
-        if (e.code == ERR_CONFLICT) /* somebody changed it meanwhile: at once, by what is there now */
-            return MOVER_AGAIN;
-        if (e.code == ERR_CANCELLED)
-            return MOVER_REST;
-        log_event(LOG_ERROR, "a step of the master's rotation failed", LF_ERR(&e));
-        note(m, &e);
-        const bool unproven = e.reason != NULL && strcmp(e.reason, "MASTER_STILL_NEEDED") == 0;
-        m->retry_boot_ms = boot_ms + (unproven ? MOVER_PROVE_MS : MOVER_RETRY_MS);
-        return MOVER_REST;
+    for (size_t i = 0; i < LANES; i++) {
+        const enum mover_next next = lane_step(m, &m->lanes[i], boot_ms);
+        soonest = next < soonest ? next : soonest;
     }
-    m->tokens -= step.moved;
-    if (!step.more) {
-        note(m, NULL);
-        unrated(m);
-        return MOVER_REST;
-    }
-    note(m, NULL);
-    rate(m, &step, boot_ms);
-    return MOVER_AGAIN;
+    return soonest;
 }
 
 /* ---- the thread ---- */
 struct mover *mover_new(const struct mover_options *o)
 {
     struct mover *m = calloc(1, sizeof *m);
-    INVARIANT(m != NULL && o->pace > 0);
+    INVARIANT(m != NULL && o->master_pace > 0 && o->seal_pace > 0);
     m->o = *o;
-    m->steps = (struct master_steps){.s = o->s, .stop = stopping, .user = m};
-    m->started_boot_ms = m->paced_boot_ms = m->retry_boot_ms = clock_boot_ms(o->s->clock);
-    m->tokens = 1;
+    m->started_boot_ms = clock_boot_ms(o->s->clock);
+    for (size_t i = 0; i < LANES; i++)
+        m->lanes[i] = (struct lane){.steps = {.s = o->s, .kind = i == 0 ? HSM_MASTER : HSM_SEAL, .stop = stopping, .steady = steady, .user = m},
+                                    .pace = i == 0 ? o->master_pace : o->seal_pace, .tokens = 1,
+                                    .paced_boot_ms = m->started_boot_ms, .retry_boot_ms = m->started_boot_ms};
     clockstep_init(&m->clock, o->s->clock);
     pthread_mutex_init(&m->lock, NULL);
     pthread_condattr_t attr;
@@ -221,7 +251,8 @@ void mover_free(struct mover *m)
     pthread_mutex_unlock(&m->lock);
     if (m->running)
         (void)pthread_join(m->thread, NULL);
-    master_steps_release(&m->steps);
+    for (size_t i = 0; i < LANES; i++)
+        moving_steps_release(&m->lanes[i].steps);
     pthread_cond_destroy(&m->cond);
     pthread_mutex_destroy(&m->lock);
     free(m);

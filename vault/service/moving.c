@@ -1,11 +1,11 @@
 #include "vault/service/moving.h"
 
 #include "base/text.h"
+#include "kms/keyring/token_secret.h"
 
 #include <string.h>
 
 enum { FORMAT = 1 };
-#define ID BYTES_LIT("moving-master")
 static const uint8_t no_tenant[STORE_TENANT_BYTES];
 
 #define TO(state) (1u << (state))
@@ -17,7 +17,7 @@ static const struct sm_state states[] = {
     [MOVING_PAUSED] = {"PAUSED", TO(MOVING_MOVING)},
     [MOVING_PROVING] = {"PROVING", TO(MOVING_MOVING) | TO(MOVING_IDLE)},
 };
-const struct sm_table moving_machine = {"the rotation of the master", states, sizeof states / sizeof states[0]};
+const struct sm_table moving_machine = {"the rotation of a secret on the token", states, sizeof states / sizeof states[0]};
 
 RESULT moving_to(struct moving *m, enum moving_state to, int64_t now_ns, struct err *e)
 {
@@ -47,10 +47,16 @@ static bool get_flag(struct reader *in)
     return v == 1;
 }
 
-static RESULT parse(const struct record *r, struct moving *ret, struct err *e)
+static struct bytes id_of(enum hsm_object kind)
+{
+    INVARIANT(kind == HSM_MASTER || kind == HSM_SEAL);
+    return kind == HSM_MASTER ? BYTES_LIT("moving-master") : BYTES_LIT("moving-seal");
+}
+
+static RESULT parse(enum hsm_object kind, const struct record *r, struct moving *ret, struct err *e)
 {
     struct reader in = reader_of(r->body);
-    struct moving m = {.revision = r->revision};
+    struct moving m = {.kind = kind, .revision = r->revision};
     const uint8_t format = reader_u8(&in);
     m.state = reader_u8(&in);
     m.to = reader_u32(&in);
@@ -65,8 +71,8 @@ static RESULT parse(const struct record *r, struct moving *ret, struct err *e)
     get_text(&in, m.tenant, sizeof m.tenant);
     const struct bytes after = reader_v16(&in);
     get_text(&in, m.by, sizeof m.by);
-    if (!reader_done(&in) || format != FORMAT || m.state < MOVING_IDLE || m.state > MOVING_PROVING || after.n > sizeof m.after)
-        FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "the record of a rotation is not ours");
+    if (!reader_done(&in) || format != FORMAT || m.state < MOVING_IDLE || m.state > MOVING_PROVING || after.n > (kind == HSM_MASTER ? STORE_ID_MAX : MOVING_CURSOR_MAX))
+        FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "the record of the rotation of the %s secret is not ours", token_secret_word(kind));
     if (after.n > 0)
         memcpy(m.after, after.p, after.n);
     m.after_n = after.n;
@@ -74,26 +80,26 @@ static RESULT parse(const struct record *r, struct moving *ret, struct err *e)
     return ok();
 }
 
-RESULT moving_read(struct store *s, struct moving *ret, struct err *e)
+RESULT moving_read(struct store *s, enum hsm_object kind, struct moving *ret, struct err *e)
 {
     CLEANUP(arena_release) struct arena a;
     struct record r;
     struct err why = {0};
     arena_init(&a, STORE_BODY_MAX + 4096);
-    if (!store_get(s, REC_META, no_tenant, ID, &a, &r, &why).failed)
-        return parse(&r, ret, e);
+    if (!store_get(s, REC_META, no_tenant, id_of(kind), &a, &r, &why).failed)
+        return parse(kind, &r, ret, e);
     if (why.code != ERR_NOT_FOUND) {
         *e = why;
         return (struct result){1};
     }
-    *ret = (struct moving){.state = MOVING_IDLE};
+    *ret = (struct moving){.kind = kind, .state = MOVING_IDLE};
     return ok();
 }
 
 void moving_put(struct store_txn *txn, const struct moving *m)
 {
     CLEANUP(buf_release) struct buf body;
-    buf_init(&body, STORE_ID_MAX + MOVING_WHO_MAX + 256);
+    buf_init(&body, MOVING_CURSOR_MAX + MOVING_WHO_MAX + 256);
     buf_put_u8(&body, FORMAT);
     buf_put_u8(&body, (uint8_t)m->state);
     buf_put_u32(&body, m->to);
@@ -109,6 +115,6 @@ void moving_put(struct store_txn *txn, const struct moving *m)
     buf_put_v16(&body, BYTES(m->after, m->after_n));
     buf_put_v16(&body, bytes_str(m->by));
     INVARIANT(!body.overflow);
-    const struct record r = {.kind = REC_META, .id = ID, .state = m->state, .time_unix_ns = m->since_ns, .body = buf_bytes(&body)};
+    const struct record r = {.kind = REC_META, .id = id_of(m->kind), .state = m->state, .time_unix_ns = m->since_ns, .body = buf_bytes(&body)};
     store_txn_put(txn, &r, m->revision);
 }

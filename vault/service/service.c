@@ -95,14 +95,16 @@ static RESULT start_gates(struct service *s, const struct service_options *o, st
     return refusals_new(s->clock, REFUSAL_SOURCES, REFUSALS_FULL_PER_MINUTE, &s->refusals, e);
 }
 
-/* Page tokens outlive a restart: their key comes from the store key, which never leaves this function otherwise. */
-static RESULT token_key(struct service *s, struct err *e)
+/* A store from before these records were kept gets them now. */
+static RESULT complete(struct service *s, struct err *e)
 {
-    struct store_options so = instance_store_options(&s->instance, s->config, s->clock);
-    CLEANUP(secret_freep) struct secret *store_key = NULL;
-    TRY(so.store_key(so.user, so.epoch, &store_key, e));
-    struct bytes fields[] = {BYTES_LIT("token"), {NULL, 0}};
-    return aead_key_derive(store_key, KDF_STORE, fields, 2, 1, &s->token_key, e);
+    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(s->store);
+    bool any = false;
+    uint64_t seq;
+    TRY(instance_records(s->store, clock_wall_ns(s->clock), txn, &any, e));
+    if (any)
+        TRY(store_txn_commit(txn, &seq, e));
+    return instance_token_key(s->store, &s->token_key, e);
 }
 
 /* A recovery administrator may act once the event of its making is in the journal: that takes a moment, unless the journal is in
@@ -150,7 +152,10 @@ static RESULT start_metering(struct service *s, struct err *e)
 
 static void start_mover(struct service *s)
 {
-    const struct mover_options o = {.s = s, .pace = s->config->master_versions_per_second, .settle_ms = s->config->clock_settle};
+    const struct mover_options o = {.s = s,
+                                    .master_pace = s->config->master_versions_per_second,
+                                    .seal_pace = s->config->seal_rows_per_second,
+                                    .settle_ms = s->config->clock_settle};
     s->mover = mover_new(&o);
     mover_start(s->mover);
 }
@@ -161,9 +166,9 @@ static RESULT start_all(struct service *s, const struct service_options *o, stru
     struct instance in;
     TRY(instance_load(s->config, s->hsm, &in, e));
     s->instance = in;
-    TRY(token_key(s, e));
     TRY(certificate_key(s, e));
     TRY(start_storage(s, &s->instance, e));
+    TRY(complete(s, e));
     TRY(reviews_load(s->store, &s->reviews, e));
     s->outbox_at_start = store_outbox_last(s->store);
     TRY(start_gates(s, o, e));
@@ -238,6 +243,8 @@ static void hsm_health(struct service *s, struct health *h)
         health_add(h, pin ? CONDITION_HSM_PIN : CONDITION_HSM_AWAY, why);
     else if (hs.logged_in && hs.master_newest < keyring_master(s->keyring))
         health_add(h, CONDITION_MASTER_ABSENT, "");
+    if (hs.logged_in && hs.seal_newest < store_seal_epoch(s->store))
+        health_add(h, CONDITION_SEAL_ABSENT, "");
 }
 
 static void storage_health(struct service *s, struct health *h)
@@ -280,9 +287,12 @@ static void keeper_health(struct service *s, struct health *h)
     if (k.failing)
         health_add(h, CONDITION_DUE_FAILING, k.why);
     struct mover_status m;
-    mover_status(s->mover, &m);
+    mover_status(s->mover, HSM_MASTER, &m);
     if (m.failing)
         health_add(h, CONDITION_MASTER_FAILING, m.why);
+    mover_status(s->mover, HSM_SEAL, &m);
+    if (m.failing)
+        health_add(h, CONDITION_SEAL_FAILING, m.why);
 }
 
 void service_health(struct service *s, struct health *ret)

@@ -38,7 +38,7 @@ static Claviger__System__V1__Hsm *view_hsm(struct call *c)
     r->model = call_text(c, st.model);
     r->logged_in = up && st.logged_in;
     r->master_version = keyring_master(c->svc->keyring);
-    r->seal_epoch = c->svc->instance.seal_epoch;
+    r->seal_epoch = store_seal_epoch(c->svc->store);
     r->audit_key_version = c->svc->instance.audit_version;
     r->missing = call_text(c, st.missing);
     r->weaknesses = call_text(c, st.weaknesses);
@@ -79,7 +79,7 @@ static void view_parts(struct call *c, Status *r)
     Claviger__System__V1__Store *s = r->store = PART(Store, store);
     s->backend = call_text(c, "sqlite");
     s->schema_version = store_schema();
-    s->epoch = c->svc->instance.seal_epoch;
+    s->epoch = store_seal_epoch(c->svc->store);
     s->weaknesses = call_text(c, c->svc->anchor_weakness);
     r->traffic = PART(Traffic, traffic);
     r->traffic->connections_open = atomic_load(&c->svc->traffic[0]);

@@ -19,7 +19,7 @@
 #include <sodium.h>
 #include <stdlib.h>
 
-enum { STAND_IN_KINDS = 4, STAND_IN_VERSIONS = 16 };
+enum { STAND_IN_KINDS = 4, STAND_IN_VERSIONS = 96 };
 #define STAND_IN_KEYS 64
 struct hsm {
     struct stand_in_key keys[STAND_IN_KEYS];

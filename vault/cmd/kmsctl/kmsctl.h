@@ -57,7 +57,7 @@ enum { ARGS_MAX = 4, REPEAT_MAX = 64 };
     X(OPT_TENANT, "tenant", "NAME", "the tenant; none: a platform principal / everything you may see")                    \
     X(OPT_SAN, "san", "SAN", "spiffe://domain/path or dns:host, exactly as in the certificate")                           \
     X(OPT_WATCH, "watch", NULL, "stay until it is done; a bar on stderr when that is a terminal")                         \
-    X(OPT_TOKEN_CLONED, "token-cloned", NULL, "the vendor's tool has cloned the token, with the new master on it")        \
+    X(OPT_TOKEN_CLONED, "token-cloned", NULL, "the vendor's tool has cloned the token, with the new secret on it")        \
     X(OPT_FORFEIT, "forfeit-backups", NULL, "give up the backups that need it; another administrator must ask too")       \
     X(OPT_DRY_RUN, "dry-run", NULL, "check only")                                                                         \
     X(OPT_WITHIN, "within", "DURATION", "how far to look ahead, e.g. 7d (default 30d)")                                   \

@@ -67,8 +67,8 @@ void progress_far(struct progress *p, const struct progress_far *f, bool last)
     if (f->total > 0)
         fill_bar(bar, so_far, f->total);
     int n = f->total == 0 ? snprintf(line, sizeof line, "%s", f->what)
-                          : snprintf(line, sizeof line, "[%s] %3u%%  %s: %s of %s versions%s%s%s", bar, (unsigned)(so_far * 100 / f->total),
-                                     f->what, done, total, f->per_second > 0 ? ", " : "", rate, left);
+                          : snprintf(line, sizeof line, "[%s] %3u%%  %s: %s of %s %s%s%s%s", bar, (unsigned)(so_far * 100 / f->total),
+                                     f->what, done, total, f->rows, f->per_second > 0 ? ", " : "", rate, left);
     fprintf(stderr, "\r%-*s", p->drawn_width, line); /* over all of the line before */
     p->drawn_width = n;
     if (last)

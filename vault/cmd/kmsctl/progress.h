@@ -21,8 +21,8 @@ void progress_start(struct progress *p, bool force, const char *what, int fd);
 void progress_update(struct progress *p, uint64_t bytes, uint64_t fields, bool last);
 /* The same for something that goes on elsewhere, which tells how far it is. */
 struct progress_far {
-    const char *what; /* "moving" */
-    uint64_t done, total, per_second, left_s; /* versions; 0: not known */
+    const char *what, *rows; /* "moving", "versions" */
+    uint64_t done, total, per_second, left_s; /* rows; 0: not known */
 };
 void progress_far(struct progress *p, const struct progress_far *f, bool last);
 double progress_seconds(const struct progress *p);

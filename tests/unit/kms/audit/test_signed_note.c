@@ -10,7 +10,7 @@ struct fixture {
     struct err e;
 };
 #define POINT                                                                                                                      \
-    "041df4cec7d2036d793b2aedd85faeccc70a8e5459e68b4546c634e7d2145be364a32c3478a28e74a9bc03b23e309f9892909c40c64a7086b8b08ec8e67194133d"
+    "041fba54ef96d38c142e340f1baf20d1c42712df75a3aae6931abd50bf5afaff189564ffc18647ab2b94296d1f8c41db550653155037f2e927a6279cf6dd3b1ddb"
 
 static size_t file(const char *name, uint8_t out[8192])
 {

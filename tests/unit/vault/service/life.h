@@ -27,6 +27,7 @@ struct life {
     struct fake_clock clock;
     struct hsm *hsm;
     struct service s; /* store, keyring and clock of it, and what a test adds */
+    struct config config; /* zeros but for what a test sets */
     struct store_options so;
     struct arena a;
     struct err e;
@@ -41,14 +42,20 @@ static struct result life_store_key(void *user, uint32_t epoch, struct secret **
 
 static inline void life_open(struct life *f)
 {
+<<<<<<< /tmp/r2/w
+    struct keyring_options ko = {.hsm = f->hsm, .clock = &f->clock.c, .instance = "instance-16byte", .cache_max = 64, .cache_ttl_ms = 3600 * 1000, .locations = "eu"};
+    f->so.epoch = stand_in_newest(f->hsm, HSM_SEAL);
+=======
     struct keyring_options ko = {.hsm = f->hsm, .clock = &f->clock.c, .instance = "instance-16byte", .cache_max = 64, .cache_ttl_ms = 3600 * 1000, .locations = "eu",
                                  .token_keys_max = LIFE_TOKEN_KEYS};
+>>>>>>> /tmp/r2src/tests/unit/vault/service/life.h
     assert_ok(store_open(&f->so, &f->s.store, &f->e));
     ko.store = f->s.store;
     assert_ok(keyring_new(&ko, &f->s.keyring, &f->e));
     f->s.clock = &f->clock.c;
     f->s.hsm = f->hsm;
-    f->s.instance = (struct instance){.id = "instance-16byte", .seal_epoch = 1, .audit_version = 1, .origin = "claviger/node1", .hsm = f->hsm};
+    f->s.config = &f->config;
+    f->s.instance = (struct instance){.id = "instance-16byte", .seal_newest = f->so.epoch, .audit_version = 1, .origin = "claviger/node1", .hsm = f->hsm};
     assert_ok(certificate_key(&f->s, &f->e));
 }
 
@@ -90,7 +97,10 @@ static inline int life_start(void **state)
     struct store *s;
     assert_ok(store_open(&f->so, &s, &f->e));
     struct store_txn *txn = store_txn_new(s);
+    bool any;
     assert_ok(keyring_init_records(txn, T0, &f->e));
+    assert_ok(instance_records(s, T0, txn, &any, &f->e));
+    assert_true(any);
     life_commit(f, txn);
     store_close(s);
     life_open(f);

@@ -192,6 +192,8 @@ static void as_the_vectors(void **state)
     struct certificate_row row;
     uint8_t hash[32];
     char key[SIGNED_NOTE_KEY_TEXT_MAX];
+    f->config.seal_period = 30 * UINT64_C(86400000); /* as shipped */
+    f->config.backup_retention = 35 * UINT64_C(86400000);
     struct store_txn *txn = store_txn_new(f->s.store);
     certificate_put(&f->s, txn, &t, hash);
     life_commit(f, txn);
