@@ -53,14 +53,10 @@ enum { CONFIG_MAX_BYTES = 65536 };
     X(INT,  due_per_second,         "20", 1, 10000, "keys and versions that rotate or end by themselves, in a second, when many are due") \
     X(MS,   clock_settle,           "10m", 0, 86400000, "how long the clock must have gone steadily before anything rotates or ends by itself") \
     X(INT,  master_versions_per_second, "2000", 1, 1000000, "key versions wrapped again in a second while the master rotates; under load a quarter of it") \
-<<<<<<< /tmp/r2/w
     X(MS,   seal_period,            "30d", 0, 2592000000, "how long a seal secret of the store is used before it is replaced by itself, and destroyed when no backup needs it; from 1d on; 0: both only by hand") \
     X(INT,  seal_rows_per_second,   "5000", 1, 1000000, "rows sealed again in a second while the seal secret rotates; under load a quarter of it") \
     X(MS,   backup_retention,       "35d", 0, 315360000000, "how long a backup may still be restored: no master or seal secret that the last one needs is destroyed before it is older") \
-=======
-    X(MS,   backup_retention,       "35d", 0, 315360000000, "how long a backup may still be restored: no master is destroyed before the last one that names it is older") \
     X(INT,  token_keys_per_tenant,  "1000", 1, 16384, "versions of level HSM that one tenant may have on the token, which all share") \
->>>>>>> /tmp/r2src/base/config.h
     X(INT,  rate_per_principal,     "1000000", 1, 100000000, "items per second of one principal, when its tenant sets none") \
     X(INT,  items_per_tenant_day,   "0", 0, 1000000000000, "data-plane items a tenant may use in a day (UTC); 0: no budget")  \
     X(INT,  items_per_tenant_month, "0", 0, 100000000000000, "the same in a calendar month")                                 \
