@@ -42,13 +42,9 @@ static struct result life_store_key(void *user, uint32_t epoch, struct secret **
 
 static inline void life_open(struct life *f)
 {
-<<<<<<< /tmp/r2/w
-    struct keyring_options ko = {.hsm = f->hsm, .clock = &f->clock.c, .instance = "instance-16byte", .cache_max = 64, .cache_ttl_ms = 3600 * 1000, .locations = "eu"};
-    f->so.epoch = stand_in_newest(f->hsm, HSM_SEAL);
-=======
     struct keyring_options ko = {.hsm = f->hsm, .clock = &f->clock.c, .instance = "instance-16byte", .cache_max = 64, .cache_ttl_ms = 3600 * 1000, .locations = "eu",
                                  .token_keys_max = LIFE_TOKEN_KEYS};
->>>>>>> /tmp/r2src/tests/unit/vault/service/life.h
+    f->so.epoch = stand_in_newest(f->hsm, HSM_SEAL);
     assert_ok(store_open(&f->so, &f->s.store, &f->e));
     ko.store = f->s.store;
     assert_ok(keyring_new(&ko, &f->s.keyring, &f->e));
