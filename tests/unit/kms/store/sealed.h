@@ -8,6 +8,7 @@
 #include "kms/store/internal.h"
 #include "tests/unit/kms/store/edit.h"
 
+enum { ROW_ID = 24 };
 static struct place place;
 static inline int setup(void **state)
 {
@@ -26,19 +27,19 @@ static inline int teardown(void **state)
     return 0;
 }
 
-static inline void row_id(char id[16], int i)
+static inline void row_id(char id[ROW_ID], int i)
 {
-    snprintf(id, 16, "row-%d", i);
+    snprintf(id, ROW_ID, "row-%d", i);
 }
 /* Covered and not, of two tenants, each with its id as its body. */
-static inline struct record row(char id[16], int i)
+static inline struct record row(char id[ROW_ID], int i)
 {
     row_id(id, i);
     return fx_rec(i % 5 == 0 ? REC_BUDGET : i % 2 ? REC_META : REC_TENANT, i % 3 ? TA : TB, id, id);
 }
 static inline void put_rows(struct fx *f, int n)
 {
-    char id[16];
+    char id[ROW_ID];
     for (int i = 0; i < n; i++) {
         struct record r = row(id, i);
         assert_ok(fx_put(f, &r, STORE_ABSENT, NULL));
@@ -46,7 +47,7 @@ static inline void put_rows(struct fx *f, int n)
 }
 static inline void expect_rows(struct fx *f, int n)
 {
-    char id[16];
+    char id[ROW_ID];
     for (int i = 0; i < n; i++) {
         struct record r = row(id, i), out;
         assert_ok(fx_get(f, r.kind, r.tenant, id, &out));

@@ -17,7 +17,7 @@ struct writer {
 static void *write_on(void *arg)
 {
     struct writer *w = arg;
-    char counter[16], gone[16];
+    char counter[24], gone[24];
     snprintf(counter, sizeof counter, "counter %d", w->number);
     snprintf(gone, sizeof gone, "gone %d", w->number);
     for (uint64_t n = 1; n <= ROUNDS && !w->failed; n++) {
@@ -38,7 +38,7 @@ static void *write_on(void *arg)
 static void *read_on(void *arg)
 {
     struct writer *w = arg;
-    char id[16];
+    char id[ROW_ID];
     for (int i = 0; i < 10 * ROUNDS && !w->failed; i++) {
         struct arena a;
         struct record r = row(id, i % 50), out;
@@ -83,7 +83,7 @@ static void test_under_traffic(void **state)
     }
     assert_int_equal(atomic_load(&seen), WRITERS * ROUNDS * 2); /* what they wrote, and nothing that was only moved */
     for (int i = 0; i < WRITERS; i++) {
-        char id[16];
+        char id[24];
         snprintf(id, sizeof id, "counter %d", i);
         assert_ok(fx_get(f, REC_META, TA, id, &out));
         assert_int_equal(out.revision, ROUNDS);
@@ -99,7 +99,7 @@ static void test_under_traffic(void **state)
 static void test_written_meanwhile(void **state)
 {
     struct fx *f = *state;
-    char id[16];
+    char id[ROW_ID];
     struct record out;
     put_rows(f, 3); /* a budget, a fact, a tenant */
     assert_ok(fx_seal(f, 4, NULL));
@@ -178,7 +178,7 @@ static void test_large_bodies(void **state)
 {
     struct fx *f = *state;
     static char body[STORE_BODY_MAX];
-    char id[16];
+    char id[ROW_ID];
     memset(body, 'x', sizeof body);
     for (int i = 0; i < 80; i++) {
         row_id(id, i);
@@ -277,7 +277,7 @@ static void test_token_away(void **state)
     struct fx *f = *state;
     struct store_seal_proof p;
     struct record out;
-    char id[16];
+    char id[ROW_ID];
     put_rows(f, 10);
     CLEANUP(store_txn_freep) struct store_txn *t = store_txn_new(f->s);
     f->no_key = true;
@@ -356,7 +356,7 @@ static void test_rate(void **state)
     static struct meter m;
     const char *wanted = getenv("CLV_RESEAL_ROWS");
     const int rows = wanted ? atoi(wanted) : 1000;
-    char id[16], body[600];
+    char id[ROW_ID], body[600];
     pthread_t th;
     memset(body, 'b', sizeof body);
     for (int i = 0; i < rows;) {

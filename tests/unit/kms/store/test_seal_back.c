@@ -129,7 +129,7 @@ static void test_rows_put_back(void **state)
 {
     struct fx *f = *state;
     struct record out;
-    char id[16];
+    char id[ROW_ID];
     put_rows(f, 12);
     keep(f, "old.db");
     struct record fact = row(id, 1), budget = row(id, 5);

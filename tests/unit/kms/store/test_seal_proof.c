@@ -118,16 +118,29 @@ static void test_outbox_and_itself(void **state)
 }
 
 /* ---- keys in memory ---- */
-enum { MASK = 0x5a };
+enum { MASK = 0x5a, LARGEST = 16 << 20 /* a sanitizer's shadow is larger */ };
+static size_t count_in(const uint8_t *p, size_t n, const uint8_t masked[32])
+{
+    size_t found = 0;
+    const uint8_t *end = p + n;
+    while (p + 32 <= end && (p = memchr(p, masked[0] ^ MASK, (size_t)(end - p) - 31))) {
+        size_t same = 1;
+        while (same < 32 && (p[same] ^ MASK) == masked[same])
+            same++;
+        found += same == 32;
+        p++;
+    }
+    return found;
+}
 /* In any memory of this process that can be written: the key that rows of this epoch are sealed with. */
-static unsigned copies_of_key(struct fx *f, uint32_t epoch)
+static size_t copies_of_key(struct fx *f, uint32_t epoch)
 {
     static uint8_t piece[1 << 20];
     struct secret *store_key = NULL, *key = NULL;
     struct bytes fields[2] = {BYTES_LIT("record"), BYTES_LIT("encrypt")};
     uint8_t masked[32];
     char line[512];
-    unsigned found = 0;
+    size_t found = 0;
     assert_ok(fx_key(f, epoch, &store_key, &f->e));
     assert_ok(kdf_derive(store_key, KDF_STORE, fields, 2, &key, &f->e));
     for (size_t i = 0; i < sizeof masked; i++)
@@ -137,21 +150,17 @@ static unsigned copies_of_key(struct fx *f, uint32_t epoch)
     FILE *maps = fopen("/proc/self/maps", "re");
     int mem = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
     assert_true(maps && mem >= 0);
+    const uintptr_t own = (uintptr_t)piece;
     while (fgets(line, sizeof line, maps)) {
         uintptr_t from, to;
         char how[8];
-        if (sscanf(line, "%lx-%lx %7s", &from, &to, how) != 3 || how[0] != 'r' || how[1] != 'w' || to - from > (64u << 20))
-            continue; /* a sanitizer's shadow is larger */
+        if (sscanf(line, "%lx-%lx %7s", &from, &to, how) != 3 || how[0] != 'r' || how[1] != 'w' || to - from > LARGEST)
+            continue;
         for (uintptr_t at = from; at < to; at += sizeof piece - 32) {
+            if (at < own + sizeof piece && own < at + sizeof piece)
+                continue; /* what is looked at here would be found again */
             ssize_t n = pread(mem, piece, sizeof piece < to - at ? sizeof piece : to - at, (off_t)at);
-            for (ssize_t i = 0; i + 32 <= n; i++) {
-                if ((piece[i] ^ MASK) != masked[0] || (at <= (uintptr_t)piece + sizeof piece && at + sizeof piece > (uintptr_t)piece))
-                    continue;
-                size_t same = 1;
-                while (same < 32 && (piece[i + (ssize_t)same] ^ MASK) == masked[same])
-                    same++;
-                found += same == 32;
-            }
+            found += n > 0 ? count_in(piece, (size_t)n, masked) : 0;
         }
     }
     wipe(piece, sizeof piece);
@@ -178,7 +187,7 @@ static void test_keys_leave_memory(void **state)
 static void test_many_epochs(void **state)
 {
     struct fx *f = *state;
-    char id[16];
+    char id[ROW_ID];
     struct record out;
     enum { EPOCHS = STORE_EPOCHS_MAX + 6 };
     for (int i = 0; i < EPOCHS; i++) {
