@@ -1,5 +1,6 @@
 /* The floor. It is written behind the commits, so it may lag; it never runs ahead, so a crash cannot lock the store out. */
 #include "base/log.h"
+#include "base/thread.h"
 #include "kms/store/internal.h"
 
 #include <stdlib.h>
@@ -38,14 +39,10 @@ static time_t seconds(void)
 struct anchor *anchor_new(const struct store_anchor *io)
 {
     struct anchor *a = calloc(1, sizeof *a);
-    pthread_condattr_t monotonic;
     INVARIANT(a);
     a->io = *io;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    INVARIANT(pthread_mutex_init(&a->mu, NULL) == 0 && pthread_cond_init(&a->work, &monotonic) == 0 &&
-              pthread_cond_init(&a->done, NULL) == 0);
-    pthread_condattr_destroy(&monotonic);
+    INVARIANT(pthread_mutex_init(&a->mu, NULL) == 0 && pthread_cond_init(&a->done, NULL) == 0);
+    wait_cond_init(&a->work);
     return a;
 }
 
@@ -244,9 +241,7 @@ static void attempt(struct store *s)
 
 static void wait_turn(struct anchor *a)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += STORE_ANCHOR_EVERY_MS / 1000;
+    const struct timespec until = wait_until(STORE_ANCHOR_EVERY_MS);
     while (!a->stop && !a->wanted && pthread_cond_timedwait(&a->work, &a->mu, &until) == 0)
         ;
     a->wanted = false;
@@ -290,7 +285,7 @@ RESULT anchor_start(struct store *s, struct err *e)
 {
     if (!s->anchor)
         return ok();
-    TRY(thread_start(&s->anchor->thread, "store-anchor", anchor_main, s, e));
+    TRY(thread_spawn(&s->anchor->thread, "store-anchor", anchor_main, s, e));
     s->anchor->runs = true;
     return ok();
 }

@@ -1,8 +1,7 @@
 /* The log of the database: written back while nobody waits, and cut off when something in it is to be gone. */
 #include "base/log.h"
+#include "base/thread.h"
 #include "kms/store/internal.h"
-
-#include <time.h>
 
 static void checkpoint(struct store *s, bool *troubled)
 {
@@ -28,11 +27,7 @@ static bool erase(struct store *s, bool *troubled)
 
 RESULT store_await_erased(struct store *s, int64_t ms, struct err *e)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += (long)(ms % 1000) * 1000000;
-    until.tv_sec += ms / 1000 + until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
+    const struct timespec until = wait_until(ms);
     pthread_mutex_lock(&s->mu);
     const uint64_t wanted = s->erase_wanted;
     while (s->erase_done < wanted && pthread_cond_timedwait(&s->erased, &s->mu, &until) == 0)
@@ -72,13 +67,7 @@ static void *checkpointer_main(void *arg)
     unsigned pause = 0;
     pthread_mutex_lock(&s->mu);
     while (!s->stop_checkpointer) {
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += STORE_CHECKPOINT_EVERY_MS * 1000000L;
-        if (until.tv_nsec >= 1000000000L) {
-            until.tv_sec++;
-            until.tv_nsec -= 1000000000L;
-        }
+        const struct timespec until = wait_until(STORE_CHECKPOINT_EVERY_MS);
         pthread_cond_timedwait(&s->tick, &s->mu, &until);
         if (s->stop_checkpointer)
             break;
@@ -93,7 +82,7 @@ static void *checkpointer_main(void *arg)
 RESULT checkpointer_start(struct store *s, struct err *e)
 {
     sqlite3_busy_timeout(s->checkpointer.h, STORE_ERASE_PATIENCE_MS);
-    TRY(thread_start(&s->checkpointer_thread, "store-ckpt", checkpointer_main, s, e));
+    TRY(thread_spawn(&s->checkpointer_thread, "store-ckpt", checkpointer_main, s, e));
     s->checkpointer_runs = true;
     return ok();
 }

@@ -226,6 +226,5 @@ int schema_newest(void);
 RESULT writer_note_place(struct store *s, uint8_t place, struct err *e); /* before the thread runs: into the root */
 RESULT writer_start(struct store *s, struct err *e);
 RESULT checkpointer_start(struct store *s, struct err *e); /* checkpoint.c */
-RESULT thread_start(pthread_t *ret, const char *name, void *(*fn)(void *), void *arg, struct err *e);
 
 #endif

@@ -1,4 +1,5 @@
 #include "base/dir.h"
+#include "base/thread.h"
 #include "kms/crypto/nonce.h"
 #include "kms/store/internal.h"
 
@@ -14,7 +15,6 @@
 struct store *store_alloc(const struct store_options *o)
 {
     struct store *s = calloc(1, sizeof *s);
-    pthread_condattr_t monotonic;
     INVARIANT(s);
     s->clock = o->clock;
     memcpy(s->instance, o->instance, sizeof s->instance);
@@ -25,13 +25,11 @@ struct store *store_alloc(const struct store_options *o)
     fresh_init(&s->fresh);
     s->stage = stage_new();
     s->anchor = o->anchor ? anchor_new(o->anchor) : NULL;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     INVARIANT(pthread_mutex_init(&s->mu, NULL) == 0 && pthread_mutex_init(&s->hooks_mu, NULL) == 0 &&
-              pthread_cond_init(&s->work, NULL) == 0 && pthread_cond_init(&s->reader_free, NULL) == 0 &&
-              pthread_cond_init(&s->tick, &monotonic) == 0 && pthread_cond_init(&s->erased, &monotonic) == 0);
+              pthread_cond_init(&s->work, NULL) == 0 && pthread_cond_init(&s->reader_free, NULL) == 0);
+    wait_cond_init(&s->tick);
+    wait_cond_init(&s->erased);
     s->erase_wanted = 1; /* who died before may have left it to us */
-    pthread_condattr_destroy(&monotonic);
     return s;
 }
 

@@ -1,27 +1,11 @@
 #include "base/log.h"
+#include "base/thread.h"
 #include "kms/crypto/nonce.h"
 #include "kms/store/internal.h"
 
-#include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-RESULT thread_start(pthread_t *ret, const char *name, void *(*fn)(void *), void *arg, struct err *e)
-{
-    sigset_t all, old;
-    sigfillset(&all);
-    /* Signals belong to the main thread; a new thread inherits the mask. */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = pthread_create(ret, NULL, fn, arg);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (rc != 0)
-        FAIL(e, ERR_EXHAUSTED, "THREADS", "no thread for %s: %s", name, strerror(rc));
-    pthread_setname_np(*ret, name);
-    return ok();
-}
 
 static void bind_key(sqlite3_stmt *st, const struct store_txn *t, const struct op *op)
 {
@@ -429,7 +413,7 @@ RESULT writer_start(struct store *s, struct err *e)
              (unsigned long long)s->fresh.root.outbox_last);
     atomic_store(&s->outbox_last, seq);
     sqlite3_wal_hook(s->writer.h, on_wal, s);
-    TRY(thread_start(&s->writer_thread, "store-writer", writer_main, s, e));
+    TRY(thread_spawn(&s->writer_thread, "store-writer", writer_main, s, e));
     s->writer_runs = true;
     return ok();
 }

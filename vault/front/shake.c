@@ -1,6 +1,7 @@
 #include "vault/front/shake.h"
 
 #include "base/confine_build.h"
+#include "base/thread.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -97,8 +98,7 @@ static RESULT start(struct shake *s, unsigned threads, struct err *e)
     if (s->epoll < 0 || s->done_fd < 0 || s->stop_fd < 0 || epoll_ctl(s->epoll, EPOLL_CTL_ADD, s->stop_fd, &stop) != 0)
         FAIL_ERRNO(e, ERR_EXHAUSTED, NULL, "descriptors for handshakes");
     for (; s->n < threads; s->n++)
-        if (pthread_create(&s->threads[s->n], NULL, shake_main, s) != 0)
-            FAIL(e, ERR_EXHAUSTED, NULL, "a thread for handshakes");
+        TRY(thread_spawn(&s->threads[s->n], "handshakes", shake_main, s, e));
     return ok();
 }
 

@@ -1,6 +1,7 @@
 #include "vault/rpc/front_channel.h"
 
 #include "base/log.h"
+#include "base/thread.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -202,10 +203,10 @@ RESULT front_channel_start(struct authn *a, int fd, struct front_channel **ret, 
     INVARIANT(f != NULL);
     f->authn = a;
     f->fd = fd;
-    if (pthread_create(&f->thread, NULL, front_main, f) != 0) {
+    if (thread_spawn(&f->thread, "front-channel", front_main, f, e).failed) {
         close(fd);
         free(f);
-        FAIL(e, ERR_EXHAUSTED, "THREADS", "cannot start the front channel's thread");
+        return (struct result){1};
     }
     *ret = f;
     return ok();

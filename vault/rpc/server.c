@@ -157,10 +157,9 @@ static RESULT start_threads(struct rpc_server *s, unsigned fast_workers, struct 
     s->workers = calloc(fast_workers + 1, sizeof(s->workers[0]));
     INVARIANT(s->workers != NULL);
     for (; s->nworkers <= fast_workers; s->nworkers++)
-        if (pthread_create(&s->workers[s->nworkers], NULL, s->nworkers < fast_workers ? fast_main : slow_main, s) != 0)
-            FAIL(e, ERR_EXHAUSTED, "THREADS", "cannot start thread %zu of the transport", s->nworkers);
-    if (pthread_create(&s->sweeper, NULL, sweep_main, s) != 0)
-        FAIL(e, ERR_EXHAUSTED, "THREADS", "cannot start the sweeper");
+        TRY(s->nworkers < fast_workers ? thread_spawn(&s->workers[s->nworkers], "rpc-fast", fast_main, s, e)
+                                       : thread_spawn(&s->workers[s->nworkers], "rpc-slow", slow_main, s, e));
+    TRY(thread_spawn(&s->sweeper, "rpc-sweep", sweep_main, s, e));
     s->sweeping = true;
     return ok();
 }

@@ -1,8 +1,8 @@
 #include "vault/service/lanes.h"
 
 #include "base/rng.h"
+#include "base/thread.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 
 struct owner { /* those whose names lead to one place */
@@ -95,8 +95,9 @@ struct lanes *lanes_new(unsigned threads, uint64_t queue_max)
     l->max = queue_max;
     l->share = queue_max - queue_max / 2;
     l->most = threads - threads / 4;
+    struct err e = {0};
     for (; l->n < threads; l->n++)
-        INVARIANT(pthread_create(&l->threads[l->n], NULL, lane_thread, l) == 0);
+        INVARIANT(!thread_spawn(&l->threads[l->n], "lane", lane_thread, l, &e).failed);
     return l;
 }
 
