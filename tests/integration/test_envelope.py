@@ -202,6 +202,10 @@ def test_a_batch_whose_name_is_bad_or_missing_is_refused_as_a_whole(world, key):
         batch_encrypt(world, "", [dict(plaintext=b"x")])
     with refused(Code.INVALID_ARGUMENT, field="items.name"):
         batch_encrypt(world, key, [dict(plaintext=b"x"), dict(plaintext=b"x", name="nonsense")])
+    with refused(Code.INVALID_ARGUMENT, field="name"):  # though no item needs it
+        batch_encrypt(world, "nonsense", [dict(plaintext=b"x", name=key)])
+    with refused(Code.INVALID_ARGUMENT, field="name"):
+        list(world.orders.env.EncryptStream(iter([env.EncryptStreamRequest(name="nonsense", items=[env.EncryptItem(plaintext=b"x", name=key)])])))
     with refused(Code.PERMISSION_DENIED):  # nothing of it is permitted
         batch_encrypt(world, "projects/globex/locations/us/keyRings/a/cryptoKeys/b", [dict(plaintext=b"x")] * 3)
     with refused(Code.PERMISSION_DENIED):

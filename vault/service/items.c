@@ -22,6 +22,8 @@ RESULT items_resources(struct call *c, ProtobufCBinaryData name, size_t n, item_
     if (c->resources == NULL)
         FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "no room for %zu items", n);
     struct name shared = {.kind = NAME_NONE};
+    if (name.len > 0) /* also where no item needs it: nothing that is given is ignored, and a stream remembers it */
+        TRY(items_name(c, name, kinds, &shared, e));
     for (size_t i = 0; i < n; i++) {
         ProtobufCBinaryData own = item_name(q, i);
         if (own.len > 0)
