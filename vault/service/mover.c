@@ -1,18 +1,16 @@
 #include "vault/service/mover.h"
 
 #include "base/log.h"
+#include "base/thread.h"
 #include "vault/service/clockstep.h"
 #include "vault/service/moving_steps.h"
 
-#include <errno.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-enum { NS_PER_MS = 1000000, MS_PER_S = 1000, PACED_MS = 20 };
+enum { MS_PER_S = 1000, PACED_MS = 20 };
 
 struct sample {
     int64_t boot_ms;
@@ -32,23 +30,17 @@ enum { LANES = 2 };
 struct mover {
     struct mover_options o;
     struct lane lanes[LANES];
-    struct clockstep clock;       /* the stepping thread's, as the next */
-    int64_t started_boot_ms;
-    pthread_t thread;
-    bool running;
+    struct clockstep clock;       /* the stepping thread's */
+    struct ticker ticker;
     pthread_mutex_t lock;         /* the rest */
-    pthread_cond_t cond;
-    bool stop, woken, steady;
+    bool steady;
 };
 
 /* ---- what others see ---- */
 static bool stopping(void *user)
 {
     struct mover *m = user;
-    pthread_mutex_lock(&m->lock);
-    const bool stop = m->stop;
-    pthread_mutex_unlock(&m->lock);
-    return stop;
+    return ticker_stopping(&m->ticker);
 }
 
 static void note(struct mover *m, struct lane *l, const struct err *failed)
@@ -122,14 +114,13 @@ static void earn(struct mover *m, struct lane *l, int64_t boot_ms)
     l->paced_boot_ms = boot_ms;
 }
 
-static void look_at_clock(struct mover *m, int64_t boot_ms)
+static void look_at_clock(struct mover *m)
 {
     int64_t expected;
-    const int64_t ms = (int64_t)m->o.settle_ms;
     (void)clockstep_look(&m->clock, m->o.s->clock, &expected);
-    const bool steady = boot_ms - m->started_boot_ms >= ms && clockstep_settled(&m->clock, m->o.s->clock, ms);
+    const bool is = clockstep_steady(&m->clock, m->o.s->clock, (int64_t)m->o.settle_ms);
     pthread_mutex_lock(&m->lock);
-    m->steady = steady;
+    m->steady = is;
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -171,7 +162,7 @@ enum mover_next mover_step(struct mover *m)
 {
     const int64_t boot_ms = clock_boot_ms(m->o.s->clock);
     enum mover_next soonest = MOVER_REST;
-    look_at_clock(m, boot_ms);
+    look_at_clock(m);
     for (size_t i = 0; i < LANES; i++) {
         const enum mover_next next = lane_step(m, &m->lanes[i], boot_ms);
         soonest = next < soonest ? next : soonest;
@@ -185,75 +176,46 @@ struct mover *mover_new(const struct mover_options *o)
     struct mover *m = calloc(1, sizeof *m);
     INVARIANT(m != NULL && o->master_pace > 0 && o->seal_pace > 0);
     m->o = *o;
-    m->started_boot_ms = clock_boot_ms(o->s->clock);
+    const int64_t boot_ms = clock_boot_ms(o->s->clock);
     for (size_t i = 0; i < LANES; i++)
         m->lanes[i] = (struct lane){.steps = {.s = o->s, .kind = i == 0 ? HSM_MASTER : HSM_SEAL, .stop = stopping, .steady = steady, .user = m},
                                     .pace = i == 0 ? o->master_pace : o->seal_pace, .tokens = 1,
-                                    .paced_boot_ms = m->started_boot_ms, .retry_boot_ms = m->started_boot_ms};
+                                    .paced_boot_ms = boot_ms, .retry_boot_ms = boot_ms};
     clockstep_init(&m->clock, o->s->clock);
     pthread_mutex_init(&m->lock, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&m->cond, &attr);
-    pthread_condattr_destroy(&attr);
+    ticker_init(&m->ticker);
     return m;
-}
-
-static bool wait_for(struct mover *m, long ms)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += ms * NS_PER_MS;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    pthread_mutex_lock(&m->lock);
-    while (!m->stop && !m->woken && ms > 0 && pthread_cond_timedwait(&m->cond, &m->lock, &until) != ETIMEDOUT)
-        continue;
-    m->woken = false;
-    const bool go = !m->stop;
-    pthread_mutex_unlock(&m->lock);
-    return go;
 }
 
 static void *mover_thread(void *arg)
 {
-    static const long wait_ms[] = {[MOVER_AGAIN] = 0, [MOVER_PACED] = PACED_MS, [MOVER_REST] = MOVER_LOOK_MS};
+    static const int64_t wait_ms[] = {[MOVER_AGAIN] = 0, [MOVER_PACED] = PACED_MS, [MOVER_REST] = MOVER_LOOK_MS};
     struct mover *m = arg;
-    while (wait_for(m, wait_ms[mover_step(m)]))
+    while (ticker_rest(&m->ticker, wait_ms[mover_step(m)]) != TICK_STOP)
         continue;
     return NULL;
 }
 
 void mover_start(struct mover *m)
 {
-    INVARIANT(pthread_create(&m->thread, NULL, mover_thread, m) == 0);
-    m->running = true;
+    struct err e = {0};
+    INVARIANT(!ticker_start(&m->ticker, "mover", mover_thread, m, &e).failed);
 }
 
 void mover_wake(struct mover *m)
 {
-    if (m == NULL)
-        return;
-    pthread_mutex_lock(&m->lock);
-    m->woken = true;
-    pthread_cond_signal(&m->cond);
-    pthread_mutex_unlock(&m->lock);
+    if (m != NULL)
+        ticker_wake(&m->ticker);
 }
 
 void mover_free(struct mover *m)
 {
     if (m == NULL)
         return;
-    pthread_mutex_lock(&m->lock);
-    m->stop = true;
-    pthread_cond_signal(&m->cond);
-    pthread_mutex_unlock(&m->lock);
-    if (m->running)
-        (void)pthread_join(m->thread, NULL);
+    ticker_stop(&m->ticker);
     for (size_t i = 0; i < LANES; i++)
         moving_steps_release(&m->lanes[i].steps);
-    pthread_cond_destroy(&m->cond);
+    ticker_release(&m->ticker);
     pthread_mutex_destroy(&m->lock);
     free(m);
 }
