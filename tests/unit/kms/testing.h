@@ -1,5 +1,6 @@
 /*
- * Purpose: what the fixtures of store and journal share: cmocka, the slab, a folder emptied, calls that must succeed or fail as told.
+ * Purpose: what the fixtures of store and journal share: cmocka, the slab, a folder emptied, a store key, calls that must succeed or fail
+ *          as told.
  * Owns: nothing. Threads: any. Errors: a failed set-up fails the test. Limits: a folder without folders in it. Secrets: none.
  */
 #ifndef TESTS_UNIT_KMS_TESTING_H
@@ -35,6 +36,14 @@ static inline void kms_empty(const char *dir)
         unlink(path);
     }
     closedir(d);
+}
+/* For store_options: each epoch has a key of its own, and it is the same in each process. */
+static inline struct result kms_store_key(void *user, uint32_t epoch, struct secret **ret, struct err *e)
+{
+    uint8_t k[32];
+    (void)user;
+    memset(k, (int)epoch, sizeof k);
+    return secret_from(k, sizeof k, ret, e);
 }
 static inline void kms_same_reason(const char *got, const char *want /* NULL: any */)
 {

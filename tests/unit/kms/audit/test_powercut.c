@@ -70,13 +70,6 @@ struct node {
     struct store *s;
     struct relay *r;
 };
-static struct result store_key(void *user, uint32_t epoch, struct secret **ret, struct err *e)
-{
-    uint8_t k[32];
-    (void)user;
-    memset(k, (int)epoch, sizeof k);
-    return secret_from(k, sizeof k, ret, e);
-}
 static const struct audit_tenant *tenant(void *user, const uint8_t id[16])
 {
     (void)id;
@@ -97,7 +90,7 @@ static void node_init(struct node *x, const char *root)
     mkdir(root, 0700);
     mkdir(x->store_dir, 0700);
     x->jx.io = (struct journal_io){io_open, io_pwrite, io_sync, NULL};
-    x->so = (struct store_options){.dir = x->store_dir, .clock = &clock_system, .instance = "instance-16bytes", .store_key = store_key,
+    x->so = (struct store_options){.dir = x->store_dir, .clock = &clock_system, .instance = "instance-16bytes", .store_key = kms_store_key,
                                    .epoch = 1, .readers = 2};
 }
 static void node_up(struct node *x)

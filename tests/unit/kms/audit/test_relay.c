@@ -11,13 +11,6 @@ struct rx {
     atomic_bool no_key;
 };
 
-static struct result store_key(void *user, uint32_t epoch, struct secret **ret, struct err *e)
-{
-    uint8_t k[32];
-    (void)user;
-    memset(k, (int)epoch, sizeof k);
-    return secret_from(k, sizeof k, ret, e);
-}
 static const struct audit_tenant *tenant(void *user, const uint8_t id[16])
 {
     struct rx *x = user;
@@ -43,7 +36,7 @@ static int setup(void **state)
     jx_open(&x.jx);
     memcpy(x.store_dir, "/tmp/clv-relay-XXXXXX", 22);
     assert_non_null(mkdtemp(x.store_dir));
-    x.so = (struct store_options){.dir = x.store_dir, .clock = &clock_system, .instance = "instance-16bytes", .store_key = store_key,
+    x.so = (struct store_options){.dir = x.store_dir, .clock = &clock_system, .instance = "instance-16bytes", .store_key = kms_store_key,
                                   .epoch = 1, .readers = 2};
     assert_false(store_create(&x.so, &x.jx.e).failed);
     assert_false(store_open(&x.so, &x.s, &x.jx.e).failed);

@@ -22,14 +22,6 @@ struct ux {
 };
 static const uint8_t acme[16] = "acme", globex[16] = "globex";
 
-static struct result store_key(void *user, uint32_t epoch, struct secret **ret, struct err *e)
-{
-    uint8_t k[32];
-    (void)user;
-    memset(k, (int)epoch, sizeof k);
-    return secret_from(k, sizeof k, ret, e);
-}
-
 /* There is such a tenant: of others nothing is kept. */
 static void tenant_there(struct ux *f, const uint8_t id[16], const char *name)
 {
@@ -48,7 +40,7 @@ static int start(void **state)
     *f = (struct ux){.dir = "/tmp/clv-usage-XXXXXX"};
     assert_non_null(mkdtemp(f->dir));
     fake_clock_init(&f->clock, 1800000000 * SECOND, 5 * SECOND);
-    f->so = (struct store_options){.dir = f->dir, .clock = &f->clock.c, .instance = "instance-16byte", .store_key = store_key, .epoch = 1, .readers = 2};
+    f->so = (struct store_options){.dir = f->dir, .clock = &f->clock.c, .instance = "instance-16byte", .store_key = kms_store_key, .epoch = 1, .readers = 2};
     assert_ok(store_create(&f->so, &f->e));
     assert_ok(store_open(&f->so, &f->s, &f->e));
     tenant_there(f, acme, "acme");

@@ -243,4 +243,22 @@ static struct policy_decision compiled(const struct policy_set *s, const struct 
     return policy_decide(s, &p);
 }
 
+/* One question to both. False: they do not agree, as *ret_said says. */
+struct answer {
+    bool allowed;
+    char rule[32];
+};
+static bool both_agree(const struct model *m, const struct policy_set *s, struct answer *ret, char ret_said[NAME_MAX_BYTES + 256])
+{
+    struct question q;
+    random_question(&q);
+    const struct policy_decision d = compiled(s, &q);
+    ret->allowed = reference(m, q.tenant, q.principal, q.action, q.text, ret->rule);
+    if (d.allowed == ret->allowed && strcmp(d.rule, ret->rule) == 0)
+        return true;
+    (void)snprintf(ret_said, NAME_MAX_BYTES + 256, "%s/%s %s %s: compiled says %d by %s, reference %d by %s", q.tenant, q.principal, q.action,
+                   q.text, d.allowed, d.rule, ret->allowed, ret->rule);
+    return false;
+}
+
 #endif

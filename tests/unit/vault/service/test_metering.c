@@ -315,11 +315,22 @@ static void a_lost_mark(void **state)
     expect(f);
 }
 
+/* What is counted is complete, and says that it is since now only. */
+static void counts_from_here(struct mx *f)
+{
+    struct metering_status st;
+    begin(f, true);
+    many_calls(f, 50, 0);
+    assert_ok(metering_sync(f->m, &f->e));
+    expect(f);
+    metering_status(f->m, &st);
+    assert_true(st.complete && st.began_ns == clock_wall_ns(&f->life->clock.c));
+}
+
 /* A mark that is not ours: the service starts, figures go on, and say since when they are certain. */
 static void a_damaged_mark(void **state)
 {
     struct mx *f = *state;
-    struct metering_status st;
     uint64_t seq;
     begin(f, true);
     many_calls(f, 50, 0);
@@ -329,29 +340,18 @@ static void a_damaged_mark(void **state)
     store_txn_put(txn, &(struct record){.kind = REC_USAGE, .id = BYTES_LIT("mark"), .body = BYTES_LIT("?")}, STORE_ANY);
     assert_ok(store_txn_commit(txn, &seq, &f->e));
     store_txn_free(txn);
-    begin(f, true);
-    many_calls(f, 50, 0);
-    assert_ok(metering_sync(f->m, &f->e));
-    expect(f);
-    metering_status(f->m, &st);
-    assert_true(st.complete && st.began_ns == clock_wall_ns(&f->life->clock.c));
+    counts_from_here(f);
 }
 
 /* Another journal in the place of the one that was counted: figures go on, and say since when they are certain. */
 static void another_journal(void **state)
 {
     struct mx *f = *state;
-    struct metering_status st;
     begin(f, true);
     many_calls(f, 50, 0);
     end(f);
     kms_empty(f->dir);
-    begin(f, true);
-    many_calls(f, 50, 0);
-    assert_ok(metering_sync(f->m, &f->e));
-    expect(f);
-    metering_status(f->m, &st);
-    assert_true(st.complete && st.began_ns == clock_wall_ns(&f->life->clock.c));
+    counts_from_here(f);
 }
 
 /* After its end nobody can say what was used: who must know is told so. */
