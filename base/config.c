@@ -170,7 +170,7 @@ static RESULT check_whole(const struct config *c, const char *what, struct err *
     if (strstr(c->hsm_token, "pin-value") != NULL || strstr(c->hsm_token, "pin-source") != NULL)
         FAIL(e, ERR_INVALID, "CONFIG_VALUE", "%s: hsm_token must not hold a PIN; name its file in hsm_pin_file", what);
     if (c->seal_period != 0 && c->seal_period < DAY_MS)
-        FAIL(e, ERR_INVALID, "CONFIG_VALUE", "%s: seal_period must be 1d to 30d, or 0", what);
+        FAIL(e, ERR_INVALID, "CONFIG_VALUE", "%s: seal_period must be 1d to 30d, or 0s", what);
     return ok();
 }
 

@@ -53,7 +53,7 @@ enum { CONFIG_MAX_BYTES = 65536 };
     X(INT,  due_per_second,         "20", 1, 10000, "keys and versions that rotate or end by themselves, in a second, when many are due") \
     X(MS,   clock_settle,           "10m", 0, 86400000, "how long the clock must have gone steadily before anything rotates or ends by itself") \
     X(INT,  master_versions_per_second, "2000", 1, 1000000, "key versions wrapped again in a second while the master rotates; under load a quarter of it") \
-    X(MS,   seal_period,            "30d", 0, 2592000000, "how long a seal secret of the store is used before it is replaced by itself, and destroyed when no backup needs it; from 1d on; 0: both only by hand") \
+    X(MS,   seal_period,            "30d", 0, 2592000000, "how long a seal secret of the store is used before it is replaced by itself, and destroyed when no backup needs it; from 1d on; 0s: both only by hand") \
     X(INT,  seal_rows_per_second,   "5000", 1, 1000000, "rows sealed again in a second while the seal secret rotates; under load a quarter of it") \
     X(MS,   backup_retention,       "35d", 0, 315360000000, "how long a backup may still be restored: no master or seal secret that the last one needs is destroyed before it is older") \
     X(INT,  token_keys_per_tenant,  "1000", 1, 16384, "versions of level HSM that one tenant may have on the token, which all share") \
