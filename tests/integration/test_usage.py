@@ -1,7 +1,9 @@
 """What versions are used for, and by whom: counted exactly, over threads and deaths; and what keeps a version in use from being destroyed."""
 import collections
+import contextlib
 import os
 import signal
+import sqlite3
 import threading
 
 import grpc
@@ -305,6 +307,70 @@ def test_a_guard_keeps_what_is_in_use(new_world):
     now = world.admin.policy.GetPolicy(pol.GetPolicyRequest())
     world.admin.policy.ApplyPolicy(pol.ApplyPolicyRequest(documents=[d for d in now.documents if d.name != "guards.yaml"], expected_version=now.version))
     assert destroy(world, key).state == res.CryptoKeyVersion.DESTROY_SCHEDULED
+
+
+def test_what_cannot_be_told_is_not_destroyed(new_world):
+    """Somebody else holds the store, so that a use that was answered is in no record yet: a guard lets nothing go on a guess, not even
+    what nobody has used. Then all is counted, and it is told apart."""
+    world, audit = new_world, AuditLog(new_world.admin)
+    key = world.key(versions=2)
+    idle, busy = f"{key}/cryptoKeyVersions/1", f"{key}/cryptoKeyVersions/2"
+    state = lambda name: world.keyadmin.kms.GetCryptoKeyVersion(msg.GetCryptoKeyVersionRequest(name=name)).state  # noqa: E731
+    guarded(world, f"pii.unused {key.rsplit('/', 2)[0]}/** 90")
+    world.encrypt(key)  # from now on without the store
+    assert figures(of_version(world, key, 2)) == (1, 0, 0, 0)
+    start = audit.position()
+    with contextlib.closing(sqlite3.connect(world.instance.state / "store.db", timeout=60, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        world.encrypt(key)
+        for n in (1, 2):
+            with refused(Code.UNAVAILABLE, "USAGE_UNKNOWN") as r:
+                destroy(world, key, n, timeout=60)
+            assert r.details.retry is not None
+        assert state(idle) == state(busy) == res.CryptoKeyVersion.ENABLED
+        db.execute("ROLLBACK")
+    events = audit.find(start, action="kms.cryptoKeyVersions.destroy")
+    assert [(e.event.resource, e.event.outcome, e.event.reason) for e in events] == [(idle, "error", "USAGE_UNKNOWN"), (busy, "error", "USAGE_UNKNOWN")]
+    until(lambda: world.keyadmin.life.GetUsage(life.GetUsageRequest(name=busy)).complete, what="all uses counted")
+    assert figures(of_version(world, key, 2)) == (2, 0, 0, 0)
+    assert destroy(world, key, 1).state == res.CryptoKeyVersion.DESTROY_SCHEDULED
+    with refused(Code.FAILED_PRECONDITION, "KEY_VERSION_IN_USE"):
+        destroy(world, key, 2)
+
+
+def test_a_record_of_usage_that_is_damaged(new_world):
+    """What it was used for cannot be read: not destroyed. Used again its record begins anew, and says since when."""
+    world = new_world
+    key, other = world.key(versions=2), world.key(versions=2)
+    guarded(world, f"pii.unused {world.location}/** 90")
+    kvid = world.encrypt(key)[8:24]
+    assert figures(of_version(world, key, 2)) == (1, 0, 0, 0)
+
+    def edit(by):
+        with contextlib.closing(sqlite3.connect(world.instance.state / "store.db", timeout=60)) as db, db:
+            assert db.execute("UPDATE record SET count = count + ? WHERE kind = 14 AND id = ?", (by, kvid)).rowcount == 1
+    edit(1)
+    with refused(Code.DATA_LOSS, "RECORD_TAMPERED"):
+        destroy(world, key, 2)
+    assert destroy(world, other, 1).state == res.CryptoKeyVersion.DESTROY_SCHEDULED  # the twin: its figures are known
+    edit(-1)
+    with refused(Code.FAILED_PRECONDITION, "KEY_VERSION_IN_USE"):
+        destroy(world, key, 2)
+    edit(1)
+    world.encrypt(key)
+    until(lambda: recorded(world, f"{key}/cryptoKeyVersions/2"), what="a record that begins anew")
+    v = of_version(world, key, 2)
+    assert figures(v) == (1, 0, 0, 0) and v.counted_since.seconds >= v.last_use.seconds > 0
+    with refused(Code.FAILED_PRECONDITION, "KEY_VERSION_IN_USE"):
+        destroy(world, key, 2)
+
+
+def recorded(world, name):
+    try:
+        return world.keyadmin.life.GetUsage(life.GetUsageRequest(name=name)).complete
+    except grpc.RpcError as e:
+        assert e.code() == Code.DATA_LOSS, e
+        return False
 
 
 # ---- kmsctl --------------------------------------------------------------------------------------------------------------------
