@@ -274,23 +274,26 @@ RESULT keyring_version_as_revoked(struct record *r, enum version_state to, int64
                                   struct err *e)
 {
     enum { DELAY_S = 30 * 24 * 3600 }; /* Cloud KMS's default: later than meant is harmless, earlier is not */
+    const int64_t least_ns = now_ns + (int64_t)DELAY_S * 1000000000;
     struct keyring_version v;
-    INVARIANT(to != VERSION_ENABLED);
     TRY(model_version_get(r, &v, e));
     /* Towards less only: what is destroyed stays so, and what is scheduled to be is not merely disabled. */
     static const int rank[] = {[VERSION_ENABLED] = 0, [VERSION_DISABLED] = 1, [VERSION_DESTROY_SCHEDULED] = 2, [VERSION_DESTROYED] = 3};
     *ret_changed = rank[to] > rank[v.state];
+    if (*ret_changed)
+        v.state = to;
+    if (v.state == VERSION_DESTROY_SCHEDULED && v.destroy_ns < least_ns) {
+        v.destroy_ns = least_ns;
+        *ret_changed = true;
+    }
     if (!*ret_changed)
         return ok();
-    v.state = to;
-    if (to == VERSION_DESTROY_SCHEDULED)
-        v.destroy_ns = now_ns + (int64_t)DELAY_S * 1000000000;
     if (to == VERSION_DESTROYED) {
         v.destroyed_ns = now_ns;
         v.wrapped = v.check = (struct bytes){0};
     }
     model_version_put(&v, body);
-    r->state = (uint32_t)to;
+    r->state = (uint32_t)v.state;
     r->body = buf_bytes(body);
     return ok();
 }

@@ -156,7 +156,8 @@ struct tenant_move {
 RESULT keyring_tenant_move(struct keyring *k, struct tenant *t, const struct tenant_move *m, struct store_txn *txn, struct err *e);
 void keyring_tenant_forget(struct keyring *k, struct bytes name); /* all that is cached of it: record, KEKs, keys */
 /* `kmsd accept-rollback`: r, a tenant's row, as events that came after it left it, and never with more rights than it has: a purged
- * one is to be purged again. *ret_changed false: it is so already. id: whose row that is. */
+ * one is to be purged again. to ACTIVE: of no such event. One that is DELETED may have been restored since the store was copied: it can
+ * be for 90 days from now_ns again. *ret_changed false: it is so already. id: whose row that is. */
 RESULT keyring_tenant_row_id(const struct record *r, uint8_t id[16], struct err *e);
 RESULT keyring_tenant_as_revoked(struct record *r, enum tenant_state to, int64_t now_ns, struct buf *body, bool *ret_changed,
                                  struct err *e);
@@ -214,7 +215,8 @@ RESULT keyring_version_put(struct keyring *k, const struct name *n, const struct
 /* Adds to txn: the version must still have this revision when it commits (a check before making it primary). */
 RESULT keyring_version_check(struct keyring *k, const struct name *n, uint64_t revision, struct store_txn *txn, struct err *e);
 /* `kmsd accept-rollback`: r as an event that came after it left it: state and body (in `body`) of r become that of a version in
- * state `to`, which is not ENABLED; a destruction's time counts from now_ns again. *ret_changed false: it is so already. */
+ * state `to`, never with more rights than it has (ENABLED: no such event). A destruction that is scheduled may have been taken back since
+ * the store was copied: it is at least 30 days from now_ns again. *ret_changed false: it is so already. */
 RESULT keyring_version_as_revoked(struct record *r, enum version_state to, int64_t now_ns, struct buf *body, bool *ret_changed,
                                   struct err *e);
 /* Adds to txn what goes with a version besides its row. keyring_version_put does so; for one that an accepted rollback destroyed. */

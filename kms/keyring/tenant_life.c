@@ -73,19 +73,24 @@ RESULT keyring_tenant_as_revoked(struct record *r, enum tenant_state to, int64_t
                                  struct err *e)
 {
     enum { RETENTION_S = 90 * 24 * 3600 }; /* the longer of the two: later than meant is harmless, earlier is not */
+    const int64_t least_ns = now_ns + (int64_t)RETENTION_S * 1000000000;
     CLEANUP(model_tenant_wipe) struct model_tenant m = {0};
     TRY(model_tenant_get(r, &m, e));
     *ret_changed = to > m.t.state; /* towards less only: the states stand in that order */
-    if (!*ret_changed)
-        return ok();
-    if (to >= TENANT_DELETED && m.t.state < TENANT_DELETED) {
+    if (*ret_changed && to >= TENANT_DELETED && m.t.state < TENANT_DELETED) {
         m.t.was = m.t.state;
         m.t.deleted_ns = now_ns;
-        m.t.purge_ns = now_ns + (int64_t)RETENTION_S * 1000000000;
     }
-    if (to >= TENANT_PURGING)
+    if (*ret_changed)
+        m.t.state = to >= TENANT_PURGING ? TENANT_PURGING : to;
+    if (*ret_changed && m.t.state == TENANT_PURGING)
         m.t.purge_ns = now_ns; /* what the store of then had of it goes again */
-    m.t.state = to >= TENANT_PURGING ? TENANT_PURGING : to;
+    if (m.t.state == TENANT_DELETED && m.t.purge_ns < least_ns) {
+        m.t.purge_ns = least_ns;
+        *ret_changed = true;
+    }
+    if (!*ret_changed)
+        return ok();
     model_tenant_put(&m, body);
     r->state = m.t.state;
     r->body = buf_bytes(body);

@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import sqlite3
+import time
 
 import pytest
 
@@ -10,7 +11,9 @@ from claviger.identity.v1 import identity_pb2
 from claviger.lifecycle.v1 import lifecycle_pb2
 from claviger.policy.v1 import policy_pb2
 from claviger.system.v1 import system_pb2
+from claviger.tenants.v1 import tenants_pb2
 from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg
+from google.protobuf import duration_pb2
 
 from conftest import World
 from kit import certs
@@ -236,6 +239,42 @@ def test_a_rotation_makes_another_version_of_that_number(new_world):
     put_back(w.instance, old)
     code, said = w.instance.run("accept-rollback", "--reason", "a third time")
     assert code == 0 and f"stays as it was last: {version} DISABLED" in said, said
+
+
+def test_what_was_restored_since_is_not_destroyed_at_once(new_world):
+    """The copy was made while a destruction and a purge were to come, and both were taken back later: there is time to do so again."""
+    w = new_world
+    day = 24 * 3600
+    key = w.key(destroy_scheduled_duration=duration_pb2.Duration(seconds=day))
+    version, name = f"{key}/cryptoKeyVersions/1", "projects/initech"
+    ciphertext = w.encrypt(key)
+    w.admin.tenants.CreateTenant(tenants_pb2.CreateTenantRequest(tenant_id="initech", tenant=tenants_pb2.Tenant(location="eu")))
+    etag = w.admin.tenants.GetTenant(tenants_pb2.GetTenantRequest(name=name)).etag
+    w.admin.tenants.DeleteTenant(tenants_pb2.DeleteTenantRequest(name=name, etag=etag, retention=duration_pb2.Duration(seconds=30 * day)))
+    w.keyadmin.kms.DestroyCryptoKeyVersion(msg.DestroyCryptoKeyVersionRequest(name=version))
+    w.instance.stop()
+    old = keep(w.instance, "old")
+    w = start_again(w)
+    w.keyadmin.kms.RestoreCryptoKeyVersion(msg.RestoreCryptoKeyVersionRequest(name=version))
+    w.set_state(version, res.CryptoKeyVersion.ENABLED)
+    w.admin.tenants.RestoreTenant(tenants_pb2.RestoreTenantRequest(name=name))
+    assert w.decrypt(key, ciphertext)
+    w.instance.stop()
+    put_back(w.instance, old)
+    refuses_to_start(w.instance, "STORE_ROLLED_BACK")
+    code, said = w.instance.run("accept-rollback", "--reason", "disk lost")
+    assert code == 0 and " 0 kept revoked" in said and "2 destructions of versions and purges" in said, said
+    assert f"can be for 30 days from now: {version}" in said and f"can be for 90 days from now: {name}" in said, said
+    assert w.instance.run("fsck")[0] == 0
+    accepted = time.time()
+    w = start_again(w)
+    is_now = w.keyadmin.kms.GetCryptoKeyVersion(msg.GetCryptoKeyVersionRequest(name=version))
+    assert is_now.state == res.CryptoKeyVersion.DESTROY_SCHEDULED and is_now.destroy_time.seconds > accepted + 29 * day
+    assert w.admin.tenants.GetTenant(tenants_pb2.GetTenantRequest(name=name)).purge_time.seconds > accepted + 89 * day
+    w.keyadmin.kms.RestoreCryptoKeyVersion(msg.RestoreCryptoKeyVersionRequest(name=version))
+    w.set_state(version, res.CryptoKeyVersion.ENABLED)
+    w.admin.tenants.RestoreTenant(tenants_pb2.RestoreTenantRequest(name=name))
+    assert w.decrypt(key, ciphertext) == b"jane@example.com"
 
 
 def test_review_ends_the_warning(new_world):

@@ -43,7 +43,8 @@ struct accepting {
     struct revoked *revoked;
     struct revoked_facts facts;
     struct buf event, body;
-    uint64_t counters;  /* of nonces, put near their end: these are among the amended rows, too */
+    uint64_t counters;  /* of nonces, put near their end: these are among the amended rows, too, as the next */
+    uint64_t waiting;   /* destructions and purges that are put off */
     const char *closed; /* why nobody can say what was revoked, or NULL */
 };
 
@@ -67,10 +68,11 @@ static struct result amend(void *user, struct record *r, bool *ret_changed, stru
     struct accepting *p = user;
     CLEANUP(buf_release) struct buf text;
     buf_init(&text, STORE_NAME_MAX + 128);
-    TRY(revoked_amend(p->revoked, r, p->note.made_unix_ns, ret_changed, &text, e));
-    if (*ret_changed && r->kind == REC_GCM)
-        p->counters++;
-    else if (*ret_changed)
+    bool waits;
+    TRY(revoked_amend(p->revoked, r, p->note.made_unix_ns, ret_changed, &waits, &text, e));
+    p->counters += *ret_changed && r->kind == REC_GCM;
+    p->waiting += waits;
+    if (*ret_changed && r->kind != REC_GCM)
         p->out->line(p->out->user, buf_cstr(&text));
     return ok();
 }
@@ -119,13 +121,18 @@ static RESULT journal_end(const struct service_options *o, const struct instance
 static void say_accepted(const struct accepting *p, struct buf *out)
 {
     const struct store_acceptance *a = &p->a;
+    const uint64_t revoked = a->amended_rows - p->counters - p->waiting;
     log_event(LOG_WARN, "an older store was accepted", LF_STR("reason", p->note.reason), LF_INT("store_epoch", a->old_epoch),
               LF_INT("floor_epoch", a->floor_epoch), LF_INT("new_epoch", a->new_epoch), LF_INT("unreadable", a->unreadable_rows),
-              LF_INT("kept_revoked", a->amended_rows - p->counters), LF_INT("nonce_counters", p->counters), LF_STR("closed", p->closed != NULL ? p->closed : ""));
+              LF_INT("kept_revoked", revoked), LF_INT("nonce_counters", p->counters), LF_INT("waiting", p->waiting),
+              LF_STR("closed", p->closed != NULL ? p->closed : ""));
     buf_putf(out, "accepted the store of epoch %llu (the anchor saw %llu): a new incarnation, %llu rows sealed again, %llu kept revoked as "
              "the journal says, %llu do not open. ",
              (unsigned long long)a->old_epoch, (unsigned long long)a->floor_epoch, (unsigned long long)a->rows,
-             (unsigned long long)(a->amended_rows - p->counters), (unsigned long long)a->unreadable_rows);
+             (unsigned long long)revoked, (unsigned long long)a->unreadable_rows);
+    if (p->waiting > 0)
+        buf_putf(out, "%llu destructions of versions and purges of tenants are put off, because they may have been taken back since. ",
+                 (unsigned long long)p->waiting);
     if (p->counters > 0)
         buf_putf(out, "%llu versions of level HSM are replaced when they seal again, because their nonces since are not counted here. ",
                  (unsigned long long)p->counters);

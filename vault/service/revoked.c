@@ -274,11 +274,12 @@ static RESULT word_of(const struct record *row, char *out, size_t n, bool *ret, 
     return ok();
 }
 
-RESULT revoked_amend(struct revoked *r, struct record *row, int64_t now_ns, bool *ret_changed, struct buf *text, struct err *e)
+RESULT revoked_amend(struct revoked *r, struct record *row, int64_t now_ns, bool *ret_changed, bool *ret_waits, struct buf *text, struct err *e)
 {
     char name[STORE_NAME_MAX + 16];
+    const uint32_t was = row->state;
     bool asked;
-    *ret_changed = false;
+    *ret_changed = *ret_waits = false;
     if (row->kind == REC_GCM) { /* how many nonces were drawn since is no word of the journal's: failed calls draw some too */
         buf_reset(&r->body);
         return keyring_counter_as_unknown(row, &r->body, ret_changed, e);
@@ -293,14 +294,18 @@ RESULT revoked_amend(struct revoked *r, struct record *row, int64_t now_ns, bool
     buf_reset(&r->body);
     if (row->kind == REC_PRINCIPAL) {
         TRY(admin_principal_as_disabled(row, last != NOT_REVOKED, &r->body, ret_changed, e));
-    } else if (row->kind == REC_TENANT && last != NOT_REVOKED) {
+    } else if (row->kind == REC_TENANT && (last != NOT_REVOKED || was == TENANT_DELETED)) {
         stays = sm_name(&tenant_machine, last);
         TRY(keyring_tenant_as_revoked(row, (enum tenant_state)last, now_ns, &r->body, ret_changed, e));
-    } else if (last != NOT_REVOKED) {
+    } else if (row->kind == REC_VERSION && (last != NOT_REVOKED || was == VERSION_DESTROY_SCHEDULED)) {
         stays = version_state_name((enum version_state)last);
         TRY(keyring_version_as_revoked(row, (enum version_state)last, now_ns, &r->body, ret_changed, e));
     }
-    if (*ret_changed)
+    *ret_waits = *ret_changed && row->state == was;
+    if (*ret_waits)
+        buf_putf(text, "may have been restored since, and can be for %s days from now: %.*s", row->kind == REC_TENANT ? "90" : "30", (int)row->name.n,
+                 (const char *)row->name.p);
+    else if (*ret_changed)
         buf_putf(text, "stays as it was last: %s%.*s %s", row->kind == REC_PRINCIPAL ? "principals/" : "",
                  (int)(row->kind == REC_PRINCIPAL ? row->id.n : row->name.n),
                  (const char *)(row->kind == REC_PRINCIPAL ? row->id.p : row->name.p), stays);

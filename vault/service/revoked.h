@@ -25,7 +25,8 @@ RESULT revoked_read(const struct service_options *o, const struct instance *in, 
 void revoked_free(struct revoked *r); /* NULL accepted */
 /* A row as the store has it: when the journal knows better, body and state become those of a revoked one (body: valid until
  * the next call), *ret_changed, and text says what. Recovery administrators are ended, and counters of nonces (REC_GCM, without a text)
- * put near their end, whatever the journal says. */
-RESULT revoked_amend(struct revoked *r, struct record *row, int64_t now_ns, bool *ret_changed, struct buf *text, struct err *e);
+ * put near their end, whatever the journal says; and what is scheduled to be destroyed or deleted waits for another 30 or 90 days
+ * (*ret_waits: no more than that has changed), since the copy does not know what was restored after it. */
+RESULT revoked_amend(struct revoked *r, struct record *row, int64_t now_ns, bool *ret_changed, bool *ret_waits, struct buf *text, struct err *e);
 
 #endif

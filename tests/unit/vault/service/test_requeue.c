@@ -2,6 +2,7 @@
  * keep nothing else from being done; what is done already is not queued again. */
 #include "tests/unit/vault/service/life.h"
 
+#include "kms/keyring/model.h"
 #include "vault/service/destruction.h"
 #include "vault/service/rotation.h"
 
@@ -150,9 +151,40 @@ static void what_is_done_is_not_queued(void **state)
     assert_int_equal(queued(f, DUE_DESTRUCTION), 0);
 }
 
+/* Every state of a version in the store against every last word of the journal: never back towards more, and what is scheduled to be
+ * destroyed waits for 30 days more, since the copy does not know what was restored after it. */
+static void what_was_scheduled_waits(void **state)
+{
+    struct life *f = *state;
+    static const int rank[] = {[VERSION_ENABLED] = 0, [VERSION_DISABLED] = 1, [VERSION_DESTROY_SCHEDULED] = 2, [VERSION_DESTROYED] = 3};
+    const int64_t now_ns = T0 + 100 * DAY, soon = now_ns - DAY, late = now_ns + 60 * DAY;
+    for (enum version_state is = VERSION_ENABLED; is <= VERSION_DESTROY_SCHEDULED; is++)
+        for (enum version_state to = VERSION_ENABLED; to <= VERSION_DESTROY_SCHEDULED; to++)
+            for (int far = 0; far < 2; far++) {
+                CLEANUP(buf_release) struct buf body, out;
+                struct keyring_version v = {.n = 1, .state = is, .protection = PROTECTION_SOFTWARE, .wrapped = is == VERSION_DESTROYED ? BYTES_LIT("") : BYTES_LIT("L2")};
+                const enum version_state wanted = rank[to] > rank[is] ? to : is;
+                bool changed;
+                buf_init(&body, 1024);
+                buf_init(&out, 1024);
+                v.destroy_ns = is == VERSION_DESTROY_SCHEDULED ? (far ? late : soon) : 0;
+                v.destroyed_ns = is == VERSION_DESTROYED ? T0 : 0;
+                model_version_put(&v, &body);
+                struct record r = {.kind = REC_VERSION, .state = is, .body = buf_bytes(&body)};
+                assert_ok(keyring_version_as_revoked(&r, to, now_ns, &out, &changed, &f->e));
+                assert_int_equal(changed, wanted != is || (is == VERSION_DESTROY_SCHEDULED && !far));
+                assert_ok(model_version_get(&r, &v, &f->e));
+                assert_int_equal(v.state, wanted);
+                if (wanted == VERSION_DESTROY_SCHEDULED)
+                    assert_true(v.destroy_ns == (is == VERSION_DESTROY_SCHEDULED && far ? late : now_ns + 30 * DAY));
+                if (wanted == VERSION_DESTROYED)
+                    assert_true(v.wrapped.n == 0 && v.destroyed_ns == (is == VERSION_DESTROYED ? T0 : now_ns));
+            }
+}
+
 #define LIFE(test) cmocka_unit_test_setup_teardown(test, life_start, life_stop)
 int main(void)
 {
-    const struct CMUnitTest tests[] = {LIFE(damaged_rows_hold_up_no_other), LIFE(a_damaged_row_of_the_queue), LIFE(what_is_done_is_not_queued)};
+    const struct CMUnitTest tests[] = {LIFE(damaged_rows_hold_up_no_other), LIFE(a_damaged_row_of_the_queue), LIFE(what_is_done_is_not_queued), LIFE(what_was_scheduled_waits)};
     return cmocka_run_group_tests(tests, kms_slab, NULL);
 }

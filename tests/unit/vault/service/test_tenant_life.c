@@ -246,7 +246,7 @@ static void what_the_journal_knows(void **state)
     struct fixture *f = *state;
     static const enum tenant_state in_store[] = {TENANT_ACTIVE, TENANT_SUSPENDED, TENANT_DELETED, TENANT_PURGING};
     for (size_t i = 0; i < 4; i++)
-        for (unsigned to = TENANT_SUSPENDED; to <= TENANT_PURGED; to++) {
+        for (unsigned to = TENANT_ACTIVE; to <= TENANT_PURGED; to++) {
             char name[32];
             static const uint8_t no_tenant[16];
             struct record r;
@@ -264,14 +264,15 @@ static void what_the_journal_knows(void **state)
             assert_ok(keyring_tenant_row_id(&r, id, &f->e));
             assert_memory_equal(id, before.id, sizeof id);
             assert_ok(keyring_tenant_as_revoked(&r, (enum tenant_state)to, T0 + DAY, &body, &changed, &f->e));
-            assert_int_equal(changed, to > in_store[i]);
+            assert_int_equal(changed, to > in_store[i] || in_store[i] == TENANT_DELETED); /* it may have been restored: it waits longer */
             if (!changed)
                 continue;
             assert_ok(model_tenant_get(&r, &m, &f->e));
-            assert_int_equal(m.t.state, to == TENANT_PURGED ? TENANT_PURGING : to);
-            if (to >= TENANT_PURGING)
+            const unsigned least = to > in_store[i] ? to : in_store[i];
+            assert_int_equal(m.t.state, least == TENANT_PURGED ? TENANT_PURGING : least);
+            if (m.t.state == TENANT_PURGING)
                 assert_true(m.t.purge_ns == T0 + DAY);
-            else if (to == TENANT_DELETED)
+            else if (m.t.state == TENANT_DELETED)
                 assert_true(m.t.purge_ns == T0 + 91 * DAY);
         }
 }
