@@ -188,6 +188,8 @@ RESULT keyring_key_create(struct keyring *k, const struct name *n, const struct 
     if (m.protection == PROTECTION_HSM) /* the commit would find out, but only after a key was made on the token for nothing */
         TRY(key_absent(k, t, n, a, e));
     if (first_version)
+        TRY(token_share(k, t, m.protection, e));
+    if (first_version)
         TRY(put_new_version(k, t, n, 1, m.protection, txn, a, ret_v1, e));
     put_key(txn, t, n, &m, STORE_ABSENT);
     *ret = m;
@@ -214,6 +216,7 @@ RESULT keyring_version_create(struct keyring *k, const struct name *key, struct 
     TRY(keyring_key_get(k, key, a, &m, e));
     if (m.newest >= KEYRING_VERSIONS_MAX)
         FAIL(e, ERR_EXHAUSTED, "TOO_MANY_VERSIONS", "the key has %u versions", m.newest);
+    TRY(token_share(k, t, m.protection, e));
     m.newest++;
     put_key(txn, t, key, &m, m.revision); /* first: who loses a race is told of a conflict, not that its version exists */
     return put_new_version(k, t, key, m.newest, m.protection, txn, a, ret, e);
@@ -221,6 +224,15 @@ RESULT keyring_version_create(struct keyring *k, const struct name *key, struct 
 
 RESULT keyring_key_rotate(struct keyring *k, const struct name *n, struct keyring_key *key, struct store_txn *txn, struct arena *a,
                           struct keyring_version *ret, struct err *e)
+{
+    CLEANUP(tenant_ref_dropp) struct tenant_ref *t = NULL;
+    TRY(tenant_of_name(k, n, true, &t, e));
+    TRY(token_share(k, t, key->protection, e));
+    return keyring_key_replace(k, n, key, txn, a, ret, e);
+}
+
+RESULT keyring_key_replace(struct keyring *k, const struct name *n, struct keyring_key *key, struct store_txn *txn, struct arena *a,
+                           struct keyring_version *ret, struct err *e)
 {
     CLEANUP(tenant_ref_dropp) struct tenant_ref *t = NULL;
     TRY(tenant_of_name(k, n, true, &t, e));

@@ -115,6 +115,8 @@ void hierarchy_of(const struct keyring *k, const struct tenant_ref *t, uint32_t 
 struct token_key {
     uint8_t kvid[FORMAT_KVID_BYTES], tenant[16], aad_hash[HSM_AAD_HASH_BYTES], check[HSM_CHECK_BYTES];
 };
+/* ERR_EXHAUSTED "TENANT_TOKEN_KEYS": of that level the tenant has as many versions as it may. */
+RESULT token_share(struct keyring *k, const struct tenant_ref *t, enum protection level, struct err *e);
 /* Makes m's objects. Before that it is on record that there may be some: who dies in between, or does not commit, leaves a row in the
  * queue of what is due, which txn takes away. *ret_check: HSM_CHECK_BYTES in the arena. */
 RESULT token_key_make(struct keyring *k, const struct tenant_ref *t, const struct name *version, const struct keyring_version *m,

@@ -209,6 +209,9 @@ RESULT keyring_version_create(struct keyring *k, const struct name *key, struct 
 /* key as it was read, and its next rotation as it is to be: a new version, which is primary. */
 RESULT keyring_key_rotate(struct keyring *k, const struct name *n, struct keyring_key *key, struct store_txn *txn, struct arena *a,
                           struct keyring_version *ret, struct err *e);
+/* The same beyond the tenant's share of the token, too: for a version that soon may not seal any more. */
+RESULT keyring_key_replace(struct keyring *k, const struct name *n, struct keyring_key *key, struct store_txn *txn, struct arena *a,
+                           struct keyring_version *ret, struct err *e);
 /* State moves are checked against version_state_can: ERR_STATE. Destroying erases the wrapped key. */
 RESULT keyring_version_put(struct keyring *k, const struct name *n, const struct keyring_version *changed,
                            enum version_state from, struct store_txn *txn, struct err *e);

@@ -88,9 +88,11 @@ static RESULT from_token(struct keyring *k, struct result r, const struct err *w
 
 /* All tenants share the token, and each of its operations gets slower with what lies on it: nobody fills it for the others. Each version
  * that is there has its counter. Calls at once may pass the limit together, by no more than they are. */
-static RESULT may_have_more(struct keyring *k, const struct tenant_ref *t, struct err *e)
+RESULT token_share(struct keyring *k, const struct tenant_ref *t, enum protection level, struct err *e)
 {
-    uint64_t n;
+    uint64_t n = 0;
+    if (level != PROTECTION_HSM)
+        return ok();
     TRY(store_count(k->store, REC_GCM, t->t.id, (struct bytes){0}, &n, e));
     if (n < k->token_keys_max)
         return ok();
@@ -111,7 +113,6 @@ RESULT token_key_make(struct keyring *k, const struct tenant_ref *t, const struc
     if (check == NULL)
         FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "a key does not fit the call's memory");
     aad_of(k, t, version, m, aad_hash);
-    TRY(may_have_more(k, t, e));
     TRY(announce(k, name, at_ns, e));
     TRY(from_token(k, hsm_key_generate(k->hsm, m->kvid, aad_hash, check, &why), &why, e));
     finish(txn, name, at_ns);

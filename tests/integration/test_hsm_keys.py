@@ -173,6 +173,23 @@ def test_kmsctl(world, ring):
     assert ctl.json("keys", "create", short + "y", "--protection-level", "software")["primary"]["protection_level"] == "SOFTWARE"
 
 
+def test_a_tenant_has_its_share_of_the_token(fresh):
+    fresh.configure(token_keys_per_tenant=2)
+    w = World(fresh.start())
+    first = make(w)
+    make(w)
+    ring = w.ring()
+    for more in (lambda: make(w, ring), lambda: w.rotate(first), lambda: w.keyadmin.life.RotateKey(life.RotateKeyRequest(name=first))):
+        with refused(Code.RESOURCE_EXHAUSTED, "TENANT_TOKEN_KEYS"):
+            more()
+    w.key(ring)  # of the other level there may be more
+    other = w.keyadmin2.kms
+    other.CreateKeyRing(msg.CreateKeyRingRequest(parent="projects/globex/locations/us", key_ring_id="pii"))
+    of_theirs = res.CryptoKey(purpose=res.CryptoKey.ENCRYPT_DECRYPT, version_template=dict(protection_level=HSM))
+    other.CreateCryptoKey(msg.CreateCryptoKeyRequest(parent="projects/globex/locations/us/keyRings/pii", crypto_key_id="card", crypto_key=of_theirs))
+    assert w.decrypt(first, w.encrypt(first, b"x")) == b"x"
+
+
 def test_one_tenants_batches_hold_up_nobody_else(new_world):
     """Batches for the token are the longest calls there are. One tenant sends many at once: another tenant's call, which waits for
     the same threads, is served in turn, not behind them all."""

@@ -16,7 +16,7 @@ static RESULT replace(struct service *s, const struct due *d, const struct name 
     struct keyring_version v;
     act.before = view_key_json(a, m);
     due_move(txn, d->what, d->name, d->at_ns, 0);
-    TRY(keyring_key_rotate(s->keyring, key, m, txn, a, &v, e)); /* its own schedule goes on as it was */
+    TRY(keyring_key_replace(s->keyring, key, m, txn, a, &v, e)); /* its own schedule goes on as it was */
     act.after = view_key_json(a, m);
     act.key_version = v.name;
     TRY(act_commit(txn, s->clock, t, &act, e));

@@ -168,6 +168,24 @@ static void a_tenant_has_its_share(void **state)
         assert_int_equal(queued(f, DUE_HSM_UNFINISHED), 0);
         move(f, KEY "/cryptoKeyVersions/1", tries == 0 ? VERSION_DISABLED : VERSION_DESTROY_SCHEDULED); /* that is not gone */
     }
+    struct keyring_key m = life_read(f, KEY "1");
+    const struct name n = life_name(KEY "1", NAME_CRYPTOKEY);
+    struct keyring_version v;
+    struct err e = {0};
+    struct store_txn *txn = store_txn_new(f->s.store);
+    assert_true(keyring_key_rotate(f->s.keyring, &n, &m, txn, &f->a, &v, &e).failed);
+    assert_string_equal(e.reason, "TENANT_TOKEN_KEYS");
+    assert_int_equal(m.newest, 1);
+    assert_true(keyring_version_create(f->s.keyring, &n, txn, &f->a, &v, &e).failed);
+    assert_string_equal(e.reason, "TENANT_TOKEN_KEYS");
+    store_txn_free(txn);
+    txn = store_txn_new(f->s.store);
+    due_move(txn, DUE_EXHAUSTION, BYTES_LIT(KEY "1/cryptoKeyVersions/1"), 0, clock_wall_ns(&f->clock.c));
+    life_commit(f, txn);
+    steps(f, 3);
+    assert_int_equal(life_read(f, KEY "1").primary, 2); /* whose nonces run out is replaced all the same: else it would stop */
+    move(f, KEY "1/cryptoKeyVersions/1", VERSION_DESTROY_SCHEDULED);
+    move(f, KEY "1/cryptoKeyVersions/1", VERSION_DESTROYED);
     move(f, KEY "/cryptoKeyVersions/1", VERSION_DESTROYED);
     token_key(f, KEY "more");
 }
