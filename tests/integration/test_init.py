@@ -30,11 +30,11 @@ s = U(); call("C_OpenSession", U(slots[0]), U(6), None, None, ctypes.byref(s))
 pin = open(sys.argv[1], "rb").read().strip(); call("C_Login", s, U(1), pin, U(len(pin)))
 call("C_FindObjectsInit", s, None, U(0)); h = (U * 64)(); call("C_FindObjects", s, h, U(64), ctypes.byref(n))
 for o in h[:n.value]:
-    text = ctypes.create_string_buffer(100); a = A(3, ctypes.cast(text, ctypes.c_void_p), 100)
+    text = ctypes.create_string_buffer(4096); a = A(3, ctypes.cast(text, ctypes.c_void_p), 4096)
     rv = p11.C_GetAttributeValue(s, U(o), ctypes.byref(a), U(1))
     if rv == 0x13: continue  # an object that was cut short while it was written has no label to show
     assert rv == 0, hex(rv)
-    print(text.raw[:a.n].decode())
+    print(text.raw[:a.n].decode(errors="replace"))
 """
 
 
