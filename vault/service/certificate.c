@@ -12,9 +12,9 @@ enum { BODY_FORMAT = 1, TENANT_ID_BYTES = 32 + 8, READ_BYTES = 1 << 20, SIGN_MAX
 /* ---- the text: docs/FORMATS.md, section 10 ---- */
 /* What destroying covers, and what not (DESIGN section 5). */
 #define COVERS "at once: nothing opens what clients encrypted or wrapped under it, in any copy or backup of theirs"
-#define REMAINS_ON_TOKEN                                                                                                                 \
-    "copies of the token that were made before still hold its key, for whoever has the PIN too: erasure is complete when the last of them "  \
-    "is gone"
+#define REMAINS_ON_TOKEN(what)                                                                                                           \
+    "copies of the token that were made before still hold its " what ", for whoever has the PIN too: erasure is complete when the last of "  \
+    "them is gone"
 
 static void put_time(struct buf *out, const char *fact, int64_t ns)
 {
@@ -37,7 +37,7 @@ static unsigned long long days(uint64_t ms)
 }
 
 /* Backups of the store have the record, sealed under the seal secret of its time: when that goes (moving_seal.c). */
-static void put_remains(const struct service *s, struct buf *out)
+static void put_remains(const struct service *s, bool on_token, struct buf *out)
 {
     const uint64_t period = s->config->seal_period, retention = s->config->backup_retention;
     buf_put_str(out, "remains: backups of this service's own store still hold the destroyed record, sealed under the seal secret of this epoch, ");
@@ -46,7 +46,7 @@ static void put_remains(const struct service *s, struct buf *out)
                  "use, %llu days of retention", days(period + retention), days(period), days(retention));
     else
         buf_putf(out, "until that is replaced by hand, and destroyed on the token no sooner than %llu days later", days(retention));
-    buf_put_str(out, ". Whoever keeps a copy of the token from this epoch, and its PIN, can open them for longer\n");
+    buf_putf(out, ". Whoever keeps a copy of the token from this epoch, and its PIN, can open them for longer%s\n", on_token ? "; " REMAINS_ON_TOKEN("keys") : "");
 }
 
 static void put_counts(struct buf *out, const struct certificate_counts *n)
@@ -82,9 +82,9 @@ static void put_text(const struct service *s, const struct certificate *c, struc
     put_time(out, "destroyed", c->destroyed_ns);
     buf_putf(out, "seal-epoch: %u\ncovers: %s\n", store_seal_epoch(s->store), COVERS);
     if (c->on_token)
-        buf_put_str(out, "remains: " REMAINS_ON_TOKEN "\n");
+        buf_put_str(out, "remains: " REMAINS_ON_TOKEN("key") "\n");
     else
-        put_remains(s, out);
+        put_remains(s, c->counts.token_objects > 0, out); /* of a tenant: it had keys of both levels */
 }
 
 /* ---- the row ---- */

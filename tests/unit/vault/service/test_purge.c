@@ -22,6 +22,7 @@ static void everything_and_nothing_else(void **state)
     the_other_is_whole(f);
     const struct bytes text = certificate(f);
     says(text, "\nkind: tenant\nname: projects/acme\n");
+    assert_null(memmem(text.p, text.n, "copies of the token that were made before", 41)); /* it had no key there */
     says(text, "\nkey-rings: 1\nkeys: 40\nversions: 200\nprincipals: 300\ntoken-objects: 0\n");
     says(text, "\nrequested: 2027-01-15T08:00:00Z\nrequested-by: admin\ndue: 2027-02-14T08:00:00Z\n");
     relayed(f);
@@ -192,6 +193,7 @@ static void off_the_token(void **state)
     assert_ok(unsaved_count(f->l->s.store, &unsaved, &f->e));
     assert_int_equal(unsaved, 0);
     says(certificate(f), "\nkeys: 9\nversions: 9\nprincipals: 0\ntoken-objects: 8\n");
+    says(certificate(f), "; copies of the token that were made before still hold its keys");
 }
 
 /* ---- a record copied elsewhere ---- */
