@@ -172,6 +172,25 @@ static void test_rows_put_back(void **state)
     fx_open(f);
 }
 
+/* Edited between the page and its commit, and mended after it: what was not put in place is not expected there. */
+static void test_edited_meanwhile(void **state)
+{
+    struct fx *f = *state;
+    put_rows(f, 6);
+    assert_ok(fx_seal(f, 4, "changed"));
+    struct store_reseal at = {.limit = 100};
+    CLEANUP(store_txn_freep) struct store_txn *t = store_txn_new(f->s);
+    assert_ok(store_reseal(f->s, &at, t, &f->e));
+    assert_int_equal(at.rows, 6);
+    assert_int_equal(edit(f, "UPDATE record SET revision = revision + 7"), 6);
+    assert_ok(store_txn_commit(t, NULL, &f->e));
+    assert_int_equal(edit(f, "UPDATE record SET revision = revision - 7 WHERE epoch = 3"), 6);
+    expect_rows(f, 6);
+    assert_int_equal(fx_reseal_all(f, 100), 6);
+    finish(f);
+    expect_rows(f, 6);
+}
+
 static void test_epoch_column(void **state)
 {
     struct fx *f = *state;
@@ -311,6 +330,7 @@ int main(void)
         SEALED_TEST(test_older_copy),
         SEALED_TEST(test_floor_of_another_time),
         SEALED_TEST(test_rows_put_back),
+        SEALED_TEST(test_edited_meanwhile),
         SEALED_TEST(test_epoch_column),
         SEALED_TEST(test_fsck_tells),
         SEALED_TEST(test_accepted),
