@@ -1,5 +1,6 @@
 #include "hsm/answer.h"
 
+#include "hsm/answer_file.h"
 #include "hsm/ops.h"
 
 #include <stdio.h>
@@ -7,11 +8,17 @@
 
 enum { LABEL_MAX = OBJECT_LABEL_MAX + 8 };
 
+/* "master-1" */
+static const char *short_name(enum hsm_object kind, uint32_t version, char out[OBJECT_LABEL_MAX])
+{
+    object_label(kind, version, out);
+    return out + strlen("claviger-");
+}
+
 static int answer_label(enum hsm_object kind, uint32_t version, char out[LABEL_MAX])
 {
     char name[OBJECT_LABEL_MAX];
-    object_label(kind, version, name);
-    return snprintf(out, LABEL_MAX, "claviger-check-%s", name + strlen("claviger-"));
+    return snprintf(out, LABEL_MAX, "claviger-check-%s", short_name(kind, version, name));
 }
 
 RESULT answer_compute(struct token *t, CK_OBJECT_HANDLE key, const uint8_t nonce[ANSWER_NONCE_BYTES],
@@ -41,6 +48,16 @@ static bool keeps_none(struct token *t)
     return ops_anchor_try(t, &why).failed && why.code == ERR_UNIMPLEMENTED;
 }
 
+static RESULT store_in_file(struct token *t, enum hsm_object kind, uint32_t version, const uint8_t nonce[ANSWER_NONCE_BYTES],
+                            const uint8_t answer[ANSWER_BYTES], struct err *e)
+{
+    char name[OBJECT_LABEL_MAX];
+    struct answer_line line = {.name = short_name(kind, version, name)};
+    memcpy(line.nonce, nonce, sizeof line.nonce);
+    memcpy(line.answer, answer, sizeof line.answer);
+    return answer_file_put(t->setup.state_dir, &line, e);
+}
+
 RESULT answer_store(struct token *t, enum hsm_object kind, uint32_t version, const uint8_t nonce[ANSWER_NONCE_BYTES],
                     const uint8_t answer[ANSWER_BYTES], CK_OBJECT_HANDLE *ret, struct err *e)
 {
@@ -57,10 +74,16 @@ RESULT answer_store(struct token *t, enum hsm_object kind, uint32_t version, con
                                {CKA_VALUE, value, sizeof value}};
     CK_RV rv = CALL(&t->m, C_CreateObject, t->session, template, sizeof template / sizeof template[0], ret);
     if (create_refuses_template(t, rv) && keeps_none(t)) {
-        *ret = CK_INVALID_HANDLE; /* "no stored known answer" is the weakness by which that is named */
-        return ok();
+        *ret = CK_INVALID_HANDLE;
+        return store_in_file(t, kind, version, nonce, answer, e);
     }
     return rv == CKR_OK ? ok() : ckr_fail(rv, "C_CreateObject", e);
+}
+
+RESULT answer_forget(struct token *t, enum hsm_object kind, uint32_t version, struct err *e)
+{
+    char name[OBJECT_LABEL_MAX];
+    return answer_file_remove(t->setup.state_dir, short_name(kind, version, name), e);
 }
 
 RESULT answer_remove(struct token *t, enum hsm_object kind, uint32_t version, struct err *e)
@@ -69,7 +92,7 @@ RESULT answer_remove(struct token *t, enum hsm_object kind, uint32_t version, st
     size_t n;
     TRY(find(t, kind, version, &h, &n, e));
     if (n == 0)
-        return ok();
+        return answer_forget(t, kind, version, e);
     CK_RV rv = CALL(&t->m, C_DestroyObject, t->session, h);
     return rv == CKR_OK ? ok() : ckr_fail(rv, "C_DestroyObject", e);
 }
@@ -84,32 +107,51 @@ static RESULT differs(const struct object *o, struct err *e)
     return r;
 }
 
+static void unanswered(struct token *t, const char *name)
+{
+    size_t used = strlen(t->objects.weaknesses);
+    t->objects.unanswered++;
+    (void)snprintf(t->objects.weaknesses + used, sizeof t->objects.weaknesses - used, "%s%s: no stored known answer", used > 0 ? "; " : "", name);
+}
+
+static RESULT check_answer(struct token *t, struct object *o, const uint8_t nonce[ANSWER_NONCE_BYTES], const uint8_t answer[ANSWER_BYTES],
+                           struct err *e)
+{
+    uint8_t now[ANSWER_BYTES];
+    TRY(answer_compute(t, o->handle, nonce, now, e));
+    if (!bytes_ct_equal(answer, now, sizeof now))
+        return differs(o, e);
+    o->answered = true;
+    memcpy(o->nonce, nonce, ANSWER_NONCE_BYTES);
+    memcpy(o->answer, now, ANSWER_BYTES);
+    return ok();
+}
+
+static RESULT check_in_file(struct token *t, struct object *o, struct err *e)
+{
+    char name[OBJECT_LABEL_MAX];
+    struct answer_line line = {.name = short_name(o->kind, o->version, name)};
+    bool found;
+    TRY(answer_file_get(t->setup.state_dir, &line, &found, e));
+    if (found)
+        return check_answer(t, o, line.nonce, line.answer, e);
+    unanswered(t, line.name);
+    return ok();
+}
+
 static RESULT check_one(struct token *t, struct object *o, struct err *e)
 {
     CK_OBJECT_HANDLE h;
-    uint8_t value[ANSWER_NONCE_BYTES + ANSWER_BYTES], now[ANSWER_BYTES];
+    uint8_t value[ANSWER_NONCE_BYTES + ANSWER_BYTES];
     size_t found, n;
     bool known;
-    char label[OBJECT_LABEL_MAX];
-    object_label(o->kind, o->version, label);
     TRY(find(t, o->kind, o->version, &h, &found, e));
-    if (found == 0) {
-        size_t used = strlen(t->objects.weaknesses);
-        t->objects.unanswered++;
-        (void)snprintf(t->objects.weaknesses + used, sizeof t->objects.weaknesses - used, "%s%s: no stored known answer",
-                       used > 0 ? "; " : "", label + strlen("claviger-"));
-        return ok();
-    }
+    if (found == 0)
+        return check_in_file(t, o, e);
     TRY(object_read(&t->m, t->session, h, CKA_VALUE, value, sizeof value, &n, &known, e));
     if (!known || n != sizeof value)
         return differs(o, e);
-    TRY(answer_compute(t, o->handle, value, now, e));
-    if (!bytes_ct_equal(value + ANSWER_NONCE_BYTES, now, sizeof now))
-        return differs(o, e);
-    o->answered = true;
-    memcpy(o->nonce, value, ANSWER_NONCE_BYTES);
-    memcpy(o->answer, now, ANSWER_BYTES);
-    return ok();
+    return check_answer(t, o, value, value + ANSWER_NONCE_BYTES, e);
 }
 
 RESULT answer_confirm(struct token *t, const struct object *o, struct err *e)

@@ -200,6 +200,7 @@ RESULT ops_generate(struct token *t, struct verifier *v, enum hsm_object object,
     TRY(token_reload(t, e));
     if (exists(t, object, version))
         FAIL(e, ERR_EXISTS, "HSM_OBJECT_EXISTS", "%s is on the token already and is not overwritten", n.label);
+    TRY(answer_forget(t, object, version, e));
     struct made made = {.answer = CK_INVALID_HANDLE};
     TRY(object == HSM_AUDIT ? generate_audit(t, &n, &made, e) : generate_secret(t, &n, &made, e));
     struct result r = ritual(t, v, object, version, &made, e);
@@ -208,7 +209,7 @@ RESULT ops_generate(struct token *t, struct verifier *v, enum hsm_object object,
     /* Nothing was ever derived from it: better no key than one that may not outlive the next power cut. */
     struct err left = {0};
     CK_RV why = t->m.last_rv;
-    if (undo(t, &made, &left).failed)
+    if (undo(t, &made, &left).failed || answer_forget(t, object, version, &left).failed)
         log_event(LOG_ERROR, "an unfinished key may be left on the token", LF_STR("object", n.label), LF_ERR(&left));
     (void)token_reload(t, &left).failed; /* when it fails the token is not ready, and is looked for again */
     t->m.last_rv = why;

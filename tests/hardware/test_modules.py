@@ -25,7 +25,7 @@ IN_PROCESS = {
     "libnss3": {
         "token": f"{LABEL}; Mozilla Foundation; NSS 3; firmware 0.0",
         "lacks": "CKM_EDDSA CKM_EC_EDWARDS_KEY_PAIR_GEN",
-        "weaknesses": NO_LIMITS + "; master-1: no stored known answer; seal-1: no stored known answer",
+        "weaknesses": NO_LIMITS,
         "imported": "a named weakness", "audit key": "P-256",
         "kdf": "ran: 23 checks", "sign": "ran: 11 checks", "gcm": "ran: 150 checks",
         "anchor": f"cannot: ERR_UNIMPLEMENTED HSM_MECHANISM {NO_DATA}",

@@ -30,7 +30,7 @@ class Softhsm:
 
 
 class Nss:
-    """Its database takes no data objects, so it can have neither anchor nor stored known answers."""
+    """Its database takes no data objects: no anchor, and stored known answers in a file of hsm's."""
     package, module = "libnss3", "/usr/lib/x86_64-linux-gnu/libsoftokn3.so"
     make = ["", "", ""]  # its token cannot be named by C_InitToken, and is made without a PIN
     run, lines = (), ""

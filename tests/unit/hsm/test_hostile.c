@@ -269,25 +269,87 @@ static void test_a_token_that_can_do_nothing(void **state)
     unharmed(w, want);
 }
 
-/* One that keeps no data objects at all has no anchor, which is said; and no stored answers, which is a named weakness. */
+/* One that keeps no data objects at all has no anchor, which is said; and its stored answers are lines of a file. */
 static void test_a_token_without_data_objects(void **state)
 {
     struct world *w = *state;
     CLEANUP(secret_freep) struct secret *want = world_derive(w);
+    char path[160];
+    (void)snprintf(path, sizeof path, "%s/hsm-answers", w->f.state);
     OK(ops_anchor_try(&w->t, &e));
     assert_int_equal(anchors_named(w, "claviger-anchor-try"), 0);
+    assert_int_not_equal(access(path, F_OK), 0); /* a token that does keep them needs no such file */
     shim_plan(&w->f, "C_CreateObject 0x13 always");
     REFUSED(ERR_UNIMPLEMENTED, "HSM_MECHANISM", ops_anchor_try(&w->t, &e));
     OK(ops_generate(&w->t, &verifier, HSM_MASTER, 9, &e));
-    assert_non_null(strstr(w->t.objects.weaknesses, "master-9: no stored known answer"));
+    OK(ops_generate(&w->t, &verifier, HSM_SEAL, 9, &e));
+    assert_string_equal(w->t.objects.weaknesses, "");
     shim_plan(&w->f, "C_CreateObject 0x30 always"); /* trouble is no such answer */
     REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", ops_anchor_try(&w->t, &e));
     REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", ops_generate(&w->t, &verifier, HSM_MASTER, 10, &e));
+    shim_plan(&w->f, "C_Sign bit:3 always"); /* what it answers is compared, at once and at the next start */
+    struct secret *key = NULL;
+    CLEANUP(buf_release) struct buf in = {0};
+    tenant_kek_input(&in);
+    REFUSED(ERR_UNAVAILABLE, "HSM_UNAVAILABLE", ops_derive(&w->t, HSM_MASTER, 9, buf_bytes(&in), &key, &e));
     shim_plan(&w->f, "");
     OK(token_recover(&w->t, &e));
+    OK(ops_destroy(&w->t, HSM_SEAL, 9, &e));
     OK(ops_destroy(&w->t, HSM_MASTER, 9, &e));
-    assert_int_equal(objects_newest(&w->t.objects, HSM_MASTER), 1);
+    struct stat st;
+    assert_true(stat(path, &st) == 0 && st.st_size == 0); /* its lines went with them */
     unharmed(w, want);
+}
+
+static void text_of(const char *path, char out[4096])
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, out, 4095) : -1;
+    assert_true(n >= 0 && close(fd) == 0);
+    out[n] = '\0';
+}
+
+/* The file of such a token: absent is a named weakness, wrong is another key, anything else is not ours. */
+static void test_stored_answers_in_a_file(void **state)
+{
+    struct world *w = *state;
+    char path[160], good[4096], bad[2 * 4096];
+    (void)snprintf(path, sizeof path, "%s/hsm-answers", w->f.state);
+    shim_plan(&w->f, "C_CreateObject 0x13 always");
+    OK(ops_generate(&w->t, &verifier, HSM_MASTER, 8, &e));
+    OK(ops_generate(&w->t, &verifier, HSM_MASTER, 9, &e));
+    text_of(path, good);
+    for (size_t at = 0; at < strlen(good); at += 7) {
+        struct err e = {0};
+        (void)snprintf(bad, sizeof bad, "%s", good);
+        bad[at] = bad[at] == '0' ? '1' : '0';
+        write_file(path, bad);
+        const bool refused = token_reload(&w->t, &e).failed;
+        assert_true(refused ? e.code == ERR_DATA_LOSS || e.code == ERR_STATE : strstr(w->t.objects.weaknesses, ": no stored known answer") != NULL);
+    }
+    static const char *const foreign[] = {"x", "\n", "master-9\n", "master-9 00 00\n"};
+    for (size_t i = 0; i < sizeof foreign / sizeof foreign[0]; i++) {
+        write_file(path, foreign[i]);
+        REFUSED(ERR_STATE, "HSM_STORAGE", token_reload(&w->t, &e));
+    }
+    (void)snprintf(bad, sizeof bad, "%s%s", good, good);
+    write_file(path, bad);
+    REFUSED(ERR_STATE, "HSM_STORAGE", token_reload(&w->t, &e));
+    assert_int_equal(unlink(path), 0);
+    OK(token_reload(&w->t, &e));
+    assert_string_equal(w->t.objects.weaknesses, "master-8: no stored known answer; master-9: no stored known answer");
+    write_file(path, good);
+    OK(token_reload(&w->t, &e));
+    assert_string_equal(w->t.objects.weaknesses, "");
+    /* A line of a token that was before this one is not in the way of a new key. */
+    OK(ops_destroy(&w->t, HSM_MASTER, 9, &e));
+    write_file(path, good);
+    OK(ops_generate(&w->t, &verifier, HSM_MASTER, 9, &e));
+    text_of(path, bad);
+    assert_true(strlen(bad) == strlen(good) && strcmp(bad, good) != 0);
+    shim_lift(&w->f);
+    OK(token_reload(&w->t, &e));
+    assert_string_equal(w->t.objects.weaknesses, "");
 }
 
 /* ---- answers ------------------------------------------------------------------------------------------------------- */
@@ -402,6 +464,7 @@ int main(void)
         HOSTILE(test_a_mechanism_that_cannot_be_described),
         HOSTILE(test_a_token_that_can_do_nothing),
         HOSTILE(test_a_token_without_data_objects),
+        HOSTILE(test_stored_answers_in_a_file),
         HOSTILE(test_wrong_answers),
         HOSTILE(test_a_generator_that_is_stuck),
         HOSTILE(test_the_nth_call_fails),
