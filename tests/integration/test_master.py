@@ -1,32 +1,23 @@
 """The master secret is replaced under traffic and over deaths; nothing fails that a death does not explain, everything decrypts, and what is
 retired goes only when nobody can need it any more."""
-import os
-import random
 import re
 import shutil
-import signal
 import threading
 import time
 
 import grpc
 import pytest
 
-from claviger.identity.v1 import identity_pb2 as idy
-from claviger.lifecycle.v1 import lifecycle_pb2 as life
 from claviger.masters.v1 import masters_pb2 as mas
-from claviger.policy.v1 import policy_pb2 as pol
 from claviger.system.v1 import system_pb2
 from claviger.tenants.v1 import tenants_pb2 as ten
-from conftest import World, msg, res
-from kit import certs
-from kit.client import AuditLog, Background, connect
-from kit.instance import SLOWER, TRUST_DOMAIN, until
+from conftest import World
+from kit.client import AuditLog
+from kit.instance import SLOWER, until
+from kit.moving import (CURRENT, DESTROYED, IDLE, MOVING, PAUSED, PLAIN, RETIRED, Traffic, all_decrypt, backups, deaths_are_survived, keys_of, kill,
+                        second_administrator, settle, user_of)
 from kit.wire import Code, refused
 from test_kmsctl import ABSENT, CONFLICT, DENIED, USAGE, Ctl
-
-IDLE, MOVING, PAUSED = mas.Rotation.IDLE, mas.Rotation.MOVING, mas.Rotation.PAUSED
-CURRENT, RETIRED, DESTROYED = mas.TokenSecret.CURRENT, mas.TokenSecret.RETIRED, mas.TokenSecret.DESTROYED
-PLAIN = b"jane@example.com"
 
 
 def status(world):
@@ -54,95 +45,6 @@ def over(world, to, timeout=60):
 
 def destroy(world, version, **kw):
     return world.admin.masters.DestroyMaster(mas.DestroyRequest(version=version, **kw))
-
-
-def settle(instance, **more):
-    instance.configure(clock_settle="0s", **more)
-    return World(instance.start())
-
-
-def keys_of(world, keys=20, versions=4):
-    """Keys of two tenants with several versions each: {key: a ciphertext of each version}"""
-    made = {}
-    for who, user, location in ((world.keyadmin, world.orders, world.location), (world.keyadmin2, world.billing, world.location2)):
-        ring = world.ring(who, location)
-        for _ in range(keys):
-            key = world.key(ring, who=who)
-            made[key] = []
-            for v in range(versions):
-                if v > 0:
-                    who.life.RotateKey(life.RotateKeyRequest(name=key))
-                made[key].append(world.encrypt(key, PLAIN, who=user))
-    return made
-
-
-def user_of(world, key):
-    return world.orders if key.startswith("projects/acme/") else world.billing
-
-
-def all_decrypt(world, made):
-    for key, ciphertexts in made.items():
-        for c in ciphertexts:
-            assert world.decrypt(key, c, who=user_of(world, key)) == PLAIN, key
-
-
-class Traffic(Background):
-    """Everything that goes on meanwhile: use of keys, warm and cold, and changes to them. Each failure is kept with its time."""
-
-    def __init__(self, world, made):
-        super().__init__()
-        self.world, self.failures, self.calls, self.new = world, [], 0, {}
-        self.changed = next(k for k in made if k.startswith("projects/acme/"))  # nobody uses it: it is disabled at times
-        self.made = {k: c for k, c in made.items() if k != self.changed}
-        self.lock = threading.Lock()
-        self.threads = [threading.Thread(target=self.work, args=(one, n)) for n, one in enumerate((self.use, self.use, self.make, self.change))]
-
-    def work(self, one, n):
-        dice = random.Random(n)
-        while not self.stop.is_set():
-            begun = time.monotonic()
-            try:
-                one(dice)
-            except (grpc.RpcError, AssertionError) as e:
-                with self.lock:
-                    self.failures.append((begun, time.monotonic(), e))
-            with self.lock:
-                self.calls += 1
-
-    def use(self, dice):
-        key = dice.choice(list(self.made))
-        assert self.world.decrypt(key, dice.choice(self.made[key]), who=user_of(self.world, key)) == PLAIN
-        fresh = self.world.encrypt(key, PLAIN, who=user_of(self.world, key))
-        with self.lock:
-            self.new[key] = [*self.new.get(key, [])[-3:], fresh]
-
-    def make(self, dice):
-        ring = next(iter(self.made)).rsplit("/", 2)[0]
-        key = self.world.keyadmin.kms.CreateCryptoKey(msg.CreateCryptoKeyRequest(
-            parent=ring, crypto_key_id=f"made{dice.getrandbits(60):x}", crypto_key=res.CryptoKey(purpose=res.CryptoKey.ENCRYPT_DECRYPT))).name
-        fresh = self.world.encrypt(key, PLAIN)
-        with self.lock:
-            self.new[key] = [fresh]
-        self.stop.wait(0.02)
-
-    def change(self, dice):
-        done = self.world.keyadmin.life.RotateKey(life.RotateKeyRequest(name=self.changed))
-        self.world.set_state(done.replaced, res.CryptoKeyVersion.DISABLED)
-        self.world.set_state(done.replaced, res.CryptoKeyVersion.ENABLED)
-        self.stop.wait(0.02)  # not so many versions that the rotation is all theirs
-
-    def mend(self):
-        """Enables what a death left disabled."""
-        for v in self.world.keyadmin.kms.ListCryptoKeyVersions(msg.ListCryptoKeyVersionsRequest(parent=self.changed, page_size=1000)).crypto_key_versions:
-            if v.state == res.CryptoKeyVersion.DISABLED:
-                self.world.set_state(v.name, res.CryptoKeyVersion.ENABLED)
-
-    def unexplained(self, deaths):
-        """Failures but for UNAVAILABLE of a call that was under way at a death, or in the seconds of coming back after it."""
-        def explained(begun, ended, e):
-            return isinstance(e, grpc.RpcError) and e.code() == Code.UNAVAILABLE and any(
-                ended >= died and begun <= back for died, back in deaths)
-        return [f for f in self.failures if not explained(*f)]
 
 
 def test_under_traffic_no_call_fails(fresh):
@@ -176,48 +78,10 @@ def test_under_traffic_no_call_fails(fresh):
     assert code == 0, said
 
 
-def kill(instance, role):
-    """(died, back): monotonic seconds, with room for a client's own way back."""
-    pid = instance.children()[role]
-    died = time.monotonic()
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: instance.children().get(role, pid) != pid, 10)
-    return died
-
-
 def test_over_deaths(fresh):
-    """Core and hsm are killed at random moments of the rotation; it goes on where it was, and its count never falls."""
-    dice = random.Random(os.urandom(8))
     fresh.configure(master_versions_per_second=100)
     world = World(fresh.start())
-    made = keys_of(world, keys=15)
-    deaths, done, states = [], 0, set()
-    with Traffic(world, made) as traffic:
-        rotate(world)
-        for n in range(6):
-            end = time.monotonic() + dice.random() * 0.4
-            until(lambda: time.monotonic() > end)
-            died = kill(fresh, "core" if n % 2 == 0 else "hsm")
-
-            def back():
-                try:
-                    s = status(world)
-                    world.decrypt(next(iter(made)), made[next(iter(made))][0])
-                    return s
-                except grpc.RpcError as e:
-                    assert e.code() == Code.UNAVAILABLE, e
-            s = until(back, 15)
-            deaths.append((died, time.monotonic() + 2 * SLOWER))
-            states.add(s.rotation.state)
-            if s.rotation.state == MOVING:
-                assert s.rotation.rows_done >= done
-                done = s.rotation.rows_done
-        over(world, 2, 90)
-    assert len(deaths) == 6 and traffic.calls > 50
-    assert not traffic.unexplained(deaths), traffic.unexplained(deaths)[:3]
-    traffic.mend()
-    all_decrypt(world, made)
-    all_decrypt(world, traffic.new)
+    deaths_are_survived(world, keys_of(world, keys=15), rotate, status, over)
     assert fresh.stop() == 0
     code, said = fresh.run("fsck")
     assert code == 0, said
@@ -266,12 +130,6 @@ def test_the_old_one_goes_and_old_copies_are_refused(fresh):
                 world.decrypt(key, c, who=user_of(world, key))
 
 
-def backups(instance):
-    """What each backup of the token holds, oldest first."""
-    found = sorted(p for p in (instance.state / "token-backup").iterdir() if not p.name.endswith((".part", ".verify")))
-    return [(p, next(line for line in (p / "SHA256SUMS").read_text().splitlines() if line.startswith("# holds ")).removeprefix("# holds ")) for p in found]
-
-
 def test_it_was_backed_up_before_it_was_used(fresh):
     """The token is lost right after the rotation: the backup that the rotation made opens everything, and the one from before nothing."""
     world = settle(fresh, backup_retention="0s")
@@ -300,17 +158,6 @@ def test_it_was_backed_up_before_it_was_used(fresh):
 
 def health(world):
     return world.admin.system.GetStatus(system_pb2.GetStatusRequest())
-
-
-def second_administrator(world):
-    san = f"spiffe://{TRUST_DOMAIN}/deputy"
-    now = world.admin.policy.GetPolicy(pol.GetPolicyRequest())
-    docs = [pol.Document(name=d.name, yaml=d.yaml.replace(b"principals: [admin]", b"principals: [admin, deputy]")) for d in now.documents]
-    world.admin.policy.ApplyPolicy(pol.ApplyPolicyRequest(documents=docs, expected_version=now.version))
-    world.admin.identity.CreatePrincipal(idy.CreatePrincipalRequest(principal_id="deputy", principal=dict(san=san)))
-    folder = world.instance.dir / "certs"
-    certs.issue(folder, "deputy", certs.load(folder, "ca"), uris=[san])
-    return connect(world.instance, "deputy")
 
 
 def test_before_its_backups_expire_it_takes_two(fresh):

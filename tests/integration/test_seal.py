@@ -1,7 +1,5 @@
 """The seal secret of the store is replaced under traffic and over deaths: no call fails that a death does not explain, no client sees anything,
 and once the old secret is gone from the token no copy of the store from its time opens."""
-import os
-import random
 import re
 import shutil
 import time
@@ -14,11 +12,12 @@ from claviger.system.v1 import system_pb2
 from claviger.tenants.v1 import tenants_pb2 as ten
 from conftest import World, msg
 from kit.client import AuditLog
-from kit.instance import SLOWER, until
+from kit.instance import until
+from kit.moving import (CURRENT, DESTROYED, IDLE, MOVING, PAUSED, RETIRED, Traffic, all_decrypt, backups, deaths_are_survived, keys_of,
+                        second_administrator, settle)
 from kit.wire import Code, refused
 from test_init import labels
 from test_kmsctl import ABSENT, CONFLICT, DENIED, USAGE, Ctl
-from test_master import CURRENT, DESTROYED, IDLE, MOVING, PAUSED, PLAIN, RETIRED, Traffic, all_decrypt, backups, kill, keys_of, second_administrator, settle
 
 
 def status(world):
@@ -37,7 +36,7 @@ def destroy(world, epoch, **kw):
     return world.admin.seals.DestroySeal(mas.DestroyRequest(version=epoch, **kw))
 
 
-def over(world, to):
+def over(world, to, timeout=60):
     """The rotation has ended, with that seal secret current: what it said then."""
     def ended():
         try:
@@ -45,7 +44,7 @@ def over(world, to):
             return s if s.rotation.state == IDLE and s.current == to else None
         except grpc.RpcError as e:
             assert e.code() == Code.UNAVAILABLE, e
-    return until(ended, 60, f"the end of a rotation to seal {to}")
+    return until(ended, timeout, f"the end of a rotation to seal {to}")
 
 
 def destroyed(world, epoch):
@@ -107,37 +106,9 @@ def test_under_traffic_no_call_fails(fresh):
 
 
 def test_over_deaths(fresh):
-    """Core and hsm are killed at random moments of the rotation; it goes on where it was, and its count never falls."""
-    dice = random.Random(os.urandom(8))
     fresh.configure(seal_rows_per_second=150)
     world = World(fresh.start())
-    made = keys_of(world, keys=15)
-    deaths, done = [], 0
-    with Traffic(world, made) as traffic:
-        rotate(world)
-        for n in range(6):
-            end = time.monotonic() + dice.random() * 0.4
-            until(lambda: time.monotonic() > end)
-            died = kill(fresh, "core" if n % 2 == 0 else "hsm")
-
-            def back():
-                try:
-                    s = status(world)
-                    world.decrypt(next(iter(made)), made[next(iter(made))][0])
-                    return s
-                except grpc.RpcError as e:
-                    assert e.code() == Code.UNAVAILABLE, e
-            s = until(back, 15)
-            deaths.append((died, time.monotonic() + 2 * SLOWER))
-            if s.rotation.state == MOVING:
-                assert s.rotation.rows_done >= done
-                done = s.rotation.rows_done
-        over(world, 2)
-    assert len(deaths) == 6 and traffic.calls > 50
-    assert not traffic.unexplained(deaths), traffic.unexplained(deaths)[:3]
-    traffic.mend()
-    all_decrypt(world, made)
-    all_decrypt(world, traffic.new)
+    deaths_are_survived(world, keys_of(world, keys=15), rotate, status, over)
     checked(fresh)
 
 
