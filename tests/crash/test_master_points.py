@@ -1,10 +1,11 @@
-"""The master is rotated, and the old one destroyed, while core is killed at the calls by which it changes anything, those to the token too: it
-goes on where it was, and everything decrypts. MASTER_POINTS=n: as many of each kind; SEED."""
+"""The master is rotated, or the seal secret of the store, and the old one destroyed, while core is killed at the calls by which it changes
+anything, those to the token too: it goes on where it was, and everything decrypts. MASTER_POINTS=n: as many of each kind; SEED."""
 import os
 import random
 import shutil
 
 import grpc
+import pytest
 
 import page as control
 import rig
@@ -22,10 +23,14 @@ IDLE, DESTROYED = mas.Rotation.IDLE, mas.TokenSecret.DESTROYED
 KILLS = (control.KILL_BEFORE, control.KILL_AFTER, control.KILL_TORN)
 
 
-class Masters:
-    def __init__(self, instance):
-        self.rig = instance
+class Secrets:
+    """The masters, or the seal secrets."""
+
+    def __init__(self, instance, one):
+        self.rig, self.one = instance, one
         self.admin, self.keyadmin, self.orders = (connect(instance, n) for n in ("admin", "acme-keyadmin", "acme-orders"))
+        calls = self.admin.masters if one == "Master" else self.admin.seals
+        self._status, self._rotate, self._destroy = (getattr(calls, n) for n in (f"Get{one}Status", f"Rotate{one}", f"Destroy{one}"))
         self.current, self.made, self.places, self.states = 1, {}, set(), set()
 
     def fill(self):
@@ -37,7 +42,7 @@ class Masters:
 
     def status(self):
         try:
-            return self.admin.masters.GetMasterStatus(mas.GetStatusRequest())
+            return self._status(mas.GetStatusRequest())
         except grpc.RpcError as e:
             assert e.code() == Code.UNAVAILABLE, e
             return None
@@ -60,23 +65,23 @@ class Masters:
 
     def rotate(self):
         to = self.current + 1
-        self.ask(self.admin.masters.RotateMaster, mas.RotateRequest(), f"to-{to}")
+        self.ask(self._rotate, mas.RotateRequest(), f"to-{to}")
 
         def ended():
             s = self.status()
             if s is not None:
                 self.states.add(s.rotation.state)
             return s is not None and s.rotation.state == IDLE and s.current == to
-        until(ended, 60, f"master {to}: {self.status()}")
+        until(ended, 60, f"{self.one} {to}: {self.status()}")
         self.current = to
 
     def destroy(self):
-        self.ask(self.admin.masters.DestroyMaster, mas.DestroyRequest(version=self.current - 1), f"end-of-{self.current - 1}")
+        self.ask(self._destroy, mas.DestroyRequest(version=self.current - 1), f"end-of-{self.current - 1}")
 
         def gone():
             s = self.status()
             return s is not None and any(m.version == self.current - 1 and m.state == DESTROYED for m in s.versions)
-        until(gone, 60, f"the end of master {self.current - 1}")
+        until(gone, 60, f"the end of {self.one} {self.current - 1}")
 
     def killed(self, what, kind, calls, dice):
         """what(), and core killed at one of its calls of that kind: where, or None when that call did not come."""
@@ -91,17 +96,18 @@ class Masters:
             assert self.orders.kms.Decrypt(msg.DecryptRequest(name=key, ciphertext=ciphertext)).plaintext == b"jane", key
 
 
-def test_killed_at_calls_of_a_rotation(folder, template):
-    dice, instance = random.Random(SEED), rig.Rig(folder / "masters", template)
+@pytest.mark.parametrize("one", ["Master", "Seal"])
+def test_killed_at_calls_of_a_rotation(folder, template, one):
+    dice, instance = random.Random(SEED), rig.Rig(folder / one, template)
     try:
-        instance.configure(backup_retention="0s", clock_settle="0s", master_versions_per_second=1000000)
+        instance.configure(backup_retention="0s", clock_settle="0s", seal_period="0s", master_versions_per_second=1000000, seal_rows_per_second=1000000)
         instance.start()
-        m, tried = Masters(instance), 0
+        m, tried, points = Secrets(instance, one), 0, POINTS if one == "Master" else (POINTS + 1) // 2
         deaths = {(what, kind): [] for what in ("rotate", "destroy") for kind in KINDS}
         m.fill()
         calls = {what: m.counted(getattr(m, what)) for what in ("rotate", "destroy")}
         assert min(n for of in calls.values() for n in of.values()) > 1, calls
-        while min(map(len, deaths.values())) < POINTS:
+        while min(map(len, deaths.values())) < points:
             for what in ("rotate", "destroy"):
                 kind = min(KINDS, key=lambda k: len(deaths[what, k]))
                 if (where := m.killed(getattr(m, what), kind, calls[what][kind], dice)) is not None:
@@ -116,7 +122,7 @@ def test_killed_at_calls_of_a_rotation(folder, template):
         instance.ended_well()
         instance.fsck()
         instance.start()
-        m = Masters(instance)
+        m = Secrets(instance, one)
         assert m.status().rotation.state == IDLE
     finally:
         instance.page.disarm()

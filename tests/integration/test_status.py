@@ -323,8 +323,8 @@ def test_what_is_due_and_cannot_be_done(rig):
     until(lambda: rig.w.keyadmin.kms.GetCryptoKey(msg.GetCryptoKeyRequest(name=key)).primary.name.endswith("/2"), 70)
 
 
-def test_a_master_that_cannot_be_backed_up_and_one_that_is_gone(rig):
-    """A rotation waits until the token's backup has room; then a token from before it is put back."""
+def test_secrets_that_cannot_be_backed_up_and_that_are_gone(rig):
+    """The rotation of the master, and of the seal secret, waits until the token's backup has room; then a token from before it is put back."""
     folder, tokens = rig.i.state / "token-backup", rig.i.dir / "tokens"
     first, = [p for p in folder.iterdir() if not p.name.endswith(".part")]
     serial = first.name.split("-")[0]
@@ -332,12 +332,17 @@ def test_a_master_that_cannot_be_backed_up_and_one_that_is_gone(rig):
     for f in full:
         f.mkdir(mode=0o700)
     masters = lambda: rig.w.admin.masters.GetMasterStatus(masters_pb2.GetStatusRequest())  # noqa: E731
+    seals = lambda: rig.w.admin.seals.GetSealStatus(masters_pb2.GetStatusRequest())  # noqa: E731
     rig.w.admin.masters.RotateMaster(masters_pb2.RotateRequest())
+    rig.w.admin.seals.RotateSeal(masters_pb2.RotateRequest())
     rig.shows("MASTER_FAILING", "HSM_BACKUP")
-    assert masters().current == 1 and "HSM_BACKUP" in masters().rotation.trouble
+    rig.shows("SEAL_FAILING", "HSM_BACKUP")
+    for of in (masters, seals):
+        assert of().current == 1 and "HSM_BACKUP" in of().rotation.trouble
     for f in full:
         f.rmdir()
-    until(lambda: masters().current == 2 and masters().rotation.state == masters_pb2.Rotation.IDLE, 30)
+    for of in (masters, seals):
+        until(lambda: of().current == 2 and of().rotation.state == masters_pb2.Rotation.IDLE, 30)
     rig.well()
     tokens.rename(rig.i.dir / "tokens-new")
     tokens.mkdir(mode=0o700)
@@ -345,6 +350,7 @@ def test_a_master_that_cannot_be_backed_up_and_one_that_is_gone(rig):
     shutil.copytree(own, tokens / own.name)
     os.kill(rig.i.children()["hsm"], signal.SIGKILL)
     rig.shows("MASTER_ABSENT")
+    rig.shows("SEAL_ABSENT")
     shutil.rmtree(tokens)
     (rig.i.dir / "tokens-new").rename(tokens)
     os.kill(rig.i.children()["hsm"], signal.SIGKILL)

@@ -4,7 +4,7 @@
  * Threads: the call's owner (slow lane).
  * Errors:  ERR_INVALID naming page_size, page_token, filter or order_by. Nothing is ignored: what is not served is refused.
  * Limits:  LISTING_PAGE_MAX a page, LISTING_TERMS_MAX terms, LISTING_SCAN_MAX rows looked at for one page.
- * Secrets: a token is sealed (KDF_STORE area "token"): it shows nothing and cannot be made or moved.
+ * Secrets: a token is sealed (instance_token_key: the same as long as the store lives): it shows nothing and cannot be made or moved.
  *
  * Filter: terms joined by " AND "; each `state=VALUE` (versions), `name:SUBSTRING`, `labels.KEY=VALUE` (keys); a value may be
  * in double quotes. order_by: empty, "name", "name asc" or "name desc".
