@@ -277,6 +277,25 @@ def test_what_was_restored_since_is_not_destroyed_at_once(new_world):
     assert w.decrypt(key, ciphertext) == b"jane@example.com"
 
 
+def test_an_older_counter_of_nonces_seals_nothing(new_world):
+    """The row alone, as it once was, or gone: what is to be counted on from there is not."""
+    w = new_world
+    key = w.key(version_template=dict(protection_level=res.HSM))
+    sealed = w.encrypt(key)
+    edit(w.instance, "CREATE TABLE old AS SELECT * FROM record WHERE kind = 20")
+    w.instance.restart()
+    w = type(w)(w.instance)
+    w.encrypt(key)  # of another block: the row has changed
+    for put in ("INSERT INTO record SELECT * FROM old", "SELECT 1"):
+        assert edit(w.instance, "DELETE FROM record WHERE kind = 20") == 1
+        edit(w.instance, put)
+        w.instance.restart()
+        w = type(w)(w.instance)
+        with refused(Code.DATA_LOSS, "STORE_STALE"):
+            w.encrypt(key)
+        assert w.decrypt(key, sealed) == b"jane@example.com"
+
+
 def test_review_ends_the_warning(new_world):
     w = new_world
     w.instance.stop()
