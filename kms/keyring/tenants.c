@@ -4,6 +4,7 @@
 #include "kms/crypto/kdf.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "base/text.h"
 #include "kms/crypto/nonce.h"
 
 #include <stdlib.h>
@@ -138,11 +139,12 @@ RESULT keyring_tenant_hold_by_id(struct keyring *k, const uint8_t id[16], struct
     return keyring_tenant_hold(k, r.body, true, ret, e);
 }
 
-/* ---- from a leaf's tag back to its tenant: remembered, else every tenant is asked ---- */
+/* ---- from a leaf's tag back to its tenant: remembered, else every tenant is asked. That nobody has it is remembered, too: ids are random
+ * and a tenant is there before its first event, so it stays so; and an older store has a journal full of such events ---- */
 struct tag_entry {
     struct cache_entry entry;
     uint8_t tag[32];
-    char name[NAME_SEGMENT_MAX + 1];
+    char name[NAME_SEGMENT_MAX + 1]; /* "": nobody's */
 };
 
 static void tag_release(struct cache_entry *entry)
@@ -176,28 +178,43 @@ static RESULT not_purged(struct keyring *k, const uint8_t tag[32], struct err *e
     return (struct result){1};
 }
 
+static RESULT nobodys(struct err *e)
+{
+    FAIL(e, ERR_NOT_FOUND, NULL, "no tenant has that tag");
+}
+
+/* A row that does not open is nobody's here: it must not hide all the others. */
+static bool has_tag(const struct keyring *k, const struct record *r, const uint8_t tag[32])
+{
+    CLEANUP(model_tenant_wipe) struct model_tenant m = {0};
+    struct err why = {0};
+    uint8_t t[32];
+    if (r->body.p == NULL || model_tenant_get(r, &m, &why).failed)
+        return false;
+    tenant_tag(k, m.t.id, t);
+    return bytes_ct_equal(t, tag, sizeof t);
+}
+
 static RESULT find_tag(struct keyring *k, const uint8_t tag[32], char name[NAME_SEGMENT_MAX + 1], struct err *e)
 {
-    char after[NAME_SEGMENT_MAX + 1] = "";
+    uint8_t after[STORE_ID_MAX];
+    struct store_scan q = {.kind = REC_TENANT, .limit = TAG_PAGE, .with_broken = true};
     size_t n = TAG_PAGE;
     TRY(not_purged(k, tag, e));
     while (n == TAG_PAGE) {
         CLEANUP(arena_release) struct arena a;
+        struct record *rows;
         arena_init(&a, 4 << 20);
-        struct tenant *page;
-        TRY(keyring_tenant_list(k, bytes_str(after), TAG_PAGE, &a, &page, &n, e));
-        for (size_t i = 0; i < n; i++) {
-            uint8_t t[32];
-            tenant_tag(k, page[i].id, t);
-            if (bytes_ct_equal(t, tag, sizeof t)) {
-                memcpy(name, page[i].name, NAME_SEGMENT_MAX + 1);
+        TRY(store_scan(k->store, &q, &a, &rows, &n, e));
+        for (size_t i = 0; i < n; i++)
+            if (has_tag(k, &rows[i], tag) && text_copy(rows[i].id, name, NAME_SEGMENT_MAX + 1))
                 return ok();
-            }
-        }
         if (n > 0)
-            memcpy(after, page[n - 1].name, sizeof after);
+            memcpy(after, rows[n - 1].id.p, rows[n - 1].id.n);
+        q.after = BYTES(after, n > 0 ? rows[n - 1].id.n : 0);
     }
-    FAIL(e, ERR_NOT_FOUND, NULL, "no tenant has that tag");
+    tag_put(k, tag, "");
+    return nobodys(e);
 }
 
 RESULT keyring_tenant_hold_by_tag(struct keyring *k, const uint8_t tag[32], struct tenant_ref **ret, struct err *e)
@@ -207,6 +224,8 @@ RESULT keyring_tenant_hold_by_tag(struct keyring *k, const uint8_t tag[32], stru
     if (hit != NULL) {
         memcpy(name, ((struct tag_entry *)hit)->name, sizeof name);
         cache_unref(hit);
+        if (name[0] == 0)
+            return nobodys(e);
         struct err why = {0}; /* gone, or another's by now: then it is looked for as if it were new */
         if (!keyring_tenant_hold(k, bytes_str(name), true, ret, &why).failed && bytes_ct_equal((*ret)->audit.tag, tag, 32))
             return ok();

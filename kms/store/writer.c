@@ -357,7 +357,7 @@ static void settle(struct store *s, struct store_txn *group)
     pthread_mutex_lock(&s->mu);
     for (struct store_txn *t = group, *next; t; t = next) {
         next = t->next; /* once settled and unlocked, t is its caller's again */
-        erase |= t->is_erasing && !t->failed;
+        erase |= t->is_erasing; /* one that failed may be on the disk all the same: STORE_UNSURE */
         t->is_settled = true;
         pthread_cond_signal(&t->settled);
     }

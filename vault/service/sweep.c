@@ -188,7 +188,7 @@ static RESULT expire_page(struct service *s, struct store_scan *q, struct arena 
 
 static void expire_idempotency(struct service *s)
 {
-    struct store_scan q = {.kind = REC_IDEMPOTENCY, .limit = EXPIRE_PAGE, .all_tenants = true};
+    struct store_scan q = {.kind = REC_IDEMPOTENCY, .limit = EXPIRE_PAGE, .all_tenants = true, .with_broken = true}; /* those go, too */
     uint8_t after[STORE_ID_MAX];
     bool more = true;
     while (more) {

@@ -151,6 +151,30 @@ static void what_is_done_is_not_queued(void **state)
     assert_int_equal(queued(f, DUE_DESTRUCTION), 0);
 }
 
+/* A tenant's own row: whose record that is in the log is found for every other tenant all the same. */
+static void a_damaged_tenant_hides_no_other(void **state)
+{
+    struct life *f = *state;
+    struct tenant_ref *acme, *zeta, *found = NULL;
+    uint8_t tags[2][32];
+    struct tenant t;
+    struct store_txn *txn = store_txn_new(f->s.store);
+    assert_ok(keyring_tenant_create(f->s.keyring, BYTES_LIT("zeta"), BYTES_LIT("eu"), BYTES_LIT(""), txn, &t, &f->e)); /* behind acme */
+    life_commit(f, txn);
+    assert_ok(keyring_tenant_hold(f->s.keyring, BYTES_LIT("acme"), true, &acme, &f->e));
+    assert_ok(keyring_tenant_hold(f->s.keyring, BYTES_LIT("zeta"), true, &zeta, &f->e));
+    memcpy(tags[0], tenant_ref_audit(acme)->tag, 32);
+    memcpy(tags[1], tenant_ref_audit(zeta)->tag, 32);
+    tenant_ref_drop(acme);
+    tenant_ref_drop(zeta);
+    accept_damaged(f, "kind = 2 AND CAST(name AS TEXT) = 'projects/acme'");
+    assert_ok(keyring_tenant_hold_by_tag(f->s.keyring, tags[1], &found, &f->e));
+    assert_string_equal(tenant_ref_info(found)->name, "zeta");
+    tenant_ref_drop(found);
+    for (int i = 0; i < 2; i++) /* asked, and remembered */
+        assert_fails(keyring_tenant_hold_by_tag(f->s.keyring, tags[0], &found, &f->e), ERR_NOT_FOUND, NULL);
+}
+
 /* Every state of a version in the store against every last word of the journal: never back towards more, and what is scheduled to be
  * destroyed waits for 30 days more, since the copy does not know what was restored after it. */
 static void what_was_scheduled_waits(void **state)
@@ -185,6 +209,6 @@ static void what_was_scheduled_waits(void **state)
 #define LIFE(test) cmocka_unit_test_setup_teardown(test, life_start, life_stop)
 int main(void)
 {
-    const struct CMUnitTest tests[] = {LIFE(damaged_rows_hold_up_no_other), LIFE(a_damaged_row_of_the_queue), LIFE(what_is_done_is_not_queued), LIFE(what_was_scheduled_waits)};
+    const struct CMUnitTest tests[] = {LIFE(damaged_rows_hold_up_no_other), LIFE(a_damaged_row_of_the_queue), LIFE(what_is_done_is_not_queued), LIFE(what_was_scheduled_waits), LIFE(a_damaged_tenant_hides_no_other)};
     return cmocka_run_group_tests(tests, kms_slab, NULL);
 }
