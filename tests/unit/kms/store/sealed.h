@@ -1,31 +1,14 @@
 /*
  * Purpose: a store of rows whose seal epoch changes: rows that are covered and not, of two tenants; copies put back; what fsck says.
- * Owns: the floor's place. Threads: one. Errors: a failed set-up fails the test. Limits: one fixture at a time. Secrets: none.
+ * Owns: nothing beside anchored.h's. Threads: one. Errors: a failed set-up fails the test. Limits: one fixture at a time. Secrets: none.
  */
 #ifndef TESTS_UNIT_KMS_STORE_SEALED_H
 #define TESTS_UNIT_KMS_STORE_SEALED_H
 
 #include "kms/store/internal.h"
-#include "tests/unit/kms/store/edit.h"
+#include "tests/unit/kms/store/anchored.h"
 
 enum { ROW_ID = 24 };
-static struct place place;
-static inline int setup(void **state)
-{
-    static struct fx f;
-    fx_init(&f);
-    place_init(&place);
-    f.o.anchor = &place.io;
-    assert_false(store_create(&f.o, &f.e).failed);
-    fx_open(&f);
-    *state = &f;
-    return 0;
-}
-static inline int teardown(void **state)
-{
-    fx_stop(*state);
-    return 0;
-}
 
 static inline void row_id(char id[ROW_ID], int i)
 {

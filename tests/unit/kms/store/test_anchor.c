@@ -1,23 +1,6 @@
 /* The whole store put back: only a second place can know. And the way on: acceptance, which nothing of the future survives. */
-#include "tests/unit/kms/store/edit.h"
+#include "tests/unit/kms/store/anchored.h"
 
-static struct place place;
-static int setup(void **state)
-{
-    static struct fx f;
-    fx_init(&f);
-    place_init(&place);
-    f.o.anchor = &place.io;
-    assert_false(store_create(&f.o, &f.e).failed);
-    fx_open(&f);
-    *state = &f;
-    return 0;
-}
-static int teardown(void **state)
-{
-    fx_stop(*state);
-    return 0;
-}
 static void put(struct fx *f, const char *body, uint64_t expected, bool urgent)
 {
     struct record r = fx_rec(REC_PRINCIPAL, T0, "bob", body);
