@@ -67,6 +67,13 @@ static void test_broken_row(void **state)
     assert_string_equal(p.first, "instance fact \"row-3\": record: does not open under its columns");
 }
 
+static void break_place(bool broken)
+{
+    pthread_mutex_lock(&place.mu);
+    place.broken = broken;
+    pthread_mutex_unlock(&place.mu);
+}
+
 static void test_outbox_and_itself(void **state)
 {
     struct fx *f = *state;
@@ -105,16 +112,18 @@ static void test_outbox_and_itself(void **state)
     assert_string_equal(p.first, "a root record is of seal epoch 3");
     edit(f, "DELETE FROM root WHERE epoch = 0");
     /* The floor: it cannot be written just now. */
-    place.broken = true;
+    break_place(true);
     assert_ok(fx_seal(f, 5, "changed"));
     (void)fx_reseal_all(f, 10);
     assert_ok(store_outbox_trim(f->s, UINT64_MAX, &f->e));
     p = fx_prove(f);
     assert_true(p.left == 1);
     assert_string_equal(p.first, "the anchor could not be written anew");
-    place.broken = false;
+    break_place(false);
     assert_int_equal(fx_prove(f).left, 0);
+    fx_close(f);
     assert_int_equal(get_be32(place.value), 5);
+    fx_open(f);
 }
 
 /* ---- keys in memory ---- */
