@@ -178,7 +178,10 @@ class Truth:
     def _read(self, store):
         self.raw_never["store key"] = store.store_key(1)
         self.raw_kept["freshness key"] = store.freshness_key()
-        self.raw_kept["system audit key"] = next(body for _, id_, body in store.rows(META) if id_ == b"system-audit")
+        facts = {id_: body for _, id_, body in store.rows(META)}
+        self.raw_kept["system audit key"] = facts[b"system-audit"]
+        self.raw_never["page token key"] = facts[b"page-token-key"]
+        self._pair("page tokens", [kdf(facts[b"page-token-key"], b"claviger.v1.store", b"token", u) for u in (b"encrypt", b"commit")])
         tenants = {}
         for _, name, body in store.rows(TENANT):
             t = self._tenant(store, name.decode(), Take(body))

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A rotation of the master over many key versions, with a client at work: how fast, what the client notices. `make master`;
-MASTER_ARGS="--keys N --pace N".
+"""A rotation of the master over many key versions, or of the store's seal secret over as many rows and more, with a client at work: how fast,
+what the client notices. `make master`, `make seal`; MASTER_ARGS="--keys N --pace N".
 
-Fails when one call of the client fails, a version is left under the old master, or fsck finds anything."""
+Fails when one call of the client fails, something is left under the old one, or fsck finds anything."""
 import argparse
 import json
 import os
@@ -73,13 +73,15 @@ def busy(instance, keys, until):
     return result, client.quantiles()
 
 
-def rotation(instance, patience_s):
-    """(versions, seconds) of a whole rotation, from the call to the proof."""
+def rotation(instance, what, patience_s):
+    """(rows, seconds) of a whole rotation, from the call to the proof."""
     admin = connect(instance, "admin")
+    rotate, status = {"master": (admin.masters.RotateMaster, admin.masters.GetMasterStatus),
+                      "seal": (admin.seals.RotateSeal, admin.seals.GetSealStatus)}[what]
     begun = time.monotonic()
-    to = admin.masters.RotateMaster(mas.RotateRequest()).rotation.to
+    to = rotate(mas.RotateRequest()).rotation.to
     while True:
-        s = admin.masters.GetMasterStatus(mas.GetStatusRequest())
+        s = status(mas.GetStatusRequest())
         if s.rotation.state == mas.Rotation.IDLE and s.current == to:
             return s.rotation.rows_done, time.monotonic() - begun
         assert not s.rotation.trouble, s
@@ -90,14 +92,15 @@ def rotation(instance, patience_s):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--keys", type=int, default=100_000, help="of one version each")
-    p.add_argument("--pace", type=int, default=1_000_000, help="master_versions_per_second")
+    p.add_argument("--what", choices=("master", "seal"), default="master")
+    p.add_argument("--pace", type=int, default=1_000_000, help="master_versions_per_second, seal_rows_per_second")
     p.add_argument("--dir", default=None, help="where to work (a temporary folder)")
     p.add_argument("--json", action="store_true")
     a = p.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="clv-master-", dir=a.dir))
     try:
         i = Instance.create(folder / "i")
-        i.configure(master_versions_per_second=a.pace)
+        i.configure(master_versions_per_second=a.pace, seal_rows_per_second=a.pace)
         i.start()
         keyadmin = connect(i, "acme-keyadmin")
         keyadmin.kms.CreateKeyRing(msg.CreateKeyRingRequest(parent=RING.rsplit("/", 2)[0], key_ring_id="r"))
@@ -106,16 +109,16 @@ def main():
         fill(i, a.keys)
         i.start()
         _, before = busy(i, a.keys, lambda: time.sleep(3))
-        (versions, took), during = busy(i, a.keys, lambda: rotation(i, a.keys / 100 + 60))
-        assert versions > a.keys
+        (rows, took), during = busy(i, a.keys, lambda: rotation(i, a.what, a.keys / 100 + 60))
+        assert rows > a.keys * (1 if a.what == "master" else 2)  # a row of the key, too
         i.stop()
         code, said = i.run("fsck", timeout=900)
         assert code == 0, said
-        done = {"versions": versions, "seconds": round(took, 2), "per_second": round(versions / took), "before": before, "during": during}
+        done = {"rows": rows, "seconds": round(took, 2), "per_second": round(rows / took), "before": before, "during": during}
         if a.json:
             print(json.dumps(done))
             return
-        print(f"{versions:,} versions moved and proven in {took:.1f} s: {versions / took:,.0f} versions/s; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+        print(f"{a.what}: {rows:,} rows moved and proven in {took:.1f} s: {rows / took:,.0f} rows/s; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         for what, q in (("before", before), ("during", during)):
             print(f"one client {what}: p50 {q['p50_us']:,} us, p99 {q['p99_us']:,} us of a warm Decrypt; {q['calls']:,} calls, none failed")
         print("fsck: " + [line for line in said.splitlines() if line.startswith("examined")][-1])
