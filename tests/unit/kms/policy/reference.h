@@ -243,12 +243,12 @@ static struct policy_decision compiled(const struct policy_set *s, const struct 
     return policy_decide(s, &p);
 }
 
-/* One question to both. False: they do not agree, as *ret_said says. */
+/* One question to both, for those who compare. False: they do not agree, as *ret_said says. */
 struct answer {
     bool allowed;
     char rule[32];
 };
-static bool both_agree(const struct model *m, const struct policy_set *s, struct answer *ret, char ret_said[NAME_MAX_BYTES + 256])
+static inline bool both_agree(const struct model *m, const struct policy_set *s, struct answer *ret, char ret_said[NAME_MAX_BYTES + 256])
 {
     struct question q;
     random_question(&q);
