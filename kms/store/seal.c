@@ -88,6 +88,7 @@ static struct seal_keys *room(struct seal *s)
     return oldest;
 }
 
+/* After store_seal_prove nothing of an earlier epoch is left: a row that says so was put back, or has been sealed anew since it was read. */
 static RESULT outlived(uint32_t epoch, struct err *e)
 {
     FAIL(e, ERR_DATA_LOSS, "STORE_STALE", "of seal epoch %u, of which nothing was left: put back from before", epoch);
@@ -153,14 +154,13 @@ static RESULT hold(struct seal *s, uint32_t epoch, const struct seal_keys **ret,
     }
 }
 
-/* Of a row or an event. The store has not come to a later epoch, and after store_seal_prove nothing of an earlier one is left: such
- * numbers were written by somebody else, or belong to a row that has been sealed anew since it was read. They must not reach the HSM. */
+/* Of a row or an event. The store has not come to a later epoch: such a number was written by somebody else, and must not reach the HSM. */
 static RESULT check_epoch(const struct seal *s, uint32_t epoch, struct err *e)
 {
-    const uint32_t now = s->epoch, oldest = s->oldest;
+    const uint32_t now = s->epoch;
     if (epoch == 0 || epoch > now)
         FAIL(e, ERR_DATA_LOSS, "RECORD_TAMPERED", "seal epoch %u, the store is at %u", epoch, now);
-    return epoch < oldest ? outlived(epoch, e) : ok();
+    return ok();
 }
 
 static void aad_head(const struct seal *s, uint32_t epoch, struct buf *aad)
