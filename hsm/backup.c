@@ -19,6 +19,7 @@
 #define SCRATCH ".verify"
 #define CONF "softhsm2.conf"
 #define PART ".part"
+#define STAMP "%Y%m%dT%H%M%SZ"
 enum { PATH_BYTES = 4096, KEY_LINE_MAX = 48 };
 
 static void close_fd(int *fd)
@@ -93,22 +94,74 @@ void backup_look(const struct token *t, struct backup_state *ret)
     (void)closedir(d);
 }
 
+/* ---- what goes --------------------------------------------------------------------------------------------------- */
+
+static RESULT list_root(const struct job *j, struct dir_names *ret, struct err *e)
+{
+    ret->n = scandirat(j->root, ".", &ret->entries, NULL, dir_by_name);
+    if (ret->n >= 0)
+        return ok();
+    ret->n = 0;
+    FAIL_ERRNO(e, ERR_UNAVAILABLE, "HSM_BACKUP", "listing %s", ROOT);
+}
+
 /* Copies of this token that were never verified: of runs that died or failed. Who tries again every few seconds must not fill the disk. */
 static RESULT remove_parts(const struct job *j, struct err *e)
 {
     CLEANUP(dir_names_release) struct dir_names l = {0};
     const size_t serial = strlen(j->serial), part = sizeof PART - 1;
-    l.n = scandirat(j->root, ".", &l.entries, NULL, dir_by_name);
-    if (l.n < 0) {
-        l.n = 0;
-        FAIL_ERRNO(e, ERR_UNAVAILABLE, "HSM_BACKUP", "listing %s", ROOT);
-    }
+    TRY(list_root(j, &l, e));
     for (int i = 0; i < l.n; i++) {
         const char *name = l.entries[i]->d_name;
         const size_t n = strlen(name);
         if (n > serial + part && strncmp(name, j->serial, serial) == 0 && name[serial] == '-' && strcmp(name + n - part, PART) == 0)
             TRY(copy_remove(j->root, name, e));
     }
+    return ok();
+}
+
+/* When it was made, by its name; false: the name does not say. */
+static bool made_at(const struct job *j, const char *name, int64_t *ret_unix_s)
+{
+    struct tm utc = {0};
+    const char *end = is_backup_of(name, j->serial) ? strptime(name + strlen(j->serial) + 1, STAMP, &utc) : NULL;
+    *ret_unix_s = end != NULL ? (int64_t)timegm(&utc) : 0;
+    return end != NULL && *end == '\0';
+}
+
+/* It loses its name first: what a crash leaves of it must not pass for a backup. */
+static RESULT remove_backup(const struct job *j, const char *name, struct err *e)
+{
+    char part[COPY_NAME_MAX + sizeof PART];
+    (void)snprintf(part, sizeof part, "%s" PART, name);
+    if (renameat2(j->root, name, j->root, part, RENAME_NOREPLACE) != 0 || fsync(j->root) != 0)
+        FAIL_ERRNO(e, ERR_UNAVAILABLE, "HSM_BACKUP", "removing %.100s", name);
+    log_event(LOG_WARN, "a backup of the token that has expired was removed to make room", LF_STR("backup", name));
+    return copy_remove(j->root, part, e);
+}
+
+/* Room for one more, by those that backup_retention does not ask to be kept, the oldest first. Others are somebody's to move: whoever can
+ * have backups made must not be able to push out what may still be needed. */
+static RESULT make_room(const struct job *j, unsigned have, struct err *e)
+{
+    CLEANUP(dir_names_release) struct dir_names l = {0};
+    const int64_t oldest_kept_s = j->made_unix_s - (int64_t)(j->t->setup.backup_retention_ms / 1000);
+    int64_t at;
+    unsigned dated = 0;
+    if (have < BACKUPS_MAX)
+        return ok();
+    TRY(list_root(j, &l, e));
+    for (int i = 0; i < l.n; i++)
+        dated += made_at(j, l.entries[i]->d_name, &at);
+    for (int i = 0; i < l.n && have >= BACKUPS_MAX && dated > BACKUPS_KEPT; i++) {
+        if (!made_at(j, l.entries[i]->d_name, &at) || at >= oldest_kept_s)
+            continue;
+        TRY(remove_backup(j, l.entries[i]->d_name, e));
+        have--;
+        dated--;
+    }
+    if (have >= BACKUPS_MAX)
+        FAIL(e, ERR_EXHAUSTED, "HSM_BACKUP", "%u backups of this token lie in %s: move some away", have, ROOT);
     return ok();
 }
 
@@ -122,17 +175,16 @@ static RESULT begin(struct job *j, struct err *e)
     ops_serial(j->t, j->serial);
     TRY(storage_token_folder(&j->t->storage, j->serial, j->own, e));
     backup_look(j->t, &have);
-    if (have.verified >= BACKUPS_MAX)
-        FAIL(e, ERR_EXHAUSTED, "HSM_BACKUP", "%u backups of this token lie in %s: move some away", have.verified, ROOT);
     j->made_unix_s = clock_unix_s(j->t->setup.clock);
     const time_t when = (time_t)j->made_unix_s;
-    INVARIANT(gmtime_r(&when, &utc) != NULL && strftime(stamp, sizeof stamp, "%Y%m%dT%H%M%SZ", &utc) > 0);
+    INVARIANT(gmtime_r(&when, &utc) != NULL && strftime(stamp, sizeof stamp, STAMP, &utc) > 0);
     (void)snprintf(j->name, sizeof j->name, "%s-%s", j->serial, stamp);
     (void)snprintf(j->part, sizeof j->part, "%s" PART, j->name);
     TRY(open_root(j->t, true, &j->root, e));
     if (faccessat(j->root, j->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
         FAIL(e, ERR_EXISTS, "HSM_BACKUP", "%s was made within the same second: try again", j->name);
     TRY(remove_parts(j, e));
+    TRY(make_room(j, have.verified, e));
     return copy_make_folder(j->root, j->part, &j->folder, e);
 }
 

@@ -229,6 +229,7 @@ static RESULT start(struct server *s, struct err *e)
                                       .vendor_config = c->hsm_config_file,
                                       .state_dir = s->folder,
                                       .origin = s->origin,
+                                      .backup_retention_ms = c->backup_retention,
                                       .complete = !s->o->init,
                                       .partial = s->o->init, /* init says itself what is missing for what */
                                       .watchdog = s->o->watchdog,

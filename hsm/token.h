@@ -23,6 +23,7 @@ enum { TOKEN_SLOTS_MAX = 64, TOKEN_RANDOM_BYTES = 16 };
 struct token_setup { /* strings are borrowed and outlive the token */
     const char *module_path, *uri, *vendor_config, *state_dir;
     const char *origin; /* first line of every checkpoint that may be signed; "cluster/node" */
+    uint64_t backup_retention_ms; /* how long a backup of the token may still be needed */
     bool complete;      /* a token without master, seal and audit key is not ready (all but kmsd init) */
     bool partial;       /* what the token cannot do is refused when it is asked for: not at open (kmsd init) */
     bool narrow;        /* no object is looked up at open: keys_get finds the one that is wanted */

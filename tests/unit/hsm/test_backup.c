@@ -129,6 +129,42 @@ static void test_one_a_second_and_never_over_another(void **state)
     REFUSED(ERR_EXHAUSTED, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e));
 }
 
+/* The service makes backups by itself for years: those that nobody needs any more make room, and no others. */
+static void test_expired_ones_make_room(void **state)
+{
+    struct world *w = *state;
+    struct hsm_backup b;
+    const int64_t day = INT64_C(86400) * 1000000000;
+    OK(ops_backup(&w->t, &verifier, &b, &e));
+    w->t.setup.backup_retention_ms = UINT64_C(35) * 86400000;
+    /* 2023-10-01 and after; the clock stands at 2023-11-14: of 63 more one is a year older, two are just in time or past it. */
+    shell("cd '%s/token-backup' && for i in $(seq 10 69); do mkdir -p %s-20231014T2212$i.x; done", w->f.state, b.serial);
+    shell("cd '%s/token-backup' && mkdir -p %s-20221114T221320Z/x", w->f.state, b.serial);
+    shell("cd '%s/token-backup' && touch %s-20221114T221320Z/x/y", w->f.state, b.serial);
+    shell("cd '%s/token-backup' && mkdir %s-20231010T221319Z", w->f.state, b.serial);
+    shell("cd '%s/token-backup' && mkdir %s-20231011T221320Z", w->f.state, b.serial);
+    assert_int_equal(count(w, "token-backup/*-*"), BACKUPS_MAX);
+    fake_clock_advance(&w->clock, 1000000000);
+    OK(ops_backup(&w->t, &verifier, &b, &e)); /* the oldest goes, and that is enough */
+    assert_int_equal(count(w, "token-backup/*-20221114T221320Z*"), 0);
+    assert_int_equal(count(w, "token-backup/*-20231010T221319Z"), 1);
+    fake_clock_advance(&w->clock, 1000000000);
+    OK(ops_backup(&w->t, &verifier, &b, &e)); /* 35 days and a few seconds old */
+    assert_int_equal(count(w, "token-backup/*-20231010T221319Z"), 0);
+    fake_clock_advance(&w->clock, 1000000000);
+    REFUSED(ERR_EXHAUSTED, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e)); /* 34 days: it may be needed */
+    assert_int_equal(count(w, "token-backup/*-20231011T221320Z"), 1);
+    assert_int_equal(count(w, "token-backup/*-*"), BACKUPS_MAX);
+    /* A clock that is years ahead: all have expired by it, and the newest stay all the same. */
+    for (unsigned i = 0; i < 5; i++) {
+        fake_clock_advance(&w->clock, 4000 * day);
+        OK(ops_backup(&w->t, &verifier, &b, &e));
+        assert_int_equal(count(w, "token-backup/*Z"), BACKUPS_KEPT + 1);
+        assert_int_equal(count(w, "token-backup/*-*"), BACKUPS_MAX);
+    }
+    assert_int_equal(count(w, "token-backup/*-2023*Z"), 0);
+}
+
 /* One bit of any file of the copy, at the last moment before the keys in it are tried. */
 static void test_flipped_bit_in_the_copy(void **state)
 {
@@ -375,6 +411,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         MADE(test_backup_is_exact_and_verified),
         MADE(test_one_a_second_and_never_over_another),
+        MADE(test_expired_ones_make_room),
         MADE(test_flipped_bit_in_the_copy),
         MADE(test_flipped_bit_in_what_is_opened),
         MADE(test_wrong_answer_is_refused),
