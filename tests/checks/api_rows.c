@@ -107,10 +107,11 @@ static void print_limits(void)
 
 static void print_conditions(void)
 {
+    static const char *const levels[] = {[CLOSES] = "not serving", [DEGRADES] = "degraded", [WARNS] = "healthy"};
     printf("\n");
     for (int i = 0; i < CONDITION_COUNT; i++) {
         const struct condition_row *r = condition_row((enum condition)i);
-        printf("| `%s` | %s | %s | %s | %s |\n", r->name, r->serves ? "degraded" : "not serving", r->wrong, r->callers, r->todo);
+        printf("| `%s` | %s | %s | %s | %s |\n", r->name, levels[r->level], r->wrong, r->callers, r->todo);
     }
 }
 

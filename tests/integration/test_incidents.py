@@ -255,6 +255,8 @@ def failing_changes(world, key, tenant="projects/acme"):
                             lambda: a.identity.UpdatePrincipal(idy.UpdatePrincipalRequest(principal=dict(name="principals/acme-orders", state=2), update_mask={"paths": ["state", "san"]}))],
         "Review": [lambda: a.system.Review(system_pb2.ReviewRequest(what=1, reason="there is nothing to look into")),
                    lambda: a.system.Review(system_pb2.ReviewRequest(what=1)), lambda: a.system.Review(system_pb2.ReviewRequest(reason="x"))],
+        "BackupToken": [lambda: a.system.BackupToken(system_pb2.BackupTokenRequest(cloned=True)),  # it is files
+                        lambda: a.system.BackupToken(system_pb2.BackupTokenRequest(), metadata=long_key)],
         "ApplyPolicy": [lambda: a.policy.ApplyPolicy(pol.ApplyPolicyRequest(expected_version=policy.version + 1, documents=policy.documents)),
                         lambda: a.policy.ApplyPolicy(pol.ApplyPolicyRequest(expected_version=policy.version, documents=[*policy.documents, pol.Document(name="x", yaml=b"version: 2\n")]))],
     }

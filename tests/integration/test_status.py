@@ -14,7 +14,7 @@ import pytest
 from claviger.identity.v1 import identity_pb2 as idy
 from claviger.lifecycle.v1 import lifecycle_pb2 as life
 from claviger.masters.v1 import masters_pb2
-from conftest import BUILD, World, msg
+from conftest import BUILD, World, msg, res
 from google.protobuf import duration_pb2, timestamp_pb2
 from kit import certs
 from kit.instance import PATIENCE, Instance, ROOT, until
@@ -354,6 +354,17 @@ def test_secrets_that_cannot_be_backed_up_and_that_are_gone(rig):
     shutil.rmtree(tokens)
     (rig.i.dir / "tokens-new").rename(tokens)
     os.kill(rig.i.children()["hsm"], signal.SIGKILL)
+    rig.well()
+
+
+def test_keys_that_no_backup_has(rig):
+    """All works; but with the token they would be lost."""
+    rig.w.key(version_template=dict(protection_level=res.HSM))
+    rig.w.key(version_template=dict(protection_level=res.HSM))
+    rig.shows("TOKEN_BACKUP_STALE", "(2)")
+    code, said = rig.kmsctl("token", "backup")
+    assert code == 0, said
+    assert "TOKEN_BACKUP_STALE" not in rig.kmsctl("status")[1]
     rig.well()
 
 

@@ -6,7 +6,7 @@
 const struct condition_row *condition_row(enum condition c)
 {
     static const struct condition_row rows[CONDITION_COUNT] = {
-#define X(name, serves, wrong, callers, todo) {#name, serves, wrong, callers, todo},
+#define X(name, level, wrong, callers, todo) {#name, level, wrong, callers, todo},
         CONDITIONS(X)
 #undef X
     };
@@ -16,8 +16,8 @@ const struct condition_row *condition_row(enum condition c)
 void health_add(struct health *h, enum condition c, const char *detail)
 {
     h->is[c] = true;
-    h->degraded = true;
-    h->serving &= condition_row(c)->serves;
+    h->degraded |= condition_row(c)->level <= DEGRADES;
+    h->serving &= condition_row(c)->level != CLOSES;
     snprintf(h->detail[c], sizeof h->detail[c], "%s", detail);
 }
 

@@ -2,6 +2,7 @@
 
 #include "base/dir.h"
 #include "base/rng.h"
+#include "base/text.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -126,6 +127,8 @@ struct journal_options instance_journal_options(const struct instance *in, const
     return o;
 }
 
+#define BACKUP_ID BYTES_LIT("token-backup")
+
 void instance_backup_put(struct store_txn *txn, enum instance_backup kind, const struct hsm_backup *b, uint64_t expected)
 {
     CLEANUP(buf_release) struct buf body;
@@ -136,9 +139,31 @@ void instance_backup_put(struct store_txn *txn, enum instance_backup kind, const
     buf_put_v16(&body, bytes_str(b->serial));
     buf_put_v16(&body, bytes_str(b->holds));
     buf_put_v16(&body, bytes_str(b->path));
+    buf_put_u32(&body, b->keys);
     INVARIANT(!body.overflow);
-    const struct record r = {.kind = REC_META, .id = BYTES_LIT("token-backup"), .body = buf_bytes(&body)};
+    const struct record r = {.kind = REC_META, .id = BACKUP_ID, .body = buf_bytes(&body)};
     store_txn_put(txn, &r, expected);
+}
+
+RESULT instance_backup_read(struct store *s, enum instance_backup *ret_kind, struct hsm_backup *ret, struct err *e)
+{
+    static const uint8_t no_tenant[STORE_TENANT_BYTES];
+    CLEANUP(arena_release) struct arena a;
+    struct hsm_backup b = {0};
+    struct record r;
+    arena_init(&a, 1 << 16);
+    TRY(store_get(s, REC_META, no_tenant, BACKUP_ID, &a, &r, e));
+    struct reader in = reader_of(r.body);
+    const uint8_t format = reader_u8(&in), kind = reader_u8(&in);
+    b.made_unix_s = (int64_t)reader_u64(&in);
+    const bool fits = text_copy(reader_v16(&in), b.serial, sizeof b.serial) && text_copy(reader_v16(&in), b.holds, sizeof b.holds) &&
+                      text_copy(reader_v16(&in), b.path, sizeof b.path);
+    b.keys = reader_u32(&in);
+    if (!fits || !reader_done(&in) || format != 1 || (kind != INSTANCE_BACKUP_VERIFIED && kind != INSTANCE_BACKUP_VENDOR_CLONE))
+        FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "the record of the token's backup is not ours");
+    *ret_kind = (enum instance_backup)kind;
+    *ret = b;
+    return ok();
 }
 
 /* ---- what every store has ---- */

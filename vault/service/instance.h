@@ -15,9 +15,10 @@
 #include "kms/store/store.h"
 
 /* Store record META "token-backup", the last backup of the token: u8 format 1, u8 kind, u64 made (unix seconds), v16 serial, v16 holds
- * ("master-1 seal-1 audit-1"; "" for a clone), v16 path ("" for a clone). */
+ * ("master-1 seal-1 audit-1"; "" for a clone), v16 path ("" for a clone), u32 keys of level HSM. */
 enum instance_backup { INSTANCE_BACKUP_VERIFIED = 1, INSTANCE_BACKUP_VENDOR_CLONE };
 void instance_backup_put(struct store_txn *txn, enum instance_backup kind, const struct hsm_backup *b, uint64_t expected);
+RESULT instance_backup_read(struct store *s, enum instance_backup *ret_kind, struct hsm_backup *ret, struct err *e);
 
 /* Adds to txn what this version expects and the store has not: the record of the seal secret that it is under, and REC_META
  * "page-token-key", 32 random bytes, what page tokens are sealed under: it outlives every seal secret. *ret_any: something was added. */

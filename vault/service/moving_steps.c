@@ -152,7 +152,7 @@ static RESULT switch_current(struct step *t, struct err *e)
 
 static RESULT saving(struct step *t, struct err *e)
 {
-    struct token_backup b;
+    CLEANUP(token_backup_release) struct token_backup b = {0};
     const struct token_secret *old = token_secrets_current(t->mine);
     TRY(token_backup_make(t->x->s, t->v.cloned, &b, e));
     if (!token_backup_holds(&b, t->kind->object, t->v.to))
@@ -169,6 +169,7 @@ static RESULT saving(struct step *t, struct err *e)
     token_backup_put(t->txn, &b, &t->masters, &t->seals, step_now(t));
     moving_put(t->txn, &t->v);
     TRY(step_commit(t, "use", t->v.to, NULL, 0, e));
+    token_backup_done(t->x->s, &b);
     return keyring_master_changed(t->x->s->keyring, e);
 }
 
@@ -251,8 +252,8 @@ static RESULT save_again(struct step *t, struct err *e)
 {
     struct service *s = t->x->s;
     CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(s->store);
+    CLEANUP(token_backup_release) struct token_backup b = {0};
     struct hsm_status st;
-    struct token_backup b;
     uint64_t seq;
     TRY(hsm_probe(s->hsm, &st, e));
     if (!st.copyable)
@@ -262,6 +263,7 @@ static RESULT save_again(struct step *t, struct err *e)
     TRY(token_secrets_read(s->store, HSM_SEAL, &t->seals, e));
     token_backup_put(txn, &b, &t->masters, &t->seals, step_now(t));
     TRY(store_txn_commit(txn, &seq, e));
+    token_backup_done(s, &b);
     return keyring_master_changed(s->keyring, e);
 }
 

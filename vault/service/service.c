@@ -245,6 +245,11 @@ static void hsm_health(struct service *s, struct health *h)
         health_add(h, CONDITION_MASTER_ABSENT, "");
     if (hs.logged_in && hs.seal_newest < store_seal_epoch(s->store))
         health_add(h, CONDITION_SEAL_ABSENT, "");
+    const uint64_t unsaved = atomic_load(&s->keys_unsaved);
+    if (unsaved > 0) {
+        snprintf(why, sizeof why, "%llu", (unsigned long long)unsaved);
+        health_add(h, CONDITION_TOKEN_BACKUP_STALE, why);
+    }
 }
 
 static void storage_health(struct service *s, struct health *h)

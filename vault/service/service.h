@@ -57,6 +57,7 @@ struct service {
     _Atomic uint64_t calls_in_flight;
     _Atomic bool draining;        /* open streams end at their next step */
     _Atomic bool trust_old;       /* the last reload of client CAs failed */
+    _Atomic uint64_t keys_unsaved; /* of level HSM, that no backup of the token has (token_backup.h) */
     _Atomic uint64_t damaged;     /* calls that met stored data which failed its check */
     _Atomic uint64_t traffic[4];  /* the front's connections: open, accepted, refused, policed */
 };

@@ -7,6 +7,7 @@
 #include "vault/service/clockstep.h"
 #include "vault/service/lanes.h"
 #include "vault/service/pipeline.h"
+#include "vault/service/token_backup.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -282,6 +283,7 @@ static void *sweep_thread(void *arg)
             if (!admin_current(w->s->admin))
                 admin_refresh(w->s->admin);
             store_retry(w->s->store);
+            token_backup_look(w->s);
             drain_refusals(w->s, false);
         }
         if (now - kept >= SWEEP_BUDGET_MS) {

@@ -5,6 +5,8 @@
 #include "vault/service/review.h"
 #include "vault/service/rows.h"
 #include "vault/service/sweep.h"
+#include "vault/service/token.h"
+#include "vault/service/token_backup.h"
 
 #include "claviger/system/v1/system.pb-c.h"
 
@@ -44,6 +46,8 @@ static Claviger__System__V1__Hsm *view_hsm(struct call *c)
     r->weaknesses = call_text(c, st.weaknesses);
     r->calls = st.calls;
     r->failures = st.failures;
+    r->backup = view_token_backup_on_record(c);
+    r->keys_unsaved = atomic_load(&c->svc->keys_unsaved);
     return r;
 }
 
@@ -93,12 +97,16 @@ static void view_reasons(struct call *c, const struct health *h, Status *r)
 {
     char text[CONDITION_TEXT_MAX];
     r->reasons = arena_alloc(&c->arena, CONDITION_COUNT * sizeof *r->reasons);
-    INVARIANT(r->reasons != NULL);
+    r->warnings = arena_alloc(&c->arena, CONDITION_COUNT * sizeof *r->warnings);
+    INVARIANT(r->reasons != NULL && r->warnings != NULL);
     for (int i = 0; i < CONDITION_COUNT; i++) {
         if (!h->is[i])
             continue;
         health_text(h, (enum condition)i, text);
-        r->reasons[r->n_reasons++] = call_text(c, text);
+        if (condition_row((enum condition)i)->level == WARNS)
+            r->warnings[r->n_warnings++] = call_text(c, text);
+        else
+            r->reasons[r->n_reasons++] = call_text(c, text);
     }
 }
 
@@ -108,6 +116,7 @@ static struct result get(struct call *c, const ProtobufCMessage *req, ProtobufCM
     static const uint8_t no_tenant[16];
     Status *r = call_response(c);
     struct health h;
+    token_backup_look(c->svc); /* who has just made a key is told at once */
     service_health(c->svc, &h);
     r->health = call_text(c, !h.serving ? "not serving" : h.degraded ? "degraded" : "healthy");
     view_reasons(c, &h, r);

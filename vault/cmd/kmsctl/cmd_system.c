@@ -23,11 +23,13 @@ static struct result status(struct ctl *c, struct claviger_error *e)
         print_record(j, "health health");
         for (size_t i = 0; i < p->n_reasons; i++)
             printf("%-14s %.*s\n", i == 0 ? "reasons" : "", (int)p->reasons[i].len, (const char *)p->reasons[i].data);
+        for (size_t i = 0; i < p->n_warnings; i++)
+            printf("%-14s %.*s\n", i == 0 ? "warnings" : "", (int)p->warnings[i].len, (const char *)p->warnings[i].data);
         print_record(j, "version version|uptime uptime|locations locations|tenants tenants|"
                         "principals principals|policy policy_version|trust_domain trust_domain");
         print_record(j, "token hsm.token_label|token_model hsm.model|logged_in hsm.logged_in|master hsm.master_version|"
                         "seal_epoch hsm.seal_epoch|hsm_calls hsm.calls|hsm_failures hsm.failures|missing hsm.missing|"
-                        "weaknesses hsm.weaknesses");
+                        "weaknesses hsm.weaknesses|token_backup hsm.backup.create_time|keys_unsaved hsm.keys_unsaved");
         print_record(j, "store store.backend|schema store.schema_version|store_weak store.weaknesses|audit_log journal.origin|"
                         "entries journal.entries|admits journal.admits|keys_cached cache.entries|cache_hits cache.hits|"
                         "cache_miss cache.misses|connections traffic.connections_open|in_flight traffic.calls_in_flight");

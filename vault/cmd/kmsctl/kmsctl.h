@@ -58,6 +58,7 @@ enum { ARGS_MAX = 4, REPEAT_MAX = 64 };
     X(OPT_SAN, "san", "SAN", "spiffe://domain/path or dns:host, exactly as in the certificate")                           \
     X(OPT_WATCH, "watch", NULL, "stay until it is done; a bar on stderr when that is a terminal")                         \
     X(OPT_TOKEN_CLONED, "token-cloned", NULL, "the vendor's tool has cloned the token, with the new secret on it")        \
+    X(OPT_CLONED, "cloned", NULL, "the vendor's tool has cloned the token, with every key made so far on it")            \
     X(OPT_FORFEIT, "forfeit-backups", NULL, "give up the backups that need it; another administrator must ask too")       \
     X(OPT_DRY_RUN, "dry-run", NULL, "check only")                                                                         \
     X(OPT_WITHIN, "within", "DURATION", "how far to look ahead, e.g. 7d (default 30d)")                                   \
@@ -112,7 +113,7 @@ struct command_rows {
     const struct command *rows;
     size_t n;
 };
-extern const struct command_rows rows_system, rows_tenants, rows_keys, rows_life, rows_certificates, rows_usage, rows_versions, rows_data, rows_csv, rows_policy, rows_audit, rows_master;
+extern const struct command_rows rows_system, rows_tenants, rows_keys, rows_life, rows_certificates, rows_usage, rows_versions, rows_data, rows_csv, rows_policy, rows_audit, rows_master, rows_token;
 const struct command *command_find(const char *noun, const char *verb);
 bool command_has_verbs(const char *noun, bool *ret_known);
 void help_all(FILE *f);

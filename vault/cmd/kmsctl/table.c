@@ -3,7 +3,7 @@
 #include <string.h>
 
 static const struct command_rows *const all[] = {&rows_system, &rows_tenants, &rows_keys, &rows_life, &rows_certificates, &rows_usage, &rows_versions, &rows_data,
-                                                 &rows_csv,    &rows_policy, &rows_audit,  &rows_master};
+                                                 &rows_csv,    &rows_policy, &rows_audit,  &rows_master, &rows_token};
 enum { ALL = sizeof all / sizeof *all };
 
 #define FOR_EACH(cmd)                                                                                                     \

@@ -23,6 +23,7 @@ static const struct policy_action ACTIONS[] = {
     {"audit.tail", false},
     {"system.status", false},
     {"system.review", false},
+    {"system.backupToken", false},
     {"masters.rotate", false},
     {"masters.get", false},
     {"masters.destroy", false},
