@@ -183,7 +183,7 @@ def test_no_plaintext_key_or_context_stands_in_any_file(new_world):
     world.orders.env.Rewrap(env.RewrapRequest(name=key, ciphertext=wrapped, context=context))
     world.orders.env.BatchEncrypt(env.BatchEncryptRequest(name=key, items=[dict(plaintext=markers["item"], context=context),
                                                                           dict(plaintext=markers["bad item"] * 3000)]))
-    list(world.orders.env.EncryptStream(iter([env.EncryptStreamRequest(name=key, items=[dict(plaintext=markers["stream"])])]), timeout=10))
+    list(world.orders.env.EncryptStream(iter([env.EncryptStreamRequest(name=key, items=[dict(plaintext=markers["stream"])])]), timeout=DEADLINE))
     with refused(Code.INVALID_ARGUMENT):  # what is refused is not kept either
         world.encrypt(key, markers["plain"], plaintext_crc32c={"value": 1})
     for bad_name in (text["plain"], key + "/" + text["plain"]):
@@ -266,7 +266,7 @@ def test_where_reading_begins_and_ends(world, key):
 
 
 def test_following_sees_what_comes(world, key):
-    call = world.admin.audit.Tail(audit_pb2.TailRequest(from_end=True, follow=True), timeout=20)
+    call = world.admin.audit.Tail(audit_pb2.TailRequest(from_end=True, follow=True), timeout=DEADLINE)
     seen, got = [], threading.Event()
 
     def read():
@@ -279,17 +279,17 @@ def test_following_sees_what_comes(world, key):
     t = threading.Thread(target=read)
     t.start()
     id_ = world.word("followed-")
-    until(lambda: world.encrypt(key) and got.is_set(), 5)
+    until(lambda: world.encrypt(key) and got.is_set())
     world.orders.kms.Encrypt(msg.EncryptRequest(name=key), metadata=[("x-request-id", id_)])
-    until(lambda: any(id_.encode() in r.event for r in list(seen)), 5)
+    until(lambda: any(id_.encode() in r.event for r in list(seen)))
     call.cancel()
-    t.join(5)
+    t.join(60)
     assert seen[-1] == Code.CANCELLED and [r.index for r in seen[:-1]] == list(range(seen[0].index, seen[0].index + len(seen) - 1))
 
 
 def test_a_stream_that_follows_ends_when_its_reader_may_no_longer_read(new_world):
     world = new_world
-    call = world.admin.audit.Tail(audit_pb2.TailRequest(from_index=0, follow=True), timeout=20)
+    call = world.admin.audit.Tail(audit_pb2.TailRequest(from_index=0, follow=True), timeout=DEADLINE)
     next(call)
     now = world.admin.policy.GetPolicy(pol.GetPolicyRequest())
     documents = [pol.Document(name=d.name, yaml=d.yaml.replace(b'"audit.*", ', b"")) for d in now.documents]
@@ -346,7 +346,7 @@ def test_a_reader_that_does_not_follow_ends_although_more_comes(world, key):
     for _ in range(400):
         world.encrypt(key)
     there, got = world.audit.position(), 0
-    for _ in world.admin.audit.Tail(audit_pb2.TailRequest(from_index=0), timeout=60):
+    for _ in world.admin.audit.Tail(audit_pb2.TailRequest(from_index=0), timeout=4 * DEADLINE):
         got += 1
         world.encrypt(key)
         assert got <= there + 20

@@ -12,7 +12,7 @@ import pytest
 from claviger.system.v1 import system_pb2
 from conftest import ENCRYPT_DECRYPT, World, msg
 from grpc.health.v1 import health_pb2
-from kit.client import connect
+from kit.client import DEADLINE, connect
 from kit.instance import Instance, until
 from kit.wire import Code, Details, refused
 
@@ -111,7 +111,7 @@ def test_full_and_free_again(full):
         client = connect(instance, "acme-orders")
         while True:
             try:
-                client.kms.Encrypt(msg.EncryptRequest(name=key, plaintext=b"x"), timeout=10, metadata=LONG)
+                client.kms.Encrypt(msg.EncryptRequest(name=key, plaintext=b"x"), timeout=DEADLINE, metadata=LONG)
                 answered[0] += 1  # (under the interpreter's lock)
             except grpc.RpcError as e:
                 refusals.append(e)
@@ -123,7 +123,7 @@ def test_full_and_free_again(full):
             n += 1
             try:
                 made.append(client.kms.CreateCryptoKey(msg.CreateCryptoKeyRequest(
-                    parent=ring, crypto_key_id=f"k{n}", crypto_key=dict(purpose=ENCRYPT_DECRYPT)), timeout=10).name)
+                    parent=ring, crypto_key_id=f"k{n}", crypto_key=dict(purpose=ENCRYPT_DECRYPT)), timeout=DEADLINE).name)
             except grpc.RpcError as e:
                 refusals.append(e)
                 return
@@ -131,7 +131,7 @@ def test_full_and_free_again(full):
     for t in threads:
         t.start()
     for t in threads:
-        t.join(60)
+        t.join(4 * DEADLINE)
     assert len(refusals) == 9
     reasons = {"AUDIT_UNAVAILABLE"} | ({"STORE_IO", "STORE_FULL"} if isinstance(disk, FileLimit) else set())  # it holds for all files
     for e in refusals:
@@ -146,10 +146,10 @@ def test_full_and_free_again(full):
     assert world.orders.health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert "level=error" in instance.log and set(instance.children()) == {"hsm", "core", "front"}
     disk.free(instance)
-    until(lambda: _served(world, key, sealed), 10, "service returns by itself")
+    until(lambda: _served(world, key, sealed), what="service returns by itself")
     assert world.orders.health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
     # the store is believed again when a probe of its own has been written, which is tried every second
-    until(lambda: world.admin.system.GetStatus(system_pb2.GetStatusRequest()).health == "healthy", 10, "healthy again by itself")
+    until(lambda: world.admin.system.GetStatus(system_pb2.GetStatusRequest()).health == "healthy", what="healthy again by itself")
     assert world.key(ring)
     for name in made[-5:] + made[:5]:
         assert world.orders.kms.GetCryptoKey(msg.GetCryptoKeyRequest(name=name))
@@ -173,7 +173,7 @@ def check_log(world, key, answered, made):
     assert [e.index for e in events] == list(range(len(events)))
     assert sum(e.event.action == "kms.cryptoKeys.encrypt" and e.event.outcome == "ok" and e.event.request_id != "" for e in events) >= answered > 100
     # a change may have outrun the journal: then its answer had an event id, and the event follows from the outbox
-    until(lambda: set(made) <= set(created(world)), 5, "every change that was answered is in the log")
+    until(lambda: set(made) <= set(created(world)), what="every change that was answered is in the log")
     assert len(created(world)) == len(set(created(world)))
 
 

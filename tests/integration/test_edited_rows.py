@@ -24,7 +24,7 @@ class Table:
 
     @contextlib.contextmanager
     def _open(self):
-        d = sqlite3.connect(self.path, timeout=10)
+        d = sqlite3.connect(self.path, timeout=60)
         try:
             yield d
             d.commit()

@@ -10,6 +10,7 @@ from conftest import res
 from claviger.envelope.v1 import envelope_pb2 as env
 from claviger.identity.v1 import identity_pb2 as idy
 from google.rpc import code_pb2
+from kit.client import DEADLINE
 from kit.wire import Code, crc32c, refused
 
 CONTEXT = {"table": "people", "column": "email", "ключ": "значение"}
@@ -235,20 +236,20 @@ def encrypt_messages(key, n, items=3):
 
 
 def test_streams_answer_each_message_in_order(world, key):
-    sealed = list(world.orders.env.EncryptStream(iter(encrypt_messages(key, 50)), timeout=20))
+    sealed = list(world.orders.env.EncryptStream(iter(encrypt_messages(key, 50)), timeout=DEADLINE))
     assert [r.sequence for r in sealed] == [1000 + i for i in range(50)] and all(r.failed == 0 and len(r.results) == 3 for r in sealed)
     requests = [env.DecryptStreamRequest(name=key, sequence=i, items=[dict(ciphertext=x.ciphertext) for x in r.results]) for i, r in enumerate(sealed)]
-    opened = list(world.orders.env.DecryptStream(iter(requests), timeout=20))
+    opened = list(world.orders.env.DecryptStream(iter(requests), timeout=DEADLINE))
     assert [x.plaintext for r in opened for x in r.results] == [f"{i}/{j}".encode() for i in range(50) for j in range(3)]
 
 
 def test_a_stream_without_messages_ends_well(world):
-    assert list(world.orders.env.EncryptStream(iter(()), timeout=10)) == []
+    assert list(world.orders.env.EncryptStream(iter(()), timeout=DEADLINE)) == []
 
 
 def test_a_bad_item_does_not_end_a_stream_but_a_bad_message_does(world, key):
     feed = Feed()
-    call = world.orders.env.EncryptStream(iter(feed), timeout=20)
+    call = world.orders.env.EncryptStream(iter(feed), timeout=DEADLINE)
     feed.push(env.EncryptStreamRequest(name=key, items=[dict(plaintext=b"a"), dict(plaintext=b"x" * 65537)]))
     r = next(call)
     assert r.failed == 1 and [x.status.code for x in r.results] == [0, code_pb2.INVALID_ARGUMENT]
@@ -262,7 +263,7 @@ def test_a_bad_item_does_not_end_a_stream_but_a_bad_message_does(world, key):
 
 def test_a_stream_gives_receipts_and_events_for_each_message(world, key):
     start = world.audit.position()
-    call = world.orders.env.EncryptStream(iter(encrypt_messages(key, 4, items=5)), timeout=20)
+    call = world.orders.env.EncryptStream(iter(encrypt_messages(key, 4, items=5)), timeout=DEADLINE)
     assert len(list(call)) == 4
     events = world.audit.find(start, action="envelope.encrypt", principal="acme-orders", outcome="ok")  # refusals of others may come late
     assert [e.event.items for e in events] == [5] * 4 and all(e.event.key_version == key + "/cryptoKeyVersions/1" for e in events)
@@ -280,7 +281,7 @@ def test_back_pressure_a_client_that_does_not_read_is_not_answered_without_end(w
                 return
             taken.append(i)
             yield env.EncryptStreamRequest(name=key, sequence=i, items=[dict(plaintext=big)])
-    call = world.orders.env.EncryptStream(feed(), timeout=30)
+    call = world.orders.env.EncryptStream(feed(), timeout=DEADLINE)
     next(call)
     before = -1
     while len(taken) != before:  # until nothing more is taken
@@ -295,7 +296,7 @@ def test_back_pressure_a_client_that_does_not_read_is_not_answered_without_end(w
 def test_a_stream_cancelled_in_the_middle(world, key):
     for _ in range(5):
         feed = Feed()
-        call = world.orders.env.EncryptStream(iter(feed), timeout=20)
+        call = world.orders.env.EncryptStream(iter(feed), timeout=DEADLINE)
         for m in encrypt_messages(key, 3):
             feed.push(m)
         next(call)
@@ -311,7 +312,7 @@ def test_a_principal_disabled_in_mid_stream_gets_no_next_answer(new_world):
     world = new_world
     key = world.key()
     feed = Feed()
-    call = world.orders.env.EncryptStream(iter(feed), timeout=20)
+    call = world.orders.env.EncryptStream(iter(feed), timeout=DEADLINE)
     one, two = encrypt_messages(key, 2)
     feed.push(one)
     assert next(call).failed == 0
@@ -327,7 +328,7 @@ def test_a_principal_disabled_in_mid_stream_gets_no_next_answer(new_world):
 def test_a_version_disabled_in_mid_stream_fails_the_items(world, ring):
     key = world.key(ring)
     feed = Feed()
-    call = world.orders.env.EncryptStream(iter(feed), timeout=20)
+    call = world.orders.env.EncryptStream(iter(feed), timeout=DEADLINE)
     one, two = encrypt_messages(key, 2)
     feed.push(one)
     assert next(call).failed == 0

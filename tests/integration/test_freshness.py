@@ -27,7 +27,7 @@ DISABLED = identity_pb2.Principal.DISABLED
 
 def edit(instance, *statements):
     """The store's file, edited as whoever has it would. Returns the rows the last statement changed."""
-    with sqlite3.connect(instance.state / "store.db", timeout=10) as db:
+    with sqlite3.connect(instance.state / "store.db", timeout=60) as db:
         for s in statements:
             changed = db.execute(s).rowcount
     db.close()

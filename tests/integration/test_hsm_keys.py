@@ -14,7 +14,7 @@ from claviger.envelope.v1 import envelope_pb2 as env
 from claviger.lifecycle.v1 import lifecycle_pb2 as life
 from conftest import World, msg, res
 from google.protobuf import field_mask_pb2
-from kit.client import AuditLog
+from kit.client import DEADLINE, AuditLog
 from kit.instance import SLOWER, until
 from kit.wire import Code, Details, crc32c, refused
 from test_kmsctl import USAGE, Ctl
@@ -290,14 +290,14 @@ def test_while_the_token_is_away(new_world):
     batch = env.BatchDecryptRequest(name=key, items=[env.DecryptItem(ciphertext=sealed)] * 50 + [env.DecryptItem(ciphertext=cached, name=hot)])
     tokens = next(instance.dir.glob("tokens"))
     tokens.rename(instance.dir / "away")
-    until(lambda: fails(lambda: new_world.decrypt(key, sealed)), 20 * SLOWER, "the loss to be noticed")
+    until(lambda: fails(lambda: new_world.decrypt(key, sealed)), what="the loss to be noticed")
     e = failure(lambda: new_world.encrypt(key, b"x"))
     assert (e.code(), Details(e).reason) == AWAY and Details(e).retry is not None
     assert new_world.decrypt(hot, cached) == b"cached"
     begun = time.monotonic()
     done = new_world.orders.env.BatchDecrypt(batch)
     assert done.failed == 50 and done.results[50].plaintext == b"cached" and done.results[49].status.reason == "HSM_UNAVAILABLE"
-    assert time.monotonic() - begun < 5 * SLOWER  # not fifty times hsm_timeout
+    assert time.monotonic() - begun < DEADLINE / 2  # not fifty times hsm_timeout
     with refused(*AWAY):
         make(new_world)
     (instance.dir / "away").rename(tokens)

@@ -11,8 +11,8 @@ from claviger.identity.v1 import identity_pb2 as idy
 from claviger.system.v1 import system_pb2
 from conftest import msg
 from kit import certs
-from kit.client import connect
-from kit.instance import TRUST_DOMAIN, until
+from kit.client import DEADLINE, connect
+from kit.instance import PATIENCE, TRUST_DOMAIN, until
 from kit.wire import Code, refused
 
 DAY = certs.DAY
@@ -177,7 +177,7 @@ def test_tls_1_2_is_refused(daemon):
 def test_no_certificate_is_refused_in_the_handshake(daemon):
     with pytest.raises(ssl.SSLError) as e:  # TLS 1.3: the alert comes with the first read
         with tls(daemon, identity=None) as s:
-            s.settimeout(5)
+            s.settimeout(PATIENCE)
             s.recv(1)
     assert "CERTIFICATE_REQUIRED" in str(e.value) or "certificate required" in str(e.value)
 
@@ -185,16 +185,16 @@ def test_no_certificate_is_refused_in_the_handshake(daemon):
 def test_no_certificate_by_grpc(world):
     channel = grpc.secure_channel(world.instance.endpoint, grpc.ssl_channel_credentials(world.instance.cert("ca")[0].read_bytes()))
     with channel, pytest.raises(grpc.RpcError) as e:
-        channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=5)
+        channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=DEADLINE)
     assert e.value.code() == Code.UNAVAILABLE
 
 
 @pytest.mark.parametrize("first", [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\0" * 64, b"\x16\x03\x01\xff\xff"])
 def test_plaintext_is_refused(daemon, first):
     host, port = daemon.endpoint.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), 5) as s:
+    with socket.create_connection((host, int(port)), PATIENCE) as s:
         s.sendall(first + b"\0" * 70000)
-        s.settimeout(8)
+        s.settimeout(PATIENCE)
         try:
             answer = b"".join(iter(lambda: s.recv(4096), b""))
         except ConnectionError:
@@ -211,7 +211,7 @@ def test_plaintext_by_grpc(world):
 
 def test_a_certificate_that_expires_while_its_connection_lives_is_refused_on_the_next_call(world, folder, ca, key):
     """Short-lived on purpose: the connection stays, its calls don't."""
-    pair = certs.issue(folder, "short", ca, uris=[REGISTERED], end=datetime.timedelta(seconds=3))
+    pair = certs.issue(folder, "short", ca, uris=[REGISTERED], end=datetime.timedelta(seconds=5))
     client = connect(world.instance, None, cert=pair[0], key=pair[1])
     assert world.encrypt(key, who=client)
 
@@ -222,4 +222,4 @@ def test_a_certificate_that_expires_while_its_connection_lives_is_refused_on_the
         except grpc.RpcError as e:
             assert e.code() == Code.UNAUTHENTICATED, e
             return True
-    until(ended, 6)
+    until(ended)

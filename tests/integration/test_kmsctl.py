@@ -9,7 +9,8 @@ import subprocess
 import pytest
 
 from claviger.identity.v1 import identity_pb2 as idy
-from kit.instance import BUILD, SLOWER, TRUST_DOMAIN, until
+from kit.client import DEADLINE
+from kit.instance import BUILD, PATIENCE, TRUST_DOMAIN, until
 
 FINE, FAILED, USAGE, DENIED, ABSENT, CONFLICT, INVALID = 0, 1, 2, 3, 4, 5, 7
 
@@ -22,9 +23,9 @@ class Ctl:
             self.env[f"KMS_{role}_CERT"], self.env[f"KMS_{role}_KEY"] = map(str, i.cert(name))
 
     def run(self, *words, data=b"", **env):
-        patience = ["--timeout", f"{10 * SLOWER}s"] if SLOWER > 1 and words and "--timeout" not in words else []
+        patience = ["--timeout", f"{DEADLINE}s"] if words and "--timeout" not in words else []
         done = subprocess.run([BUILD / "bin/kmsctl", *patience, *map(str, words)], input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              env={**self.env, **env}, timeout=30 * SLOWER)
+                              env={**self.env, **env}, timeout=2 * PATIENCE)
         return done.returncode, done.stdout, done.stderr.decode()
 
     def __call__(self, *words, code=FINE, **kw):
@@ -174,10 +175,10 @@ def test_following_the_log(ctl, place):
             ctl("keyrings", "get", place)
             seen[0] += follower.stdout.read() or ""
             return "kms.keyRings.get" in seen[0]
-        until(follows, 10, "the follower sees what happens")
+        until(follows, what="the follower sees what happens")
     finally:
         follower.kill()
-        follower.communicate(timeout=10 * SLOWER)
+        follower.communicate(timeout=PATIENCE)
 
 
 def test_help_teaches_every_verb(ctl):

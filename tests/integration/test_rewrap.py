@@ -19,13 +19,12 @@ from claviger.lifecycle.v1 import lifecycle_pb2 as life
 from claviger.policy.v1 import policy_pb2
 from conftest import res
 from google.rpc import code_pb2
-from kit.client import Background
+from kit.client import DEADLINE, Background
 from kit.instance import BUILD, SLOWER, until
 from kit.wire import Code, crc32c, refused
 from test_envelope import CONTEXT, Feed, wrap
 from test_kmsctl import CONFLICT, DENIED, FAILED, INVALID, USAGE, Ctl
 
-DEADLINE = 30 * SLOWER
 
 
 def sealed_under(world, key, plain, **kw):
@@ -305,7 +304,7 @@ class Files:
         return self.ctl("csv", verb, *self.options, "--in", source, *more)
 
     def command(self, *more):
-        return [BUILD / "bin/kmsctl", "--timeout", f"{10 * SLOWER}s", "csv", "rewrap", *self.options, "--in", self.old, "--out", self.new, *more]
+        return [BUILD / "bin/kmsctl", "--timeout", f"{DEADLINE}s", "csv", "rewrap", *self.options, "--in", self.old, "--out", self.new, *more]
 
     def rewrap(self, *more, **kw):
         return subprocess.run(self.command(*more), env=self.ctl.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=DEADLINE * 2, **kw)

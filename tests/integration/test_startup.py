@@ -13,7 +13,7 @@ from claviger.tenants.v1 import tenants_pb2 as ten
 from conftest import World
 from grpc.health.v1 import health_pb2
 from kit.client import connect
-from kit.instance import BUILD, ROOT, TRUST_DOMAIN, Instance
+from kit.instance import BUILD, PATIENCE, ROOT, TRUST_DOMAIN, Instance
 
 FAILED, USAGE, CONFIG = 1, 2, 3
 
@@ -106,7 +106,7 @@ def test_an_unreadable_config(fresh):
     if os.geteuid() == 0:  # as somebody who is not root, where root runs the tests
         fresh.config.chmod(0o000)
         done = subprocess.run(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", BUILD / "bin/kmsd", "--config", fresh.config],
-                              capture_output=True, text=True, timeout=20, cwd="/")
+                              capture_output=True, text=True, timeout=PATIENCE, cwd="/")
         if done.returncode == 127 or "setpriv" in done.stderr or "failed to execute" in done.stderr:
             done = None  # the build tree itself cannot be reached by others: the daemon's user cannot even start it
         if done is not None:
@@ -202,7 +202,7 @@ def test_it_speaks_of_itself(fresh):
     assert code == 0 and "hsm_pin_file" in dump
     again = fresh.dir / "dumped.conf"
     again.write_text(dump)
-    done = subprocess.run([BUILD / "bin/kmsd", "--config", again, "--dump-config"], capture_output=True, text=True, timeout=10)
+    done = subprocess.run([BUILD / "bin/kmsd", "--config", again, "--dump-config"], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout == dump  # what it prints, it reads
 
 

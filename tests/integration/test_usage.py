@@ -13,8 +13,8 @@ from claviger.envelope.v1 import envelope_pb2 as env
 from claviger.lifecycle.v1 import lifecycle_pb2 as life
 from claviger.policy.v1 import policy_pb2 as pol
 from conftest import msg, res
-from kit.client import AuditLog, connect, in_threads
-from kit.instance import SLOWER, until
+from kit.client import DEADLINE, AuditLog, connect, in_threads
+from kit.instance import PATIENCE, until
 from kit.wire import Code, refused
 from test_kmsctl import ABSENT, DENIED, USAGE, Ctl
 
@@ -24,9 +24,12 @@ DAY = 24 * 3600
 def usage(world, name, who=None, **fields):
     """Of a version, or of a key's versions."""
     stub = (who or world.keyadmin).life
-    r = stub.GetUsage(life.GetUsageRequest(name=name)) if "/cryptoKeyVersions/" in name else stub.ListUsage(life.ListUsageRequest(parent=name, **fields))
-    assert r.complete and "what this server has seen" in r.meaning
-    return r
+
+    def counted():  # it counts again after a death, and says that it has not done so yet
+        r = stub.GetUsage(life.GetUsageRequest(name=name)) if "/cryptoKeyVersions/" in name else stub.ListUsage(life.ListUsageRequest(parent=name, **fields))
+        assert "what this server has seen" in r.meaning
+        return r if r.complete else None
+    return until(counted, what="usage that is complete")
 
 
 def of_version(world, key, n=1):
@@ -89,7 +92,7 @@ def test_items_count_and_failures_do_not(world, ring):
         world.encrypt(key, who=world.keyadmin)
     with refused(Code.INVALID_ARGUMENT):
         world.orders.env.Unwrap(env.UnwrapRequest(name=key, wrapped_key=sealed[0]))
-    answers = list(world.orders.env.EncryptStream(iter([env.EncryptStreamRequest(name=key, sequence=i, items=items[:7]) for i in range(3)]), timeout=10 * SLOWER))
+    answers = list(world.orders.env.EncryptStream(iter([env.EncryptStreamRequest(name=key, sequence=i, items=items[:7]) for i in range(3)]), timeout=DEADLINE))
     assert len(answers) == 3
     assert figures(of_version(world, key)) == (1021, 10, 0, 0)
     assert figures(of_version(world, other)) == (0, 0, 0, 0)
@@ -200,14 +203,14 @@ def test_over_deaths_exactly_what_was_answered(new_world):
         deaths = set()
         for n in range(3):
             goal = sum(progress) + 300
-            until(lambda: sum(progress) > goal, 30 * SLOWER)
+            until(lambda: sum(progress) > goal)
             if n == 1:
                 usage(world, key)  # all is kept, and then more comes
             pid = instance.children()["core"]
             os.kill(pid, signal.SIGKILL)
             deaths.add(pid)
-            until(lambda: instance.children().get("core", pid) != pid, 10 * SLOWER)
-            until(up, 20 * SLOWER)
+            until(lambda: instance.children().get("core", pid) != pid)
+            until(up)
         return len(deaths)
 
     def up():
@@ -238,7 +241,7 @@ def test_over_deaths_exactly_what_was_answered(new_world):
     finally:
         stop.set()
         for t in threads:
-            t.join(60)
+            t.join(PATIENCE)
     for mine, tried in results:
         answered += mine
         asked += tried
@@ -302,7 +305,7 @@ def test_a_guard_keeps_what_is_in_use(new_world):
         with pytest.raises(grpc.RpcError) as caught:
             destroy(world, key)
         return caught.value.code() == Code.FAILED_PRECONDITION and "KEY_VERSION_IN_USE" in str(caught.value.trailing_metadata())
-    until(again, 20 * SLOWER)
+    until(again)
     # without the guard: as before
     now = world.admin.policy.GetPolicy(pol.GetPolicyRequest())
     world.admin.policy.ApplyPolicy(pol.ApplyPolicyRequest(documents=[d for d in now.documents if d.name != "guards.yaml"], expected_version=now.version))
