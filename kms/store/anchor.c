@@ -247,14 +247,14 @@ static void wait_turn(struct anchor *a)
     a->wanted = false;
 }
 
-/* Each commit is followed by a floor. A journal that grows by itself (keys are used) is, once a minute: tokens count their writes. */
+/* Each commit is followed by a floor, a change of the seal epoch too. A journal that grows by itself (keys are used) is, once a minute: tokens count their writes. */
 static bool is_behind(struct store *s, bool closing)
 {
     struct anchor *a = s->anchor;
     uint64_t journal = ask_journal(a);
     pthread_mutex_lock(&a->mu);
     bool late = closing || seconds() - a->written_at >= STORE_ANCHOR_JOURNAL_S;
-    bool behind = a->written != atomic_load(&s->fresh.epoch) || a->written_seal != atomic_load(&s->fresh.seal) || (journal != a->written_journal && late);
+    bool behind = a->written != atomic_load(&s->fresh.epoch) || (journal != a->written_journal && late);
     pthread_mutex_unlock(&a->mu);
     return behind;
 }

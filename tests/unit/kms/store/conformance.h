@@ -446,6 +446,7 @@ static void conf_seal_epoch(void **state)
     fx_close(f);
     fx_open(f);
     assert_fails(fx_get(f, REC_TENANT, T0, "old", &out), ERR_DATA_LOSS, "SEAL_ABSENT"); /* never: there is no such row */
+    assert_fails(fx_seal(f, 3, "refused"), ERR_STATE, "SEAL_EPOCH"); /* nor is the token asked for what is no way on */
     assert_ok(fx_get(f, REC_TENANT, T0, "new", &out));
 }
 

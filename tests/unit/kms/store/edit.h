@@ -47,7 +47,7 @@ struct place {
     pthread_mutex_t mu;
     uint8_t value[STORE_ANCHOR_MAX], other[STORE_ANCHOR_MAX];
     size_t n, other_n; /* 0: never written */
-    bool broken;
+    bool broken, full; /* full: what is there can be read */
     unsigned puts;
     struct store_anchor io;
 };
@@ -77,7 +77,7 @@ static struct result place_put(void *user, struct bytes v, struct err *e)
     struct result r = ok();
     pthread_mutex_lock(&p->mu);
     p->puts++;
-    if (p->broken) {
+    if (p->broken || p->full) {
         r = err_set(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", __FILE__, __LINE__, "test");
     } else {
         memcpy(p->value, v.p, v.n);

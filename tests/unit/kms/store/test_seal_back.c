@@ -288,6 +288,7 @@ static void test_accepted(void **state)
         put_back(f, "old.db", parts[i]);
         a = accept_as_is(f);
         assert_true(unreadable == 0 && a.rows == 10);
+        assert_int_equal(get_be32(place.value), 4);
         fx_open(f);
         assert_true(store_seal_epoch(f->s) == 4 && fx_older(f) == 0);
         expect_rows(f, 10);

@@ -126,6 +126,36 @@ static void test_outbox_and_itself(void **state)
     fx_open(f);
 }
 
+/* Died after the change and before its floor: the one that is there is of the older epoch, and so is needed. */
+static void test_floor_left_behind(void **state)
+{
+    struct fx *f = *state;
+    static uint8_t old[STORE_ANCHOR_MAX];
+    put_rows(f, 5);
+    fx_close(f);
+    memcpy(old, place.value, sizeof old);
+    const size_t old_n = place.n;
+    fx_open(f);
+    assert_ok(fx_seal(f, 4, "changed"));
+    fx_close(f);
+    memcpy(place.value, old, sizeof old);
+    place.n = old_n;
+    place.full = true;
+    fx_open(f);
+    (void)fx_reseal_all(f, 100);
+    struct store_seal_proof p = fx_prove(f);
+    assert_true(p.left == 1 && p.rows == 5 && seal_holds(&f->s->seal, 3));
+    assert_string_equal(p.first, "the anchor could not be written anew");
+    fx_close(f);
+    assert_memory_equal(place.value, old, old_n);
+    place.full = false;
+    fx_open(f);
+    finish(f);
+    fx_close(f);
+    assert_int_equal(get_be32(place.value), 4);
+    fx_open(f);
+}
+
 /* ---- keys in memory ---- */
 enum { MASK = 0x5a, LARGEST = 16 << 20 /* a sanitizer's shadow is larger */ };
 static size_t count_in(const uint8_t *p, size_t n, const uint8_t masked[32])
@@ -223,6 +253,7 @@ int main(void)
         SEALED_TEST(test_foreign_keys),
         SEALED_TEST(test_broken_row),
         SEALED_TEST(test_outbox_and_itself),
+        SEALED_TEST(test_floor_left_behind),
         SEALED_TEST(test_keys_leave_memory),
         SEALED_TEST(test_many_epochs),
     };
