@@ -136,7 +136,7 @@ static RESULT fill(struct call *c, struct listing *l, struct bytes tenant, ListR
             r->principals[r->n_principals++] = p;
         }
         looked += got;
-    } while (got == CHUNK && looked < LISTING_SCAN_MAX);
+    } while (listing_goes_on(c, got, CHUNK, looked));
     if (got == CHUNK)
         r->next_page_token = listing_token(c, l, after);
     return ok();

@@ -215,7 +215,7 @@ static RESULT fill(struct call *c, struct listing *l, ListResponse *r, struct er
                 TRY(list_one(c, &rows[i], r, e));
         }
         looked += got;
-    } while (got == VIEW_CHUNK && looked < LISTING_SCAN_MAX);
+    } while (listing_goes_on(c, got, VIEW_CHUNK, looked));
     if (got == VIEW_CHUNK)
         r->next_page_token = listing_token(c, l, after);
     return ok();

@@ -77,7 +77,7 @@ static RESULT fill(struct call *c, struct listing *l, ListResponse *r, struct er
             view_ring(c, &rows[i], m);
         }
         looked += got;
-    } while (got == VIEW_CHUNK && looked < LISTING_SCAN_MAX);
+    } while (listing_goes_on(c, got, VIEW_CHUNK, looked));
     if (got == VIEW_CHUNK)
         r->next_page_token = listing_token(c, l, after);
     return ok();

@@ -93,7 +93,7 @@ static RESULT fill(struct call *c, struct listing *l, ListResponse *r, struct er
             r->crypto_key_versions[r->n_crypto_key_versions++] = v;
         }
         looked += got;
-    } while (got == VIEW_CHUNK && looked < LISTING_SCAN_MAX);
+    } while (listing_goes_on(c, got, VIEW_CHUNK, looked));
     if (got == VIEW_CHUNK)
         r->next_page_token = version_token(c, l, after);
     return ok();

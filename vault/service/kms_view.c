@@ -23,18 +23,22 @@ void view_version(struct call *c, const struct keyring_version *m, CryptoKeyVers
     r->destroy_event_time = m->state == VERSION_DESTROYED ? field_time(c, m->destroyed_ns) : NULL;
 }
 
-static void view_labels(struct call *c, const struct keyring_key *m, CryptoKey *r)
+/* A tenant says how many there are and how long: what does not fit is an answer, not a bug. */
+static RESULT view_labels(struct call *c, const struct keyring_key *m, CryptoKey *r, struct err *e)
 {
     r->labels = arena_alloc(&c->arena, (m->nlabels + 1) * sizeof *r->labels);
-    INVARIANT(r->labels != NULL);
-    for (r->n_labels = 0; r->n_labels < m->nlabels; r->n_labels++) {
+    for (r->n_labels = 0; r->labels != NULL && r->n_labels < m->nlabels; r->n_labels++) {
         Google__Cloud__Kms__V1__CryptoKey__LabelsEntry *l =
             call_new_message(c, &google__cloud__kms__v1__crypto_key__labels_entry__descriptor);
-        INVARIANT(l != NULL);
+        if (l == NULL)
+            break;
         l->key = pb_view(m->labels[r->n_labels].key);
         l->value = pb_view(m->labels[r->n_labels].value);
         r->labels[r->n_labels] = l;
     }
+    if (r->labels == NULL || r->n_labels != m->nlabels)
+        FAIL(e, ERR_EXHAUSTED, "CALL_MEMORY", "no room for the labels of a key");
+    return ok();
 }
 
 RESULT view_key(struct call *c, const struct name *n, const struct keyring_key *m, CryptoKey *r, struct err *e)
@@ -52,7 +56,7 @@ RESULT view_key(struct call *c, const struct name *n, const struct keyring_key *
     INVARIANT(r->version_template != NULL);
     r->version_template->protection_level = view_protection(m->protection);
     r->version_template->algorithm = ALGORITHM;
-    view_labels(c, m, r);
+    TRY(view_labels(c, m, r, e));
     if (m->primary == 0 || r->primary != NULL)
         return ok();
     struct name v = *n;
