@@ -350,8 +350,9 @@ RESULT seal_check_identity(struct seal *s, uint32_t epoch, const uint8_t instanc
     CLEANUP(aead_key_freep) struct aead_key *k = NULL;
     CLEANUP(buf_release) struct buf aad = {0};
     struct err why = {0};
-    if (epoch == 0 || epoch > s->newest)
-        FAIL(e, ERR_STATE, "STORE_FOREIGN", "made in seal epoch %u, the token's newest is %u", epoch, s->newest);
+    if (epoch == 0 || epoch > s->newest) /* not asked for: the number is anybody's */
+        FAIL(e, ERR_DATA_LOSS, "SEAL_ABSENT", "the store says to be of seal epoch %u, and the newest seal secret on the token is of %u: it is"
+             " another token, or was put back from before", epoch, s->newest);
     TRY(area_key(s, epoch, BYTES_LIT("identity"), &k, e));
     identity_aad(s, epoch, instance, &aad);
     if (sealed.n != SEAL_BYTES || aead_open(k, SEAL_HEADER_BYTES, buf_bytes(&aad), sealed, NULL, &why).failed)

@@ -42,7 +42,7 @@ static void test_parts_put_back(void **state)
     edit(f, "UPDATE identity SET epoch = 4"); /* one column alone */
     refused(f, ERR_STATE, "STORE_FOREIGN", "another seal secret");
     edit(f, "UPDATE identity SET epoch = 9");
-    refused(f, ERR_STATE, "STORE_FOREIGN", "the token's newest is 5");
+    refused(f, ERR_DATA_LOSS, "SEAL_ABSENT", "newest seal secret on the token is of 5");
     copy_db(f, "new.db", "store.db");
     fx_open(f);
     expect_rows(f, 30);

@@ -34,7 +34,7 @@ static void test_open_refusals(void **state)
     assert_fails(store_open(&f->o, &s, &f->e), ERR_STATE, "STORE_FOREIGN");
     f->key_salt = 0;
     f->o.epoch = 2; /* the token knows fewer epochs than the store was made in */
-    assert_fails(store_open(&f->o, &s, &f->e), ERR_STATE, "STORE_FOREIGN");
+    assert_fails(store_open(&f->o, &s, &f->e), ERR_DATA_LOSS, "SEAL_ABSENT");
     f->o.epoch = 3;
     f->no_key = true;
     assert_fails(store_open(&f->o, &s, &f->e), ERR_UNAVAILABLE, "HSM_UNAVAILABLE");
