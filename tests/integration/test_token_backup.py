@@ -13,7 +13,7 @@ import pytest
 from claviger.system.v1 import system_pb2
 from conftest import World, msg, res
 from kit.client import AuditLog
-from kit.instance import until
+from kit.instance import BUILD, until
 from kit.wire import Code, Details, refused
 from test_kmsctl import CONFLICT, DENIED, Ctl
 
@@ -124,6 +124,35 @@ def test_while_the_token_is_away(new_world):
             assert (e.code(), Details(e).reason) == AWAY, e
             return None
     assert until(made, what="a backup").keys_added == 1 and status(world).hsm.keys_unsaved == 0
+
+
+@pytest.mark.parametrize("role", ["core", "hsm"])
+def test_killed_meanwhile(new_world, role):
+    """Whoever dies while it is made: what was answered holds, else nothing is on record; the next one has it all, and nothing half done is taken for one."""
+    world, instance = new_world, new_world.instance
+    key = make(world)
+    sealed = world.encrypt(key, b"card")
+    ctl = Ctl(world)
+    run = subprocess.Popen([BUILD / "bin/kmsctl", "token", "backup"], env=ctl.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: list((instance.state / "token-backup").glob("*.part")) or run.poll() is not None, what="the copy")
+    pid = instance.children()[role]
+    os.kill(pid, signal.SIGKILL)
+    run.communicate(timeout=120)
+    until(lambda: instance.children().get(role, pid) != pid, what=f"another {role}")
+
+    def next_one():
+        try:
+            return backup(world)
+        except grpc.RpcError as e:
+            assert e.code() in (Code.UNAVAILABLE, Code.CANCELLED), e
+            return None
+    made = until(next_one, what="a backup")
+    assert made.keys == 1 and status(world).hsm.keys_unsaved == 0
+    assert made.keys_added == 0 or run.returncode != 0  # an answer that was lost may have been on record all the same
+    assert f"# key {sealed[8:24].hex()}\n" in (folders(instance)[-1] / "SHA256SUMS").read_text()
+    for f in folders(instance):
+        subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=f, check=True)
+    assert world.decrypt(key, sealed) == b"card"
 
 
 def test_the_drill(fresh):

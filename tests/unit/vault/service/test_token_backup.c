@@ -1,6 +1,8 @@
-/* Which keys of level HSM no backup of the token has yet, from their making to a backup or their end. */
-#include "kms/keyring/unsaved.h"
-#include "tests/unit/vault/service/life.h"
+/* Which keys of level HSM no backup of the token has yet, from their making to a backup or their end; and a backup's place on record. */
+#include "tests/unit/vault/service/moving_fixture.h"
+#include "vault/service/token_backup.h"
+
+#include <stdatomic.h>
 
 #define KEY LIFE_RING "/cryptoKeys/card"
 
@@ -127,6 +129,201 @@ static void many_rows(void **state)
     assert_null(u.kvid);
 }
 
+/* ---- a backup ---- */
+static struct token_secrets secrets(struct life *f, enum hsm_object kind)
+{
+    struct token_secrets all;
+    assert_ok(token_secrets_read(f->s.store, kind, &all, &f->e));
+    return all;
+}
+
+static struct store_txn *put(struct life *f, struct token_backup *b)
+{
+    struct token_secrets masters = secrets(f, HSM_MASTER), seals = secrets(f, HSM_SEAL);
+    struct store_txn *txn = store_txn_new(f->s.store);
+    token_backup_put(txn, b, &masters, &seals, clock_wall_ns(&f->clock.c));
+    return txn;
+}
+
+static void on_record(struct life *f, struct token_backup *b)
+{
+    life_commit(f, put(f, b));
+    token_backup_done(&f->s, b);
+    assert_ok(keyring_master_changed(f->s.keyring, &f->e));
+}
+
+static uint64_t warned_of(struct life *f)
+{
+    token_backup_look(&f->s);
+    return atomic_load(&f->s.keys_unsaved);
+}
+
+static void what_was_there_is_saved(void **state)
+{
+    struct life *f = *state;
+    CLEANUP(token_backup_release) struct token_backup b = {0};
+    enum instance_backup kind;
+    struct hsm_backup read;
+    make(f, KEY, PROTECTION_HSM);
+    rotate(f, KEY);
+    assert_int_equal(warned_of(f), 2);
+    fake_clock_advance(&f->clock, DAY);
+    assert_ok(token_backup_make(&f->s, false, &b, &f->e));
+    assert_true(b.kind == INSTANCE_BACKUP_VERIFIED && b.b.keys == 2 && b.first.n == 2 && b.absent == 0);
+    assert_int_equal(warned_of(f), 2); /* not before it is on record */
+    on_record(f, &b);
+    assert_int_equal(warned_of(f), 0);
+    assert_int_equal(secret_of(f, HSM_MASTER, 1).saved_ns, clock_wall_ns(&f->clock.c));
+    assert_int_equal(secret_of(f, HSM_SEAL, 1).saved_ns, clock_wall_ns(&f->clock.c));
+    assert_ok(instance_backup_read(f->s.store, &kind, &read, &f->e));
+    assert_true(kind == INSTANCE_BACKUP_VERIFIED && read.keys == 2 && read.made_unix_s == b.b.made_unix_s);
+    assert_string_equal(read.holds, b.b.holds);
+    assert_string_equal(read.path, b.b.path);
+    assert_string_equal(read.serial, b.b.serial);
+    make_tenant(f, "beta"); /* the current master's row is another, and that is known */
+    life_close(f);
+    life_open(f);
+    assert_int_equal(warned_of(f), 0);
+}
+
+/* A key that is made while the copy is made, or before it is on record: it may be in it or not, and counts as not. */
+static void not_what_came_meanwhile(void **state)
+{
+    struct life *f = *state;
+    CLEANUP(token_backup_release) struct token_backup b = {0};
+    make(f, KEY, PROTECTION_HSM);
+    assert_ok(token_backup_make(&f->s, false, &b, &f->e));
+    make(f, LIFE_RING "/cryptoKeys/late", PROTECTION_HSM);
+    on_record(f, &b);
+    assert_int_equal(warned_of(f), 1);
+    CLEANUP(token_backup_release) struct token_backup next = {0};
+    assert_ok(token_backup_make(&f->s, false, &next, &f->e));
+    assert_true(next.first.n == 1 && next.b.keys == 2);
+    on_record(f, &next);
+    assert_int_equal(warned_of(f), 0);
+}
+
+/* Nothing of a backup whose answer was lost, or which could not be put on record, is believed. */
+static void not_what_nobody_knows_of(void **state)
+{
+    struct life *f = *state;
+    struct token_backup b = {0};
+    struct err e = {0};
+    uint64_t seq;
+    make(f, KEY, PROTECTION_HSM);
+    f->hsm->dies_in = 1;
+    assert_true(token_backup_make(&f->s, false, &b, &e).failed);
+    assert_true(e.code == ERR_UNAVAILABLE && f->hsm->backups == 1 && b.first.kvid == NULL);
+    f->hsm->away = true;
+    e = (struct err){0};
+    assert_true(token_backup_make(&f->s, false, &b, &e).failed);
+    assert_int_equal(e.code, ERR_UNAVAILABLE);
+    f->hsm->away = false;
+    assert_int_equal(warned_of(f), 1);
+    assert_ok(token_backup_make(&f->s, false, &b, &f->e));
+    struct store_txn *first = put(f, &b), *second = put(f, &b);
+    life_commit(f, first);
+    e = (struct err){0};
+    assert_true(store_txn_commit(second, &seq, &e).failed); /* the rows of the secrets are others by now: read again, put again */
+    assert_int_equal(e.code, ERR_CONFLICT);
+    store_txn_free(second);
+    life_commit(f, put(f, &b));
+    token_backup_release(&b);
+    assert_int_equal(warned_of(f), 0);
+}
+
+static void a_token_that_is_no_files(void **state)
+{
+    struct life *f = *state;
+    CLEANUP(token_backup_release) struct token_backup b = {0};
+    enum instance_backup kind;
+    struct hsm_backup read;
+    struct err e = {0};
+    f->hsm->no_files = true;
+    make(f, KEY, PROTECTION_HSM);
+    assert_true(token_backup_make(&f->s, false, &b, &e).failed);
+    assert_int_equal(e.code, ERR_STATE);
+    assert_string_equal(e.reason, "TOKEN_NOT_CLONED");
+    assert_int_equal(warned_of(f), 1);
+    assert_ok(token_backup_make(&f->s, true, &b, &f->e));
+    assert_true(b.kind == INSTANCE_BACKUP_VENDOR_CLONE && b.b.keys == 1 && f->hsm->backups == 0);
+    on_record(f, &b);
+    assert_int_equal(warned_of(f), 0);
+    assert_ok(instance_backup_read(f->s.store, &kind, &read, &f->e));
+    assert_true(kind == INSTANCE_BACKUP_VENDOR_CLONE && read.keys == 1 && read.path[0] == 0 && read.holds[0] == 0);
+}
+
+/* Lost with a token before any backup had it: counted, and no reason to warn for ever of what another backup cannot mend. */
+static void a_key_that_is_nowhere(void **state)
+{
+    struct life *f = *state;
+    CLEANUP(token_backup_release) struct token_backup b = {0};
+    make(f, KEY, PROTECTION_HSM);
+    make(f, LIFE_RING "/cryptoKeys/other", PROTECTION_HSM);
+    assert_ok(hsm_key_destroy(f->hsm, f->hsm->keys[0].kvid, &f->e));
+    assert_ok(token_backup_make(&f->s, false, &b, &f->e));
+    assert_true(b.first.n == 2 && b.absent == 1 && b.b.keys == 1);
+    on_record(f, &b);
+    assert_int_equal(warned_of(f), 0);
+}
+
+/* More than one transaction takes, and a death between two: the rest is warned of, and saved by the next. */
+static void more_than_a_transaction(void **state)
+{
+    struct life *f = *state;
+    CLEANUP(token_backup_release) struct token_backup b = {0}, next = {0};
+    enum { MANY = 2500, PAGE = 500 };
+    for (int i = 0; i < MANY; i += PAGE) {
+        struct store_txn *txn = store_txn_new(f->s.store);
+        for (int k = i; k < i + PAGE; k++) {
+            const uint8_t kvid[HSM_KVID_BYTES] = {1, (uint8_t)(k >> 8), (uint8_t)k};
+            unsaved_put(txn, kvid, T0);
+        }
+        life_commit(f, txn);
+    }
+    assert_int_equal(warned_of(f), MANY);
+    assert_ok(token_backup_make(&f->s, false, &b, &f->e));
+    assert_true(b.first.n == MANY && b.absent == MANY);
+    life_commit(f, put(f, &b));
+    const uint64_t left = warned_of(f);
+    assert_true(left > 0 && left < MANY); /* and here somebody dies */
+    assert_ok(token_backup_make(&f->s, false, &next, &f->e));
+    assert_int_equal(next.first.n, left);
+    on_record(f, &next);
+    assert_int_equal(warned_of(f), 0);
+}
+
+/* A rotation backs the token up by itself: nobody needs to do it again. */
+static void saved_by_a_rotation(void **state)
+{
+    struct life *f = *state;
+    make(f, KEY, PROTECTION_HSM);
+    assert_int_equal(warned_of(f), 1);
+    ask(f, HSM_MASTER, 2);
+    run(f, 0);
+    assert_int_equal(moving_of(f, HSM_MASTER).state, MOVING_IDLE);
+    assert_int_equal(atomic_load(&f->s.keys_unsaved), 0);
+    assert_int_equal(warned_of(f), 0);
+}
+
+static void a_record_that_is_not_ours(void **state)
+{
+    struct life *f = *state;
+    enum instance_backup kind;
+    struct hsm_backup b;
+    static const char *const bodies[] = {"\1", "\2\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0", "\1\3\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0"};
+    static const size_t lengths[] = {1, 20, 20};
+    for (size_t i = 0; i < 3; i++) {
+        struct err e = {0};
+        struct store_txn *txn = store_txn_new(f->s.store);
+        const struct record r = {.kind = REC_META, .id = BYTES_LIT("token-backup"), .body = BYTES(bodies[i], lengths[i])};
+        store_txn_put(txn, &r, STORE_ANY);
+        life_commit(f, txn);
+        assert_true(instance_backup_read(f->s.store, &kind, &b, &e).failed);
+        assert_int_equal(e.code, ERR_DATA_LOSS);
+    }
+}
+
 int main(void)
 {
 #define LIFE(t) cmocka_unit_test_setup_teardown(t, life_start, life_stop)
@@ -134,6 +331,14 @@ int main(void)
         LIFE(from_the_making_to_the_end),
         LIFE(not_what_never_was),
         LIFE(many_rows),
+        LIFE(what_was_there_is_saved),
+        LIFE(not_what_came_meanwhile),
+        LIFE(not_what_nobody_knows_of),
+        LIFE(a_token_that_is_no_files),
+        LIFE(a_key_that_is_nowhere),
+        LIFE(more_than_a_transaction),
+        LIFE(saved_by_a_rotation),
+        LIFE(a_record_that_is_not_ours),
     };
     return cmocka_run_group_tests(tests, kms_slab, NULL);
 }
