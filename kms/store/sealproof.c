@@ -141,14 +141,13 @@ static RESULT prove_identity(struct proof *p, sqlite3_stmt *st, struct err *e)
     return judge(p, done, &why, "the store's identity", e);
 }
 
-static RESULT prove_each(struct proof *p, struct db *d, const char *sql,
+/* Takes the statement. */
+static RESULT prove_each(struct proof *p, struct db *d, sqlite3_stmt *st,
                          struct result (*prove)(struct proof *p, sqlite3_stmt *st, struct err *e), struct err *e)
 {
-    sqlite3_stmt *st = NULL;
     int rc = SQLITE_ROW;
     struct result r = ok();
     uint64_t n = 0;
-    TRY(db_prepare(d, sql, &st, e));
     for (; !r.failed && (rc = sqlite3_step(st)) == SQLITE_ROW; n++)
         r = prove(p, st, e);
     if (!r.failed && rc != SQLITE_DONE)
@@ -159,15 +158,22 @@ static RESULT prove_each(struct proof *p, struct db *d, const char *sql,
     return r;
 }
 
+static RESULT prove_itself(struct proof *p, struct db *d, struct err *e)
+{
+    sqlite3_stmt *st = NULL;
+    TRY(db_prepare(d, "SELECT seal, body FROM root", &st, e));
+    TRY(prove_each(p, d, st, prove_root, e));
+    TRY(db_prepare(d, "SELECT epoch, seal FROM identity", &st, e));
+    return prove_each(p, d, st, prove_identity, e);
+}
+
 static RESULT prove_rest(struct proof *p, struct err *e)
 {
     struct db *d = conn_take(p->s);
     struct result r = prove_events(p, d, e);
     sqlite3_reset(d->outbox_read);
     if (!r.failed)
-        r = prove_each(p, d, "SELECT seal, body FROM root", prove_root, e);
-    if (!r.failed)
-        r = prove_each(p, d, "SELECT epoch, seal FROM identity", prove_identity, e);
+        r = prove_itself(p, d, e);
     conn_return(p->s, d);
     if (!r.failed && !anchor_sealed_under(p->s, p->epoch))
         left(p, "the anchor could not be written anew");

@@ -103,6 +103,10 @@ static void test_outbox_and_itself(void **state)
     assert_string_equal(p.first, "the store's identity is of seal epoch 3");
     edit(f, "UPDATE identity SET epoch = 4, seal = x'00'");
     assert_int_equal(fx_prove(f).left, 1);
+    edit(f, "DELETE FROM identity");
+    p = fx_prove(f);
+    assert_true(p.left == 1);
+    assert_string_equal(p.first, "root or identity are gone");
     fx_close(f);
     copy_db(f, "new.db", "store.db");
     fx_open(f);
