@@ -55,7 +55,7 @@ bool reseal_cursor(struct store_reseal *at, sqlite3_stmt *st)
     return true;
 }
 
-static RESULT look(struct page *p, sqlite3_stmt *st, struct err *e)
+static RESULT look(struct page *p, struct db *d, sqlite3_stmt *st, struct err *e)
 {
     int rc = SQLITE_ROW;
     bool stands = true;
@@ -69,9 +69,7 @@ static RESULT look(struct page *p, sqlite3_stmt *st, struct err *e)
         stands = reseal_cursor(p->at, st);
     }
     p->at->end = rc == SQLITE_DONE;
-    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
-        FAIL(e, ERR_UNAVAILABLE, "STORE_IO", "read rows: %s", sqlite3_errstr(rc));
-    return ok();
+    return rc == SQLITE_ROW || rc == SQLITE_DONE ? ok() : db_fail(d, rc, "read rows", e);
 }
 
 sqlite3_stmt *rows_behind(struct db *d, const struct store_reseal *at)
@@ -93,7 +91,7 @@ static RESULT look_on(struct page *p, struct err *e)
     while (!r.failed && !p->at->end && !is_full(p)) {
         struct db *d = conn_take(p->s);
         struct store_reseal from = *p->at; /* what is bound stays as it is while the cursor moves */
-        r = look(p, rows_behind(d, &from), e);
+        r = look(p, d, rows_behind(d, &from), e);
         sqlite3_reset(d->rows);
         conn_return(p->s, d);
     }

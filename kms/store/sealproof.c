@@ -64,7 +64,7 @@ static RESULT prove_row(struct proof *p, sqlite3_stmt *st, struct err *e)
     return judge(p, done, &why, what, e);
 }
 
-static RESULT prove_page(struct proof *p, sqlite3_stmt *st, struct store_reseal *at, struct err *e)
+static RESULT prove_page(struct proof *p, struct db *d, sqlite3_stmt *st, struct store_reseal *at, struct err *e)
 {
     int rc = SQLITE_ROW;
     bool stands = true;
@@ -75,9 +75,7 @@ static RESULT prove_page(struct proof *p, sqlite3_stmt *st, struct store_reseal 
         stands = reseal_cursor(at, st);
     }
     at->end = rc == SQLITE_DONE;
-    if (rc != SQLITE_ROW && rc != SQLITE_DONE)
-        FAIL(e, ERR_UNAVAILABLE, "STORE_IO", "read rows: %s", sqlite3_errstr(rc));
-    return ok();
+    return rc == SQLITE_ROW || rc == SQLITE_DONE ? ok() : db_fail(d, rc, "read rows", e);
 }
 
 static RESULT prove_rows(struct proof *p, struct err *e)
@@ -88,7 +86,7 @@ static RESULT prove_rows(struct proof *p, struct err *e)
             FAIL(e, ERR_CANCELLED, NULL, "the proof was stopped");
         struct db *d = conn_take(p->s);
         struct store_reseal from = at;
-        struct result r = prove_page(p, rows_behind(d, &from), &at, e);
+        struct result r = prove_page(p, d, rows_behind(d, &from), &at, e);
         sqlite3_reset(d->rows);
         conn_return(p->s, d);
         TRY(r);
