@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from google.cloud.kms.v1 import service_pb2 as msg
 from kit import certs
-from kit.client import connect
+from kit.client import DEADLINE, connect
 from kit.instance import TRUST_DOMAIN, until
 from kit.wire import Code, refused
 
@@ -199,19 +199,19 @@ def test_a_stream_ends_when_its_certificate_does(world, key, far):
         for step in asked:
             world.instance.step(step)
             yield env.EncryptStreamRequest(name=key, items=[{"plaintext": b"x"}])
-    answers = client.env.EncryptStream(requests(), timeout=10)
+    answers = client.env.EncryptStream(requests(), timeout=DEADLINE)
     assert next(answers).failed == 0
     with refused(Code.UNAUTHENTICATED):
         next(answers)
     world.instance.step(REAL)
     listener = with_cert(world, pairs["admin-hour"])
-    follow = listener.audit.Tail(audit_pb2.TailRequest(from_index=world.audit.position(), follow=True), timeout=10)
+    follow = listener.audit.Tail(audit_pb2.TailRequest(from_index=world.audit.position(), follow=True), timeout=2 * DEADLINE)
     next(follow)  # its own beginning
     world.instance.step("+1h")
     world.encrypt(key)
     with refused(Code.UNAUTHENTICATED):
-        for _ in range(3):  # the step itself may still have been told
-            next(follow)
+        for _ in follow:  # the step itself may still have been told
+            pass
 
 
 def test_a_revocation_list_is_good_in_its_time_only(other):
@@ -295,20 +295,25 @@ def _cpu_s(world):
 
 @pytest.mark.parametrize("step", [*STEPS, "2031-05-06 07:08:09"])
 def test_nobody_spins(world, key, step):
-    """Half a second in which nothing is asked: what all four do meanwhile is little, the price of the faked clock included."""
+    """Half a second in which nothing is asked: what all four do meanwhile is little, the price of the faked clock included. Whoever spins
+    does so in each half second."""
     world.instance.step(step)
     if step in STEPS:
         world.encrypt(key)
-    used, start = _cpu_s(world), time.monotonic()
-    until(lambda: time.monotonic() - start > 0.5, 2)
-    share = (_cpu_s(world) - used) / (time.monotonic() - start)
-    assert share < 0.1, f"{share:.0%} of a processor"
+    shares = []
+
+    def at_rest():
+        used, start = _cpu_s(world), time.monotonic()
+        until(lambda: time.monotonic() - start > 0.5)
+        shares.append((_cpu_s(world) - used) / (time.monotonic() - start))
+        return shares[-1] < 0.1
+    assert any(at_rest() for _ in range(6)), shares
 
 
 def test_calls_and_streams_go_on_through_the_jumps(world, key):
     """Deadlines are of the boot clock: none passes early, no answer comes late, and who follows the log hears of everything."""
     start = world.audit.position()
-    follow = world.admin.audit.Tail(audit_pb2.TailRequest(from_index=start, follow=True), timeout=15)
+    follow = world.admin.audit.Tail(audit_pb2.TailRequest(from_index=start, follow=True), timeout=2 * DEADLINE)
     next(follow)  # its own beginning
     pairs = env.EncryptStreamRequest(name=key, items=[{"plaintext": b"x"}])
     asked = iter(STEPS)
@@ -317,12 +322,12 @@ def test_calls_and_streams_go_on_through_the_jumps(world, key):
         for step in asked:
             world.instance.step(step)
             yield pairs
-    assert [r.failed for r in world.orders.env.EncryptStream(requests(), timeout=10)] == [0] * len(STEPS)
+    assert [r.failed for r in world.orders.env.EncryptStream(requests(), timeout=DEADLINE)] == [0] * len(STEPS)
     for step in STEPS:
         world.instance.step(step)
         begun = time.monotonic()
         world.encrypt(key)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < DEADLINE / 2
     heard = [next(follow) for _ in range(2 * len(STEPS))]
     assert [r.index for r in heard] == list(range(heard[0].index, heard[0].index + len(heard)))
     follow.cancel()
@@ -345,15 +350,15 @@ def test_keys_in_the_cache_grow_old_by_the_boot_clock(other):
     misses = lambda: other.admin.system.GetStatus(system_pb2.GetStatusRequest()).cache.misses  # noqa: E731
     for step in ("-1h", (datetime.datetime.now() + HOUR).strftime("%Y-%m-%d %H:%M:%S")):
         other.instance.step(step)
-        other.encrypt(key, who=other.billing)
-        before, begun = misses(), time.monotonic()
 
         def missed():
+            time.sleep(0.3)  # the month's budget is small
+            before, asked = misses(), time.monotonic()
             other.encrypt(key, who=other.billing)
-            time.sleep(0.1)
-            return misses() > before
-        until(missed, 4, "the key is loaded again")
-        assert time.monotonic() - begun > 0.3
+            return asked if misses() > before else None
+        loaded = until(missed, what="the key is loaded again")
+        until(missed, what="and again")
+        assert time.monotonic() - loaded > 0.99
 
 
 def test_a_retry_is_known_by_its_key_through_the_jumps(world, key):
@@ -371,26 +376,36 @@ def test_a_jump_gives_back_no_rate(make):
     key = world.key()
 
     def spend(calls):
-        """How many of that many were let through, and the seconds it took."""
-        through, start = 0, time.monotonic()
+        """How many of that many were let through."""
+        through = 0
         for _ in range(calls):
             try:
                 world.encrypt(key)
                 through += 1
             except Exception as e:  # noqa: BLE001
                 assert e.code() is Code.RESOURCE_EXHAUSTED, e
-        return through, time.monotonic() - start
-    assert spend(12)[0] < 12  # the burst is gone
+        return through
+    until(lambda: spend(12) < 12, what="the end of the burst")
     for step in STEPS:
-        world.instance.step(step)
-        through, seconds = spend(6)
-        assert through <= 5 * (seconds + 0.2) + 1 and through < 5, (step, through, seconds)
+        def at_once():  # where the calls take their time, they are given more anyway
+            world.instance.step(REAL)
+            start = until(lambda: (now := time.monotonic(), spend(1))[1] == 0 and now, what="nothing left")
+            world.instance.step(step)
+            through, seconds = spend(6), time.monotonic() - start
+            assert through <= 5 * seconds + 1, (step, through, seconds)
+            return seconds < 0.6
+        until(at_once, what="six calls in a moment")
     world.instance.step("2031-05-06 07:08:09")  # and a clock that stands still takes none away
-    until(lambda: spend(1)[0] == 1, 3, "a call let through again")
+    until(lambda: spend(1) == 1, what="a call let through again")
 
 
 # ---- budgets: by the wall clock, and never backwards ---------------------------------------------------------------------------
+def _not_at_midnight():
+    until(lambda: 24 * 3600 - time.time() % (24 * 3600) > 60, 70, "the next day")
+
+
 def test_a_step_back_gives_back_no_budget(shared, world):
+    _not_at_midnight()
     key, batch = world.key2(), [{"plaintext": b"x"}] * (DAY_BUDGET + 1)
 
     def take(n):
@@ -418,6 +433,7 @@ def test_a_step_back_gives_back_no_budget(shared, world):
 
 
 def test_a_month_is_given_once(watched, other):
+    _not_at_midnight()
     key, batch = other.key2(), [{"plaintext": b"x"}] * MONTH_BUDGET
 
     def take(n):
