@@ -1,4 +1,8 @@
-/* Between moving_steps.c, which has the steps, and moving_master.c and moving_seal.c, which have what is moved. */
+/*
+ * Purpose: between moving_steps.c, which has the steps of a rotation, and moving_master.c and moving_seal.c, which have what is moved.
+ * Owns:    struct step owns its transaction. Threads: the mover's. Errors: as moving_steps.h.
+ * Limits:  MOVING_JSON_MAX bytes of before and after. Secrets: none.
+ */
 #ifndef VAULT_SERVICE_MOVING_KIND_H
 #define VAULT_SERVICE_MOVING_KIND_H
 

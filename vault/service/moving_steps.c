@@ -5,6 +5,7 @@
 #include "vault/service/moving_kind.h"
 #include "vault/service/token_backup.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -128,6 +129,7 @@ static RESULT make_object(struct step *t, struct err *e)
 static RESULT making(struct step *t, struct err *e)
 {
     TRY(make_object(t, e));
+    atomic_store(&t->x->s->made[t->kind->object], t->v.to);
     const struct token_secret born = {.kind = t->kind->object, .version = t->v.to, .state = SECRET_BORN, .made_ns = step_now(t), .revision = STORE_ABSENT};
     (void)snprintf(t->before, sizeof t->before, "{\"rotation\":\"%s\"}", step_state(t));
     TRY(moving_to(&t->v, MOVING_SAVING, step_now(t), e));

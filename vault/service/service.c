@@ -234,6 +234,13 @@ void service_stop(struct service *s)
     free(s);
 }
 
+/* The token, as it was last asked, and what was made on it since. */
+static bool lacks(struct service *s, const struct hsm_status *hs, enum hsm_object kind, uint32_t version)
+{
+    const uint32_t newest = kind == HSM_MASTER ? hs->master_newest : hs->seal_newest;
+    return hs->logged_in && newest < version && atomic_load(&s->made[kind]) < version;
+}
+
 static void hsm_health(struct service *s, struct health *h)
 {
     struct hsm_status hs;
@@ -241,9 +248,9 @@ static void hsm_health(struct service *s, struct health *h)
     bool pin = false;
     if (!sweep_hsm_state(s->sweep, &hs, &pin, why, sizeof why))
         health_add(h, pin ? CONDITION_HSM_PIN : CONDITION_HSM_AWAY, why);
-    else if (hs.logged_in && hs.master_newest < keyring_master(s->keyring))
+    else if (lacks(s, &hs, HSM_MASTER, keyring_master(s->keyring)))
         health_add(h, CONDITION_MASTER_ABSENT, "");
-    if (hs.logged_in && hs.seal_newest < store_seal_epoch(s->store))
+    if (lacks(s, &hs, HSM_SEAL, store_seal_epoch(s->store)))
         health_add(h, CONDITION_SEAL_ABSENT, "");
     const uint64_t unsaved = atomic_load(&s->keys_unsaved);
     if (unsaved > 0) {

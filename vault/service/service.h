@@ -54,6 +54,7 @@ struct service {
     struct mover *mover;   /* background: rotation and end of the masters and the seal secrets */
     struct metering *metering; /* counts what key versions are used for; NULL: nobody does */
     struct sweep *sweep; /* background: refusal counts, expired idempotency records, health */
+    _Atomic uint32_t made[HSM_SEAL + 1]; /* by enum hsm_object: versions made on the token since sweep last asked it; 0: none */
     _Atomic uint64_t calls_in_flight;
     _Atomic bool draining;        /* open streams end at their next step */
     _Atomic bool trust_old;       /* the last reload of client CAs failed */

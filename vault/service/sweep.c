@@ -38,6 +38,7 @@ static void run_probe(struct lane_job *j)
     struct sweep *w = (struct sweep *)((char *)j - offsetof(struct sweep, probe));
     struct hsm_status st;
     struct err e = {0};
+    const uint32_t made[] = {[HSM_MASTER] = atomic_load(&w->s->made[HSM_MASTER]), [HSM_SEAL] = atomic_load(&w->s->made[HSM_SEAL])};
     uint8_t asked[8]; /* the probe tells what the hsm process knows; that the token answers is known only by asking it */
     bool good = !hsm_probe(w->s->hsm, &st, &e).failed && !hsm_random(w->s->hsm, asked, sizeof asked, &e).failed;
     pthread_mutex_lock(&w->lock);
@@ -51,6 +52,10 @@ static void run_probe(struct lane_job *j)
         err_operator(&e, w->why, sizeof w->why);
     w->by_pin = !good && blames_pin(&e);
     pthread_mutex_unlock(&w->lock);
+    for (enum hsm_object kind = HSM_MASTER; good && kind <= HSM_SEAL; kind++) { /* what was made before it was asked, it has told */
+        uint32_t told = made[kind];
+        (void)atomic_compare_exchange_strong(&w->s->made[kind], &told, 0);
+    }
 }
 
 static void start_probe(struct sweep *w)
