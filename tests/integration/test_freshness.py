@@ -296,6 +296,30 @@ def test_an_older_counter_of_nonces_seals_nothing(new_world):
         assert w.decrypt(key, sealed) == b"jane@example.com"
 
 
+def test_damaged_rows_do_not_keep_an_accepted_store_from_starting(new_world):
+    """A principal's row that does not open is nobody; a tenant's budget begins again; all others are let in and served."""
+    w = new_world
+    w.instance.configure(items_per_tenant_day="1000000")
+    w.instance.restart()
+    w = type(w)(w.instance)
+    key, other = w.key(), w.key2()
+    ciphertext = w.encrypt(other, who=w.billing)
+    w.encrypt(key)
+    w.instance.stop()  # writes the budgets
+    assert edit(w.instance, f"UPDATE record SET body = randomblob(length(body)) WHERE kind = {PRINCIPAL} AND CAST(id AS TEXT) = 'acme-orders'") == 1
+    assert edit(w.instance, "UPDATE record SET body = randomblob(length(body)) WHERE kind = 11") == 2
+    refuses_to_start(w.instance, "STORE_STALE", "acme-orders")
+    code, said = w.instance.run("accept-rollback", "--reason", "a bad disk")
+    assert code == 0 and " 3 do not open" in said and 'principal "acme-orders"' in said, said
+    w = start_again(w)
+    assert w.decrypt(other, ciphertext, who=w.billing) == b"jane@example.com"
+    with refused(Code.UNAUTHENTICATED):
+        w.encrypt(key)
+    assert w.keyadmin.kms.GetCryptoKey(msg.GetCryptoKeyRequest(name=key)).name == key
+    assert re.search(r"level=error.*principal's row does not open.*acme-orders", w.instance.log)
+    assert w.instance.log.count("a volume budget is damaged") == 2
+
+
 def test_review_ends_the_warning(new_world):
     w = new_world
     w.instance.stop()

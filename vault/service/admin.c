@@ -18,6 +18,7 @@ struct admin {
     const struct clock *clock;
     const char *trust_domain;
     uint8_t boot_id[BOOT_ID_BYTES];
+    uint64_t principals_max;
     pthread_mutex_t lock;   /* guards policy */
     pthread_mutex_t reload; /* one at a time: a slower, older load never wins */
     struct policy_set *policy;
@@ -267,7 +268,12 @@ static void put_principal(struct store_txn *txn, const struct admin_principal *p
 RESULT admin_principal_put(struct admin *a, const struct admin_principal *p, uint64_t expected, struct store_txn *txn,
                            struct err *e)
 {
+    uint64_t there = 0;
     TRY(authn_principal_check(&p->p, a->trust_domain, e));
+    if (expected == STORE_ABSENT)
+        TRY(store_count(a->store, REC_PRINCIPAL, no_tenant, (struct bytes){0}, &there, e));
+    if (there >= a->principals_max)
+        FAIL(e, ERR_EXHAUSTED, "TOO_MANY_PRINCIPALS", "%llu principals are registered", (unsigned long long)there);
     put_principal(txn, p, expected);
     return ok();
 }
@@ -346,26 +352,42 @@ RESULT admin_principals_remove(struct store *s, struct bytes tenant, struct stor
     return ok();
 }
 
+/* One that does not open, in a store that was accepted as it stood, is nobody: who it was is refused, and all others are not. */
+static bool take_principal(const struct admin *a, const struct record *r, struct principal *ret)
+{
+    struct admin_principal p;
+    struct err why = {.code = ERR_DATA_LOSS, .reason = "RECORD_TAMPERED"};
+    if (r->body.p == NULL || principal_parse(r, &p, &why).failed) {
+        log_event(LOG_ERROR, "a principal's row does not open: it is refused", LF_TXT("principal", r->id), LF_ERR(&why));
+        return false;
+    }
+    end_of_boot(a, &p);
+    *ret = p.p;
+    return true;
+}
+
 static RESULT collect_principals(struct admin *a, struct principal **ret, size_t *ret_n, struct err *e)
 {
     struct principal *all = NULL;
     size_t n = 0, got = LOAD_PAGE;
-    char after[AUTHN_PRINCIPAL_MAX + 1] = "";
+    uint8_t after[STORE_ID_MAX];
+    struct store_scan q = {.kind = REC_PRINCIPAL, .limit = LOAD_PAGE, .with_broken = true};
     while (got == LOAD_PAGE) {
         CLEANUP(arena_release) struct arena ar;
         arena_init(&ar, 4 << 20);
-        struct admin_principal *page;
-        if (admin_principal_list(a, bytes_str(after), LOAD_PAGE, &ar, &page, &got, e).failed) {
+        struct record *rows;
+        if (store_scan(a->store, &q, &ar, &rows, &got, e).failed) {
             free(all);
             return (struct result){1};
         }
         struct principal *grown = realloc(all, (n + got + 1) * sizeof *all);
-        INVARIANT(grown != NULL && n + got <= ADMIN_PRINCIPALS_MAX);
+        INVARIANT(grown != NULL); /* how many there may be is asked when one is made */
         all = grown;
         for (size_t i = 0; i < got; i++)
-            all[n++] = page[i].p;
+            n += take_principal(a, &rows[i], &all[n]);
         if (got > 0)
-            memcpy(after, page[got - 1].p.name, sizeof after);
+            memcpy(after, rows[got - 1].id.p, rows[got - 1].id.n);
+        q.after = BYTES(after, got > 0 ? rows[got - 1].id.n : 0);
     }
     *ret = all;
     *ret_n = n;
@@ -409,7 +431,8 @@ RESULT admin_open(const struct admin_options *o, struct admin **ret, struct err 
 {
     struct admin *a = calloc(1, sizeof *a);
     INVARIANT(a != NULL);
-    *a = (struct admin){.store = o->store, .authn = o->authn, .clock = o->clock, .trust_domain = o->trust_domain};
+    *a = (struct admin){.store = o->store, .authn = o->authn, .clock = o->clock, .trust_domain = o->trust_domain,
+                        .principals_max = o->principals_max > 0 ? o->principals_max : ADMIN_PRINCIPALS_MAX};
     memcpy(a->boot_id, o->boot_id, sizeof a->boot_id);
     pthread_mutex_init(&a->lock, NULL);
     pthread_mutex_init(&a->reload, NULL);

@@ -4,7 +4,8 @@
  * Owns:    the current policy set (counted), the version number.
  * Threads: admin_policy from any thread (fast lane); changes on the slow lane, one at a time inside.
  * Errors:  ERR_INVALID with the document's line as text; ERR_CONFLICT "POLICY_CHANGED" when expected_version is not current;
- *          ERR_NOT_FOUND, ERR_EXISTS for principals. Limits: ADMIN_DOCS_MAX documents; policy.h, authn.h.
+ *          ERR_NOT_FOUND, ERR_EXISTS for principals; ERR_EXHAUSTED "TOO_MANY_PRINCIPALS".
+ * Limits:  ADMIN_DOCS_MAX documents, ADMIN_PRINCIPALS_MAX principals; policy.h, authn.h.
  * Secrets: none; records are sealed all the same.
  */
 #ifndef VAULT_SERVICE_ADMIN_H
@@ -23,6 +24,7 @@ struct admin_options {
     const struct clock *clock;
     const char *trust_domain;
     uint8_t boot_id[BOOT_ID_BYTES]; /* of this boot; zeros: unknown */
+    uint64_t principals_max;        /* 0: ADMIN_PRINCIPALS_MAX: they are all held in memory */
 };
 RESULT admin_open(const struct admin_options *o, struct admin **ret, struct err *e);
 void admin_free(struct admin *a);

@@ -243,12 +243,28 @@ static void sweep_budgets(struct service *s)
         log_event(LOG_WARN, "volume budgets could not be kept", LF_ERR(&e));
 }
 
+/* A count that does not open begins again, as one does that somebody has taken out: that is no reason not to start. */
+static void load_budget(struct service *s, const struct record *r)
+{
+    struct reader in = reader_of(r->body);
+    struct budget_count c = {.day = (int64_t)reader_u64(&in)};
+    c.day_used = reader_u64(&in);
+    c.month = (int64_t)reader_u64(&in);
+    c.month_used = reader_u64(&in);
+    if (r->body.p == NULL || !reader_done(&in) || r->id.n != sizeof c.key) {
+        log_event(LOG_ERROR, "a volume budget is damaged: it begins again", LF_HEX("tenant", r->id));
+        return;
+    }
+    memcpy(c.key, r->id.p, sizeof c.key);
+    budget_load(s->budgets, &c);
+}
+
 RESULT sweep_load_budgets(struct service *s, struct err *e)
 {
     if (!budgets_active(s->budgets))
         return ok();
-    uint8_t after[BUDGET_KEY_BYTES];
-    struct store_scan q = {.kind = REC_BUDGET, .limit = EXPIRE_PAGE};
+    uint8_t after[STORE_ID_MAX];
+    struct store_scan q = {.kind = REC_BUDGET, .limit = EXPIRE_PAGE, .with_broken = true};
     size_t n = EXPIRE_PAGE;
     while (n == EXPIRE_PAGE) {
         CLEANUP(arena_release) struct arena a;
@@ -256,17 +272,9 @@ RESULT sweep_load_budgets(struct service *s, struct err *e)
         struct record *rows;
         TRY(store_scan(s->store, &q, &a, &rows, &n, e));
         for (size_t i = 0; i < n; i++) {
-            struct reader in = reader_of(rows[i].body);
-            struct budget_count c = {.day = (int64_t)reader_u64(&in)};
-            c.day_used = reader_u64(&in);
-            c.month = (int64_t)reader_u64(&in);
-            c.month_used = reader_u64(&in);
-            if (!reader_done(&in) || rows[i].id.n != sizeof c.key)
-                FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "a budget record is not ours");
-            memcpy(c.key, rows[i].id.p, sizeof c.key);
-            budget_load(s->budgets, &c);
-            memcpy(after, c.key, sizeof after);
-            q.after = BYTES(after, sizeof after);
+            load_budget(s, &rows[i]);
+            memcpy(after, rows[i].id.p, rows[i].id.n);
+            q.after = BYTES(after, rows[i].id.n);
         }
     }
     return ok();
