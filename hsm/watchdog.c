@@ -1,9 +1,8 @@
 #include "hsm/watchdog.h"
 
 #include "base/log.h"
+#include "base/thread.h"
 
-#include <errno.h>
-#include <pthread.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -34,9 +33,7 @@ RESULT watchdog_start(struct watchdog *w, uint64_t timeout_ms, const struct cloc
     w->armed_ms = 0;
     w->call = "";
     pthread_t t;
-    errno = pthread_create(&t, NULL, watch, w);
-    if (errno != 0)
-        FAIL_ERRNO(e, ERR_INTERNAL, NULL, "starting the HSM watchdog");
+    TRY(thread_spawn(&t, "watchdog", watch, w, e));
     (void)pthread_detach(t);
     return ok();
 }

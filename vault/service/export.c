@@ -94,27 +94,18 @@ static RESULT versions(struct page *p, struct err *e)
     return rows_of(p, REC_VERSION, export_version, e);
 }
 
+static RESULT usage_row(const struct record *r, struct arena *a, struct buf *out, struct err *e)
+{
+    struct usage u;
+    TRY(usage_decode(r->body, a, &u, e));
+    export_usage(r->id, &u, out);
+    return ok();
+}
+
 /* What has been counted so far; the figures of the last seconds come later. */
 static RESULT usage(struct page *p, struct err *e)
 {
-    CLEANUP(arena_release) struct arena a;
-    struct store_scan q = {.kind = REC_USAGE, .after = BYTES(p->x->after, p->x->after_n), .limit = PAGE_ROWS};
-    struct record *rows;
-    size_t n, i = 0;
-    arena_init(&a, PAGE_ROWS * (STORE_BODY_MAX + 4096));
-    memcpy(q.tenant, p->x->t.id, sizeof q.tenant);
-    TRY(store_scan(p->c->svc->store, &q, &a, &rows, &n, e));
-    for (; i < n && !full(p); i++) {
-        CLEANUP(buf_release) struct buf item;
-        struct usage u;
-        buf_init(&item, ITEM_MAX);
-        TRY(usage_decode(rows[i].body, &a, &u, e));
-        export_usage(rows[i].id, &u, &item);
-        TRY(add(p, &item, e));
-        remember(p->x, rows[i].id);
-    }
-    p->done = i == n && n < PAGE_ROWS;
-    return ok();
+    return rows_of(p, REC_USAGE, usage_row, e);
 }
 
 static RESULT certificates(struct page *p, struct err *e)
