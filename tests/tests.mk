@@ -61,9 +61,12 @@ $(BUILD)/hardware/counter/kmsd: $(BUILD)/bin/kmsd | $(BUILD)/bin/kmsd-hsm $(BUIL
 	@cp $< $@
 	@ln -sf $(abspath $(BUILD)/bin/kmsd-hsm $(BUILD)/bin/kmsd-front) $(@D)/
 .PHONY: hardware hardware-programs capabilities
-# capabilities: hsm/, kmsd-hsm and whole daemons on SoftHSM2, NSS softoken and opencryptoki: what each token can do, and by name what it cannot
+# capabilities: hsm/, kmsd-hsm and whole daemons on SoftHSM2, NSS softoken and opencryptoki: what each token can do, and by name what it cannot;
+# LONG=1: then suites of tests/integration with every daemon on NSS softoken
+ON_NSS := $(addprefix tests/integration/test_,hsm_keys.py encrypt.py envelope.py kms_resources.py rewrap.py rotation.py tenants.py idempotency.py certificates.py)
 capabilities: all $(CAPABLE) $(SERVED) $(HSM_SHIM) pygen
 	CLV_CAPABILITIES=1 CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider tests/hardware/test_modules.py tests/hardware/test_daemons.py
+	$(if $(LONG),PYTHONPATH=tests/hardware CLV_BUILD=$(abspath $(BUILD)) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -rs -p no:cacheprovider -p on_nss $(ON_NSS))
 hardware-programs: $(HARDWARE)
 hardware: all pygen hardware-programs
 	CLV_BUILD=$(abspath $(BUILD)) LONG=$(LONG) PYTHONDONTWRITEBYTECODE=1 $(PY) -m pytest -q -s -p no:cacheprovider $(if $(K),-k "$(K)") tests/hardware

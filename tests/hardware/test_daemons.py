@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from claviger.audit.v1 import audit_pb2
-from claviger.identity.v1 import identity_pb2 as idy
 from claviger.lifecycle.v1 import certificates_pb2 as cert
 from claviger.system.v1 import system_pb2
 from claviger.tenants.v1 import tenants_pb2 as ten
@@ -28,31 +27,10 @@ from google.protobuf import duration_pb2
 from kit.instance import BUILD, ROOT, until
 from kit.suite import World
 from kit.wire import Code, refused
-from tokens import NO_DATA, NO_SIGN, PIN, SANITIZED, URI, Nss, Opencryptoki, maker, run
+from tokens import CLONED, INIT, NO_DATA, NO_SIGN, SANITIZED, Nss, Opencryptoki, again_on_nss, on, run
 
 sys.path.append(str(ROOT / "tests/matrix"))
 from clock import REAL, SteppedInstance  # noqa: E402
-
-INIT = ["init", "--admin", "admin", "--admin-san", "spiffe://dev.claviger/admin", "--policy-dir", ROOT / "policies"]
-CLONED = ["--token-backup", "vendor-clone"]
-
-
-def on(instance, kind, **settings):
-    """The stopped instance before `kmsd init`, with a new token of that kind."""
-    for name in ("state", "tokens"):
-        shutil.rmtree(instance.dir / name)
-        (instance.dir / name).mkdir(mode=0o700)
-    conf = instance.dir / "softhsm2.conf"
-    conf.write_text(kind.config(instance.dir / "tokens"))
-    (instance.dir / "pin").write_text(PIN + "\n")
-    for line in kind.lines.splitlines():
-        key, value = line.split(" = ")
-        settings[key] = value
-    instance.configure(hsm_module=kind.module, hsm_token=URI, **settings)
-    scratch = instance.dir / "scratch"
-    scratch.mkdir()
-    return maker(kind, kind.module, conf, scratch)
-
 
 NOTHING = ["hsm-pin-tries", "hsm-served", "kmsd.lock"]  # of a process's own; no instance, store, journal or backup
 
@@ -62,27 +40,9 @@ def left(instance):
     return sorted(f.name for f in instance.state.rglob("*") if f.is_file() and f.stat().st_size)
 
 
-def populate(instance):
-    """Tenants and principals as tools/dev-instance makes them."""
-    world = World(instance.start())
-    for tenant, location in (("acme", "eu"), ("globex", "us")):
-        world.admin.tenants.CreateTenant(ten.CreateTenantRequest(tenant_id=tenant, tenant=dict(location=location)))
-    for name in ("acme-keyadmin", "acme-orders", "globex-keyadmin", "globex-billing"):
-        world.admin.identity.CreatePrincipal(idy.CreatePrincipalRequest(
-            principal_id=name, principal=dict(tenant=f"projects/{name.split('-')[0]}", san=f"spiffe://dev.claviger/{name}")))
-    assert instance.stop() == 0, instance.log
-
-
 @pytest.fixture(scope="module")
 def nss_template(copies):
-    instance = copies()
-    (instance.dir / "anchor").mkdir(mode=0o700)
-    make = on(instance, Nss(), anchor_file="anchor/floor")
-    assert run(Nss(), instance.dir, make)[0] == 0
-    code, said = instance.run(*INIT, *CLONED)
-    assert code == 0 and "master, seal and audit key on the token" in said, said
-    populate(instance)
-    return instance
+    return again_on_nss(copies())
 
 
 @pytest.fixture
@@ -185,10 +145,11 @@ def test_its_stored_answers(nss):
 def stepped(nss_template, base):
     """Its wall clock is ours (tests/matrix/clock.py)."""
     instance = SteppedInstance(nss_template.copy(base / "nss-stepped").dir)
-    instance.configure(clock_settle="0s")
+    instance.configure(clock_settle="0s", seal_period="0s")  # no new seal is made on the token meanwhile
     yield instance.start()
     instance.step(REAL)
     instance.stop()
+    shutil.rmtree(instance.dir)
 
 
 def certificate(world, version):
@@ -238,6 +199,37 @@ def test_a_certificate_by_a_key_of_p256(stepped):
                       (text + b" " + base64.b64encode(raw) + b"\n", by), (note[:-30], by), (note, stranger)):
         codes, said = verifiers(stepped, twin, key)
         assert codes == [7, 1], (twin, said)
+    assert stepped.stop() == 0, stepped.log
+
+
+@pytest.mark.skipif(SANITIZED, reason="libfaketime and sanitizers both want to be first")
+def test_a_tenant_leaves_nothing_on_its_token(stepped):
+    """The day of a tenant's end takes its keys from NSS's token too, and its certificate counts them."""
+    world = World(stepped)
+    own = objects(stepped)
+    keys = [world.key(version_template=dict(protection_level=res.HSM)) for _ in range(3)]
+    kept = world.key(world.ring(world.keyadmin2, world.location2), who=world.keyadmin2, version_template=dict(protection_level=res.HSM))
+    sealed = world.encrypt(kept, b"card", who=world.billing)
+    for key in keys:
+        world.encrypt(key, b"card")
+    assert objects(stepped) == own + 8  # two for each key
+    by = world.admin.audit.GetStatus(audit_pb2.GetStatusRequest()).audit_key
+    etag = world.admin.tenants.GetTenant(ten.GetTenantRequest(name="projects/acme")).etag
+    world.admin.tenants.DeleteTenant(ten.DeleteTenantRequest(name="projects/acme", etag=etag,
+                                                             retention=duration_pb2.Duration(seconds=30 * 24 * 3600)))
+    assert objects(stepped) == own + 8
+    stepped.step("+31d")
+    until(lambda: objects(stepped) == own + 2, 60, "the purge")
+
+    def signed():
+        got = served(lambda: world.admin.certificates.GetTenantCertificate(cert.GetTenantCertificateRequest(name="projects/acme")))
+        return got.note if got and got.signed else None
+    note = until(signed, 60, "its certificate").encode()
+    codes, said = verifiers(stepped, note, by)
+    assert codes == [0, 0] and "token-objects: 3" in said[1], said
+    codes, said = verifiers(stepped, note.replace(b"token-objects: 3", b"token-objects: 2"), by)
+    assert codes == [7, 1], said
+    assert world.decrypt(kept, sealed, who=world.billing) == b"card"
     assert stepped.stop() == 0, stepped.log
 
 

@@ -3,12 +3,16 @@ test_modules.py's; daemons on them are test_daemons.py's."""
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 
 import pytest
 
+from claviger.identity.v1 import identity_pb2 as idy
+from claviger.tenants.v1 import tenants_pb2 as ten
 from faults import BUILD
-from kit.instance import SLOWER
+from kit.instance import ROOT, SLOWER
+from kit.suite import World
 
 HERE = pathlib.Path(__file__).resolve().parent
 CAPABLE, SERVED = BUILD / "hardware/capable", BUILD / "hardware/served/served"
@@ -86,3 +90,47 @@ def said(text, *names):
 def maker(kind, module, conf, folder):
     """The command that makes a new token of that kind: folder is for what it counts."""
     return [CAPABLE, module, URI, conf, folder, "only", *kind.make]
+
+
+# ---- daemons on them --------------------------------------------------------------------------------------------------------------------
+INIT = ["init", "--admin", "admin", "--admin-san", "spiffe://dev.claviger/admin", "--policy-dir", ROOT / "policies"]
+CLONED = ["--token-backup", "vendor-clone"]
+
+
+def on(instance, kind, **settings):
+    """The stopped instance before `kmsd init`, with a new token of that kind."""
+    for name in ("state", "tokens"):
+        shutil.rmtree(instance.dir / name)
+        (instance.dir / name).mkdir(mode=0o700)
+    conf = instance.dir / "softhsm2.conf"
+    conf.write_text(kind.config(instance.dir / "tokens"))
+    (instance.dir / "pin").write_text(PIN + "\n")
+    for line in kind.lines.splitlines():
+        key, value = line.split(" = ")
+        settings[key] = value
+    instance.configure(hsm_module=kind.module, hsm_token=URI, **settings)
+    scratch = instance.dir / "scratch"
+    scratch.mkdir()
+    return maker(kind, kind.module, conf, scratch)
+
+
+def populate(instance):
+    """Tenants and principals as tools/dev-instance makes them."""
+    world = World(instance.start())
+    for tenant, location in (("acme", "eu"), ("globex", "us")):
+        world.admin.tenants.CreateTenant(ten.CreateTenantRequest(tenant_id=tenant, tenant=dict(location=location)))
+    for name in ("acme-keyadmin", "acme-orders", "globex-keyadmin", "globex-billing"):
+        world.admin.identity.CreatePrincipal(idy.CreatePrincipalRequest(
+            principal_id=name, principal=dict(tenant=f"projects/{name.split('-')[0]}", san=f"spiffe://dev.claviger/{name}")))
+    assert instance.stop() == 0, instance.log
+
+
+def again_on_nss(instance):
+    """The stopped instance anew: its token is NSS's, its floor a file."""
+    (instance.dir / "anchor").mkdir(mode=0o700)
+    make = on(instance, Nss(), anchor_file="anchor/floor")
+    assert run(Nss(), instance.dir, make)[0] == 0
+    code, said = instance.run(*INIT, *CLONED)
+    assert code == 0 and "master, seal and audit key on the token" in said, said
+    populate(instance)
+    return instance
