@@ -10,6 +10,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -19,6 +20,7 @@
 #define SCRATCH ".verify"
 #define CONF "softhsm2.conf"
 #define PART ".part"
+#define SUMS "SHA256SUMS"
 #define STAMP "%Y%m%dT%H%M%SZ"
 enum { PATH_BYTES = 4096, KEY_LINE_MAX = 48 };
 
@@ -136,8 +138,73 @@ static RESULT remove_backup(const struct job *j, const char *name, struct err *e
     (void)snprintf(part, sizeof part, "%s" PART, name);
     if (renameat2(j->root, name, j->root, part, RENAME_NOREPLACE) != 0 || fsync(j->root) != 0)
         FAIL_ERRNO(e, ERR_UNAVAILABLE, "HSM_BACKUP", "removing %.100s", name);
-    log_event(LOG_WARN, "a backup of the token that has expired was removed to make room", LF_STR("backup", name));
+    log_event(LOG_WARN, "a backup of the token that has expired was removed", LF_STR("backup", name));
     return copy_remove(j->root, part, e);
+}
+
+/* What it holds, by its own word; false: it has none that can be read. */
+static bool holds_of(const struct job *j, const char *name, char out[HSM_BACKUP_HOLDS_MAX])
+{
+    static const char word[] = "# holds ";
+    CLEANUP(close_fd) int folder = -1;
+    struct err none = {0};
+    char *line = NULL;
+    size_t room = 0;
+    bool found = false;
+    if (copy_open_folder(j->root, name, &folder, &none).failed)
+        return false;
+    const int fd = openat(folder, SUMS, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    FILE *f = fd >= 0 ? fdopen(fd, "r") : NULL;
+    if (f == NULL && fd >= 0)
+        (void)close(fd);
+    while (f != NULL && !found && getline(&line, &room, f) > 0 && line[0] == '#')
+        if (strncmp(line, word, sizeof word - 1) == 0) {
+            line[strcspn(line, "\n")] = '\0';
+            found = snprintf(out, HSM_BACKUP_HOLDS_MAX, "%s", line + sizeof word - 1) < HSM_BACKUP_HOLDS_MAX;
+        }
+    free(line);
+    if (f != NULL)
+        (void)fclose(f);
+    return found;
+}
+
+/* A seal secret that the token has no more: destroyed, so that nobody reads in older copies of the store what was destroyed there. */
+static bool holds_spent_seal(const struct token *t, char *holds)
+{
+    char *rest = NULL;
+    for (const char *w = strtok_r(holds, " ", &rest); w != NULL; w = strtok_r(NULL, " ", &rest)) {
+        bool there = strncmp(w, "seal-", 5) != 0;
+        for (size_t i = 0; i < t->objects.n && !there; i++) {
+            char label[OBJECT_LABEL_MAX];
+            object_label(t->objects.all[i].kind, t->objects.all[i].version, label);
+            there = strcmp(label + strlen("claviger-"), w) == 0;
+        }
+        if (!there)
+            return true;
+    }
+    return false;
+}
+
+/* After a new one: those that have expired, but for the BACKUPS_KEPT newest, and hold such a secret. What may still be needed stays, as in
+ * make_room. It is tried again with the next. */
+static RESULT remove_spent(const struct job *j, struct err *e)
+{
+    CLEANUP(dir_names_release) struct dir_names l = {0};
+    const int64_t oldest_kept_s = j->made_unix_s - (int64_t)(j->t->setup.backup_retention_ms / 1000);
+    char holds[HSM_BACKUP_HOLDS_MAX];
+    int64_t at;
+    unsigned dated = 0;
+    TRY(list_root(j, &l, e));
+    for (int i = 0; i < l.n; i++)
+        dated += made_at(j, l.entries[i]->d_name, &at);
+    for (int i = 0; i < l.n && dated > BACKUPS_KEPT; i++) {
+        if (!made_at(j, l.entries[i]->d_name, &at))
+            continue;
+        dated--;
+        if (at < oldest_kept_s && holds_of(j, l.entries[i]->d_name, holds) && holds_spent_seal(j->t, holds))
+            TRY(remove_backup(j, l.entries[i]->d_name, e));
+    }
+    return ok();
 }
 
 /* Room for one more, by those that backup_retention does not ask to be kept, the oldest first. Others are somebody's to move: whoever can
@@ -195,6 +262,7 @@ static RESULT copy_token(struct job *j, struct err *e)
     TRY(copy_open_folder(j->t->storage.fd, j->own, &from, e));
     TRY(copy_make_folder(j->folder, j->own, &to, e));
     TRY(copy_folder(from, to, &j->original, e));
+    TRY(copy_sync(to, e));
     log_event(LOG_INFO, "token copied, not verified yet", LF_STR("backup", j->part), LF_INT("files", j->original.n));
     return ok();
 }
@@ -301,7 +369,7 @@ static RESULT finish(const struct job *j, const char *holds, struct err *e)
         buf_putf(&text, "%s  %s/%s\n", hex, j->own, j->original.files[i].name);
     }
     INVARIANT(!text.overflow);
-    TRY(copy_write_file(j->folder, "SHA256SUMS", buf_bytes(&text), e));
+    TRY(copy_write_file(j->folder, SUMS, buf_bytes(&text), e));
     if (fsync(j->folder) != 0 || renameat2(j->root, j->part, j->root, j->name, RENAME_NOREPLACE) != 0 || fsync(j->root) != 0)
         FAIL_ERRNO(e, ERR_UNAVAILABLE, "HSM_BACKUP", "naming the verified backup %s", j->name);
     return ok();
@@ -311,6 +379,7 @@ RESULT ops_backup(struct token *t, struct verifier *v, struct hsm_backup *ret, s
 {
     CLEANUP(job_release) struct job j = {.t = t, .v = v, .root = -1, .folder = -1};
     CLEANUP(buf_release) struct buf holds = {0};
+    struct err why = {0};
     buf_init(&holds, HSM_BACKUP_HOLDS_MAX - 1);
     TRY(token_reload(t, e)); /* what it has now, not what it had when it was opened */
     TRY(put_holds(t, &holds, e));
@@ -322,6 +391,8 @@ RESULT ops_backup(struct token *t, struct verifier *v, struct hsm_backup *ret, s
     (void)snprintf(ret->serial, sizeof ret->serial, "%s", j.serial);
     (void)snprintf(ret->holds, sizeof ret->holds, "%s", buf_cstr(&holds));
     (void)snprintf(ret->path, sizeof ret->path, "%s/" ROOT "/%s", t->setup.state_dir, j.name);
+    if (remove_spent(&j, &why).failed)
+        log_event(LOG_WARN, "expired backups of the token that hold a destroyed seal secret were not removed", LF_ERR(&why));
     log_event(LOG_INFO, "token backup verified", LF_STR("backup", ret->path), LF_STR("holds", ret->holds), LF_INT("keys", ret->keys));
     return ok();
 }

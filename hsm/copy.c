@@ -62,7 +62,7 @@ static RESULT read_file(int at, const char *name, struct buf *content, struct er
     return ok();
 }
 
-RESULT copy_write_file(int at, const char *name, struct bytes content, struct err *e)
+static RESULT write_file(int at, const char *name, struct bytes content, int *ret_fd, struct err *e)
 {
     CLEANUP(close_fd) int fd = openat(at, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
@@ -73,6 +73,15 @@ RESULT copy_write_file(int at, const char *name, struct bytes content, struct er
             FAIL_ERRNO(e, ERR_UNAVAILABLE, "HSM_BACKUP", "writing %.100s", name);
         done += (size_t)n;
     }
+    *ret_fd = fd;
+    fd = -1;
+    return ok();
+}
+
+RESULT copy_write_file(int at, const char *name, struct bytes content, struct err *e)
+{
+    CLEANUP(close_fd) int fd = -1;
+    TRY(write_file(at, name, content, &fd, e));
     if (fsync(fd) != 0)
         FAIL_ERRNO(e, ERR_UNAVAILABLE, "HSM_BACKUP", "syncing %.100s", name);
     return ok();
@@ -81,13 +90,14 @@ RESULT copy_write_file(int at, const char *name, struct bytes content, struct er
 static RESULT copy_one(int from, int to, const char *name, struct copy_file *ret, struct err *e)
 {
     CLEANUP(buf_release) struct buf content = {0};
+    CLEANUP(close_fd) int fd = -1;
     if (strlen(name) > COPY_NAME_MAX)
         FAIL(e, ERR_STATE, "HSM_BACKUP", "a token file has a name of more than %d bytes", COPY_NAME_MAX);
     buf_init(&content, COPY_FILE_MAX);
     TRY(read_file(from, name, &content, e));
     memcpy(ret->name, name, strlen(name) + 1);
     INVARIANT(EVP_Digest(content.p, content.n, ret->sha256, NULL, EVP_sha256(), NULL) == 1);
-    return to < 0 ? ok() : copy_write_file(to, name, buf_bytes(&content), e);
+    return to < 0 ? ok() : write_file(to, name, buf_bytes(&content), &fd, e);
 }
 
 /* ---- folders ----------------------------------------------------------------------------------------------------- */
@@ -101,10 +111,15 @@ RESULT copy_folder(int from, int to, struct copy_list *ret, struct err *e)
     INVARIANT(out.files != NULL);
     for (; out.n < (size_t)l.n; out.n++)
         TRY(copy_one(from, to, l.entries[out.n]->d_name, &out.files[out.n], e));
-    if (to >= 0 && fsync(to) != 0)
-        FAIL_ERRNO(e, ERR_UNAVAILABLE, "HSM_BACKUP", "syncing a folder of token files");
     *ret = out;
     out = (struct copy_list){0};
+    return ok();
+}
+
+RESULT copy_sync(int folder, struct err *e)
+{
+    if (syncfs(folder) != 0)
+        FAIL_ERRNO(e, ERR_UNAVAILABLE, "HSM_BACKUP", "syncing a folder of token files");
     return ok();
 }
 

@@ -1,5 +1,5 @@
 /*
- * Purpose: copying a token's folder of files exactly and durably, and telling afterwards whether two folders are the same.
+ * Purpose: copying a token's folder of files exactly, then durably, and telling afterwards whether two folders are the same.
  * Owns:    struct copy_list owns its entries.
  * Threads: any. Errors: ERR_UNAVAILABLE "HSM_BACKUP" with errno and the file, ERR_STATE "HSM_BACKUP" when the folder holds what
  *          is no plain file or too much, ERR_DATA_LOSS "HSM_BACKUP" on a difference.
@@ -24,9 +24,11 @@ struct copy_list { /* sorted by name */
 };
 void copy_list_release(struct copy_list *l); /* {0} accepted */
 
-/* Reads every file of the folder, and writes it to the folder `to` (-1: reads only): new files only, each synced, and the
- * folder at the end. *ret has the digests of what was read. */
+/* Reads every file of the folder, and writes it to the folder `to` (-1: reads only): new files only. *ret has the digests of what was
+ * read. What was written is durable after copy_sync: of the whole file system at once, since one sync for each of some thousand small
+ * files takes seconds, in which the token answers nobody. */
 RESULT copy_folder(int from, int to, struct copy_list *ret, struct err *e);
+RESULT copy_sync(int folder, struct err *e);
 RESULT copy_same(const struct copy_list *a, const struct copy_list *b, struct err *e);
 
 /* A new folder of mode 0700 in `at`, opened, and its name durable. ERR_EXISTS when there is one. */
