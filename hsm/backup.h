@@ -14,7 +14,8 @@
  * Threads: the main loop's. Errors: ERR_UNIMPLEMENTED "HSM_BACKUP" (the token is no files), ERR_DATA_LOSS "HSM_BACKUP" or
  *          "HSM_KNOWN_ANSWER" (the copy is not the token), ERR_EXHAUSTED "HSM_BACKUP", else as copy.h and verify.h.
  * Limits:  BACKUPS_MAX of one token: room for one more is made by removing the oldest that are older than backup_retention, but for the
- *          BACKUPS_KEPT newest, whatever the clock says; the limits of copy.h; one fresh process and one login for each key.
+ *          BACKUPS_KEPT newest, whatever the clock says; and by the same rule those go that hold a seal secret which the token has no
+ *          more, whenever a new one was verified; the limits of copy.h; one fresh process and one login for each key.
  * Secrets: the copy is as secret as the token: whoever has it and the PIN has the masters.
  */
 #ifndef HSM_BACKUP_H

@@ -212,6 +212,19 @@ def test_by_itself_when_nothing_needs_it(fresh):
     assert status(world).current == 2 and "claviger-seal-1" not in on_token(fresh)[0]
 
 
+def test_its_copies_in_backups_of_the_token_expire_too(fresh):
+    """By the service's own backups, a destroyed seal secret is in none but the three newest, once they have expired."""
+    world = settle(fresh, backup_retention="0s")
+    for epoch in (2, 3, 4):
+        rotate(world)
+        over(world, epoch)
+        until(lambda: state_of(world, epoch - 1) == DESTROYED, 60)  # noqa: B023
+    until(lambda: backups(fresh)[-1][1].split()[1:-1] == ["seal-4"], 20)
+    assert not [holds for _, holds in backups(fresh)[:-3] if "seal" in holds], backups(fresh)
+    assert "was removed" in fresh.log and instance_status(world).hsm.logged_in
+    checked(fresh)
+
+
 def test_paused_and_resumed(fresh):
     fresh.configure(seal_rows_per_second=40)
     world = World(fresh.start())

@@ -129,6 +129,39 @@ static void test_one_a_second_and_never_over_another(void **state)
     REFUSED(ERR_EXHAUSTED, "HSM_BACKUP", ops_backup(&w->t, &verifier, &b, &e));
 }
 
+/* With a seal secret that was destroyed, what was destroyed in the store can be read in older copies of it: such backups go when they have expired,
+ * and no sooner; others stay. */
+static void test_expired_ones_with_a_destroyed_seal_go(void **state)
+{
+    struct world *w = *state;
+    struct hsm_backup b[8];
+    const int64_t day = INT64_C(86400) * 1000000000;
+    w->t.setup.backup_retention_ms = UINT64_C(35) * 86400000;
+    OK(ops_generate(&w->t, &verifier, HSM_SEAL, 2, &e));
+    for (unsigned i = 0; i < 3; i++) { /* day 0, 10, 20: with both */
+        OK(ops_backup(&w->t, &verifier, &b[i], &e));
+        fake_clock_advance(&w->clock, 10 * day);
+    }
+    OK(ops_destroy(&w->t, HSM_SEAL, 1, &e));
+    OK(ops_backup(&w->t, &verifier, &b[3], &e)); /* day 30: nothing has expired */
+    assert_int_equal(count(w, "token-backup/*Z"), 4);
+    fake_clock_advance(&w->clock, 10 * day);
+    OK(ops_backup(&w->t, &verifier, &b[4], &e)); /* day 40 */
+    assert_int_equal(count(w, "token-backup/*Z"), 4);
+    assert_true(access(b[0].path, F_OK) != 0 && access(b[1].path, F_OK) == 0);
+    fake_clock_advance(&w->clock, 60 * day);
+    OK(ops_backup(&w->t, &verifier, &b[5], &e)); /* day 100: all with it have, those without it stay */
+    assert_int_equal(count(w, "token-backup/*Z"), 3);
+    for (unsigned i = 0; i < 6; i++)
+        assert_int_equal(access(b[i].path, F_OK) == 0, i >= 3);
+    assert_non_null(strstr(b[5].holds, "seal-2"));
+    fake_clock_advance(&w->clock, 60 * day); /* one whose word cannot be read, or that is no backup, is left alone */
+    shell("echo '# holds seal-1' > '%s/SHA256SUMS.x' && rm '%s/SHA256SUMS'", b[3].path, b[3].path);
+    OK(ops_backup(&w->t, &verifier, &b[6], &e));
+    assert_int_equal(count(w, "token-backup/*Z"), 4);
+    assert_int_equal(count(w, "token-backup/*.part"), 0);
+}
+
 /* The service makes backups by itself for years: those that nobody needs any more make room, and no others. */
 static void test_expired_ones_make_room(void **state)
 {
@@ -411,6 +444,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         MADE(test_backup_is_exact_and_verified),
         MADE(test_one_a_second_and_never_over_another),
+        MADE(test_expired_ones_with_a_destroyed_seal_go),
         MADE(test_expired_ones_make_room),
         MADE(test_flipped_bit_in_the_copy),
         MADE(test_flipped_bit_in_what_is_opened),
