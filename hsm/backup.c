@@ -262,6 +262,7 @@ static RESULT copy_token(struct job *j, struct err *e)
     TRY(copy_open_folder(j->t->storage.fd, j->own, &from, e));
     TRY(copy_make_folder(j->folder, j->own, &to, e));
     TRY(copy_folder(from, to, &j->original, e));
+    TRY(copy_sync(to, e));
     log_event(LOG_INFO, "token copied, not verified yet", LF_STR("backup", j->part), LF_INT("files", j->original.n));
     return ok();
 }
