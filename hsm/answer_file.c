@@ -72,10 +72,9 @@ static bool next_line(struct bytes *text, struct bytes *ret_line, struct bytes *
     return memchr(ret_name->p, ' ', ret_name->n) == NULL;
 }
 
-/* Line by line: the one of that name into found (NULL: not wanted), all others into others (NULL: not wanted). */
-static RESULT split(struct bytes text, struct answer_line *found, bool *ret_found, const char *name, struct buf *others, struct err *e)
+RESULT answer_lines(struct bytes untrusted, const char *name, struct answer_line *found, bool *ret_found, struct buf *others, struct err *e)
 {
-    struct bytes line, is;
+    struct bytes text = untrusted, line, is;
     *ret_found = false;
     while (text.n > 0) {
         struct answer_line l;
@@ -106,7 +105,7 @@ RESULT answer_file_get(const char *folder, struct answer_line *line, bool *ret_f
     CLEANUP(buf_release) struct buf text = {0};
     buf_init(&text, ANSWER_FILE_MAX);
     TRY(read_all(folder, &text, e));
-    return text.overflow ? foreign(e) : split(buf_bytes(&text), line, ret_found, line->name, NULL, e);
+    return text.overflow ? foreign(e) : answer_lines(buf_bytes(&text), line->name, line, ret_found, NULL, e);
 }
 
 static RESULT write_new(const char *path, struct bytes text, struct err *e)
@@ -135,7 +134,7 @@ RESULT answer_file_put(const char *folder, const struct answer_line *line, struc
     buf_init(&text, ANSWER_FILE_MAX);
     buf_init(&next, ANSWER_FILE_MAX);
     TRY(read_all(folder, &text, e));
-    TRY(split(buf_bytes(&text), NULL, &found, line->name, &next, e));
+    TRY(answer_lines(buf_bytes(&text), line->name, NULL, &found, &next, e));
     put_line(line, &next);
     if (text.overflow || next.overflow)
         FAIL(e, ERR_INTERNAL, "HSM_STORAGE", FILE_NAME " is longer than %d bytes", ANSWER_FILE_MAX);
@@ -151,6 +150,6 @@ RESULT answer_file_remove(const char *folder, const char *name, struct err *e)
     TRY(read_all(folder, &text, e));
     if (text.overflow)
         return foreign(e);
-    TRY(split(buf_bytes(&text), NULL, &found, name, &next, e));
+    TRY(answer_lines(buf_bytes(&text), name, NULL, &found, &next, e));
     return found ? replace(folder, buf_bytes(&next), e) : ok();
 }

@@ -17,6 +17,8 @@ struct answer_line {
     const char *name; /* "master-1" */
     uint8_t nonce[ANSWER_NONCE_BYTES], answer[ANSWER_BYTES];
 };
+/* The text of such a file: the line of that name into found (NULL: not wanted), all others into others (NULL: not wanted). */
+RESULT answer_lines(struct bytes untrusted, const char *name, struct answer_line *found, bool *ret_found, struct buf *others, struct err *e);
 /* Fills line->nonce and answer of line->name; *ret_found false: there is none, or no file. */
 RESULT answer_file_get(const char *folder, struct answer_line *line, bool *ret_found, struct err *e);
 /* Durable when it returns; a crash leaves the old file or the new one. */

@@ -42,6 +42,7 @@ covered:
 FUZZ_config   := base
 FUZZ_kdfenc   := base
 FUZZ_uri      := hsm
+FUZZ_answers  := hsm
 FUZZ_hsm_reply := hsm
 FUZZ_hsm_request := hsm
 FUZZ_format   := kms/crypto
