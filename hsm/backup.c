@@ -232,6 +232,14 @@ static RESULT make_room(const struct job *j, unsigned have, struct err *e)
     return ok();
 }
 
+/* Nothing changes on the token until the backup is done: meanwhile.h. */
+static void between(void *user)
+{
+    struct token *t = user;
+    if (t->meanwhile != NULL)
+        t->meanwhile(t->meanwhile_user, -1, 0);
+}
+
 /* ---- copy -------------------------------------------------------------------------------------------------------- */
 
 static RESULT begin(struct job *j, struct err *e)
@@ -261,6 +269,8 @@ static RESULT copy_token(struct job *j, struct err *e)
     CLEANUP(close_fd) int to = -1;
     TRY(copy_open_folder(j->t->storage.fd, j->own, &from, e));
     TRY(copy_make_folder(j->folder, j->own, &to, e));
+    j->original.between = between;
+    j->original.user = j->t;
     TRY(copy_folder(from, to, &j->original, e));
     TRY(copy_sync(to, e));
     log_event(LOG_INFO, "token copied, not verified yet", LF_STR("backup", j->part), LF_INT("files", j->original.n));
@@ -272,7 +282,7 @@ static RESULT copy_token(struct job *j, struct err *e)
 static RESULT read_again(const struct job *j, int to, struct err *e)
 {
     CLEANUP(close_fd) int own = -1;
-    CLEANUP(copy_list_release) struct copy_list now = {0};
+    CLEANUP(copy_list_release) struct copy_list now = {.between = between, .user = j->t};
     TRY(copy_open_folder(j->folder, j->own, &own, e));
     TRY(copy_folder(own, to, &now, e));
     return copy_same(&j->original, &now, e);

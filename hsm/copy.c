@@ -109,8 +109,11 @@ RESULT copy_folder(int from, int to, struct copy_list *ret, struct err *e)
     TRY(list(from, &l, e));
     out.files = calloc((size_t)l.n + 1, sizeof *out.files);
     INVARIANT(out.files != NULL);
-    for (; out.n < (size_t)l.n; out.n++)
+    for (; out.n < (size_t)l.n; out.n++) {
+        if (ret->between != NULL)
+            ret->between(ret->user);
         TRY(copy_one(from, to, l.entries[out.n]->d_name, &out.files[out.n], e));
+    }
     *ret = out;
     out = (struct copy_list){0};
     return ok();

@@ -21,6 +21,8 @@ struct copy_file {
 struct copy_list { /* sorted by name */
     struct copy_file *files;
     size_t n;
+    void (*between)(void *user); /* set before copy_folder: called before each file; NULL accepted */
+    void *user;
 };
 void copy_list_release(struct copy_list *l); /* {0} accepted */
 

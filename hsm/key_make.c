@@ -34,6 +34,7 @@ static RESULT ritual(struct token *t, struct verifier *v, const uint8_t kvid[HSM
     TRY(seal_message(t, k, HSM_SEALED_CHECK, aad_hash, BYTES(kvid, HSM_KVID_BYTES), check, e));
     TRY(storage_sync(&t->storage, e));
     TRY(verifier_check_key(v, t, kvid, aad_hash, check, e));
+    TRY(keys_get(t, kvid, &k, e)); /* the table may have grown meanwhile */
     return seal_check(t, k, aad_hash, check, e);
 }
 

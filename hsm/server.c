@@ -153,7 +153,8 @@ static void serve_core(struct server *s)
 {
     struct err why = {0};
     const bool was_ready = s->token.ready;
-    if (service_answer(&s->service, &s->token, s->core, &why).failed)
+    const int core = s->core;
+    if (service_answer(&s->service, &s->token, core, &why).failed && s->core == core) /* another core may have come meanwhile */
         drop_core(s);
     if (was_ready && !s->token.ready) {
         lost(s, &s->service.why);
@@ -267,6 +268,7 @@ RESULT server_run(const struct server_options *o, bool *ret_serving, struct err 
     s->o = o;
     s->core = -1;
     s->service.verifier = o->verifier;
+    s->service.core = &s->core;
     TRY(start(s, e));
     *ret_serving = true;
     /* No release of the token: the process leaves by _exit, because modules crash in their exit handlers. */

@@ -6,6 +6,7 @@
 #include "hsm/seal.h"
 
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -330,14 +331,16 @@ static RESULT join(struct bytes head, const struct secret *key, struct secret **
     return ok();
 }
 
-static RESULT answer(struct service *s, struct token *t, int fd, const struct chan_msg *m, struct err *e)
+typedef RESULT perform_fn(struct service *s, struct token *t, uint16_t op, struct bytes body, struct buf *out, struct err *e);
+
+static RESULT answer(struct service *s, struct token *t, int fd, const struct chan_msg *m, perform_fn *how, struct err *e)
 {
     CLEANUP(buf_release) struct buf payload = {0}, reply = {0};
     CLEANUP(secret_freep) struct secret *key = NULL, *with_key = NULL;
     struct err why = {0};
     buf_init(&payload, WIRE_MAX - 16);
     buf_init(&reply, WIRE_MAX);
-    struct result r = perform(s, t, m->type, m->body, &payload, &why);
+    struct result r = how(s, t, m->type, m->body, &payload, &why);
     key = s->key;
     s->key = NULL;
     wire_put_result(&reply, r, &why);
@@ -357,6 +360,44 @@ static RESULT answer(struct service *s, struct token *t, int fd, const struct ch
     return chan_send(fd, &out, e);
 }
 
+/* Within another operation: whatever is wrong with the token is mended when that one is done. */
+static RESULT perform_once(struct service *s, struct token *t, uint16_t op, struct bytes body, struct buf *out, struct err *e)
+{
+    const CK_RV outer = t->m.last_rv;
+    if (!t->ready)
+        FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token is not available: %.200s", s->why.detail);
+    t->m.last_rv = CKR_OK;
+    struct result r = dispatch(s, t, op, body, out, e);
+    t->m.last_rv = outer;
+    return r;
+}
+
+static RESULT answer_meanwhile(void *user, const struct chan_msg *m, struct err *e)
+{
+    struct service *s = user;
+    return answer(s, s->token, s->meanwhile.begun_on, m, perform_once, e);
+}
+
+static void begin(struct service *s, struct token *t, int core_fd)
+{
+    s->token = t;
+    s->meanwhile = (struct meanwhile){.core = s->core, .begun_on = core_fd, .answer = answer_meanwhile, .user = s};
+    t->meanwhile = s->core != NULL ? meanwhile_serve : NULL;
+    t->meanwhile_user = &s->meanwhile;
+}
+
+/* Those that were held, in the order in which they came; they may take long in their turn. */
+static RESULT answer_held(struct service *s, struct token *t, int core_fd, struct err *e)
+{
+    struct chan_msg m;
+    while (meanwhile_take(&s->meanwhile, &m)) {
+        struct result r = answer(s, t, core_fd, &m, perform, e);
+        free((void *)(uintptr_t)m.body.p);
+        TRY(r);
+    }
+    return ok();
+}
+
 static void wipe_packet(uint8_t (*p)[WIRE_MAX])
 {
     wipe(*p, sizeof *p); /* it may have brought somebody's plaintext */
@@ -369,5 +410,13 @@ RESULT service_answer(struct service *s, struct token *t, int core_fd, struct er
     TRY(chan_recv(core_fd, 0, buf, sizeof buf, &m, e));
     for (size_t i = 0; i < m.nfds; i++)
         (void)close(m.fds[i]);
-    return answer(s, t, core_fd, &m, e);
+    begin(s, t, core_fd);
+    struct result r = answer(s, t, core_fd, &m, perform, e);
+    if (!r.failed && !s->meanwhile.lost)
+        r = answer_held(s, t, core_fd, e);
+    if (!r.failed && s->meanwhile.lost)
+        r = err_set(e, ERR_UNAVAILABLE, "CHANNEL", __FILE__, __LINE__, "core's channel ended within an operation");
+    meanwhile_clear(&s->meanwhile);
+    t->meanwhile = NULL;
+    return r;
 }

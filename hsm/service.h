@@ -8,6 +8,7 @@
 #ifndef HSM_SERVICE_H
 #define HSM_SERVICE_H
 
+#include "hsm/meanwhile.h"
 #include "hsm/ops.h"
 #include "hsm/wire.h"
 
@@ -15,7 +16,11 @@ struct service {
     struct verifier *verifier;
     struct secret *key; /* what the answer under way brings; NULL: no key */
     struct err why; /* why the token is not ready: what callers are told meanwhile */
+    const int *core; /* where the loop keeps its end of core's channel; NULL: nothing is served within a long operation */
+    struct token *token;
+    struct meanwhile meanwhile;
 };
+/* Reads one request and answers it, and those that came and were held while it took long. */
 RESULT service_answer(struct service *s, struct token *t, int core_fd, struct err *e);
 
 #endif

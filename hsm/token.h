@@ -48,6 +48,10 @@ struct token {
     struct storage storage;
     uint8_t last_random[TOKEN_RANDOM_BYTES]; /* the generator's last block, which never left unmixed */
     uint32_t reinitialised; /* times the module was finalised and initialised again */
+    /* Called within what takes long while no object changes, between two calls of the module: serves what can be served until `fd` is
+     * readable or ms are over; fd -1: only what is waiting now. NULL: nobody waits. */
+    void (*meanwhile)(void *user, int fd, uint64_t ms);
+    void *meanwhile_user;
 };
 /* Loads the module, finds the storage; no login yet. */
 RESULT token_init(struct token *t, const struct token_setup *setup, struct err *e);

@@ -259,6 +259,8 @@ static RESULT ask(struct verifier *v, struct token *t, const char *vendor_config
     m.body = buf_bytes(b);
     m.fds[0] = pin;
     TRY(chan_send(v->fd, &m, e));
+    if (t->meanwhile != NULL)
+        t->meanwhile(t->meanwhile_user, v->fd, VERIFY_TIMEOUT_MS);
     TRY(chan_recv(v->fd, VERIFY_TIMEOUT_MS, in, sizeof in, &answered, e));
     struct reader r = reader_of(answered.body);
     return wire_get_result(&r, e);

@@ -11,7 +11,7 @@
 #include <string.h>
 
 /* Longer than any creation takes: 20 s more than hsm_timeout, and the commit. */
-enum { UNFINISHED_S = 300, KVID_HEX = 2 * FORMAT_KVID_BYTES };
+enum { CHECK_TRIES = 8, UNFINISHED_S = 300, KVID_HEX = 2 * FORMAT_KVID_BYTES };
 _Static_assert((int)FORMAT_KVID_BYTES == (int)HSM_KVID_BYTES && (int)FORMAT_TOKEN_OVERHEAD == (int)HSM_SEALED_OVERHEAD &&
                    (int)FORMAT_TOKEN_ENCRYPTED == (int)HSM_SEALED_DATA && (int)FORMAT_TOKEN_WRAPPED_KEY == (int)HSM_SEALED_KEY &&
                    (int)FORMAT_TOKEN_CHECK == (int)HSM_SEALED_CHECK, "core and hsm mean one format");
@@ -185,21 +185,20 @@ static RESULT once(struct keyring *k, const struct token_key *t, const struct jo
                     : hsm_key_seal(k->hsm, t->kvid, j->type, j->aad_hash, j->in, j->out, e);
 }
 
-/* A new hsm process, or one whose token was away, wants to see the check message before it uses a key. */
+/* A new hsm process, or one whose token was away, wants to see the check message before it uses a key; and so does one that looked its
+ * objects up anew, as it does a few times while it makes a master and backs the token up. */
 static RESULT perform(struct keyring *k, const struct token_key *t, const struct job *j, struct err *e)
 {
-    struct err why = {0};
-    if (!once(k, t, j, &why).failed)
-        return ok();
-    if (unchecked(&why)) {
-        why = (struct err){0};
-        TRY(from_token(k, hsm_key_check(k->hsm, t->kvid, t->aad_hash, t->check, &why), &why, e));
+    for (unsigned tries = 0; tries < CHECK_TRIES; tries++) {
+        struct err why = {0};
         if (!once(k, t, j, &why).failed)
             return ok();
-        if (unchecked(&why)) /* it was lost again in between */
-            FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token went away between two questions");
+        if (!unchecked(&why))
+            return from_token(k, (struct result){1}, &why, e);
+        why = (struct err){0};
+        TRY(from_token(k, hsm_key_check(k->hsm, t->kvid, t->aad_hash, t->check, &why), &why, e));
     }
-    return from_token(k, (struct result){1}, &why, e);
+    FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token went away between two questions, again and again");
 }
 
 RESULT keyring_token_seal(struct keyring *k, const struct key_handle *h, enum key_use use, struct bytes aad, struct bytes plain,
