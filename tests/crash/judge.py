@@ -19,8 +19,8 @@ from work import LOCATION
 MUTATIONS = {"kms.keyRings.create", "kms.cryptoKeys.create", "kms.cryptoKeys.update", "kms.cryptoKeys.setPrimary",
              "kms.cryptoKeyVersions.create", "kms.cryptoKeyVersions.update", "kms.cryptoKeyVersions.destroy",
              "kms.cryptoKeyVersions.restore", "tenants.create", "identity.principals.create", "identity.principals.update", "policy.apply"}
-READY_S = 20  # of a shared machine; what it took is reported
-EVENT_S = 10  # for an event to follow its effect from the outbox
+READY_S = 60  # of a shared machine; what it took is reported
+EVENT_S = 60  # for an event to follow its effect from the outbox
 
 
 class Judge:
@@ -100,7 +100,7 @@ class Judge:
         open_changes = [op for op in ops if op.change]
         there = {op: self._effect(op) for op in open_changes}
         want = [op.calls[0].id for op in open_changes if there[op]]
-        until(lambda: self._seen(want), self.event_s, "every effect has its event")
+        until(lambda: self._seen(want), what="every effect has its event", patience=self.event_s)
         for op in open_changes:
             self._change(op, there[op])
         self.wanted += sum(there.values())
@@ -159,7 +159,7 @@ class Judge:
         until(answered, READY_S, f"{op.rpc} under its idempotency key")
         assert op.there(), f"{op.rpc} was answered and is not there"
         last = op.calls[-1].id
-        until(lambda: self._seen([last]), self.event_s, "its event")
+        until(lambda: self._seen([last]), what="its event", patience=self.event_s)
         ok = [self.by_request[c.id].event for c in op.calls if c.id in self.by_request and self.by_request[c.id].event.outcome == "ok"]
         first = [ev for ev in ok if ev.reason != "IDEMPOTENT_REPLAY"]
         assert len(first) == 1, f"{op.rpc}: one effect, these events: {ok}"
