@@ -229,14 +229,14 @@ def test_the_anchors_folder_away(rig):
 
 
 def test_a_change_that_cannot_be_loaded(rig):
-    """A principal's row edited, then a change of another: it is committed and cannot be loaded, so nobody is let in."""
-    rig.edit("UPDATE record SET count = count + 1 WHERE kind = 7 AND id = CAST('globex-billing' AS BLOB)")
+    """The policy's row edited, then a change of a principal: it is committed and cannot be loaded, so nobody is let in."""
+    rig.edit("UPDATE record SET count = count + 1 WHERE kind = 8")
     rig.w.admin.identity.CreatePrincipal(idy.CreatePrincipalRequest(principal_id="eve", principal=dict(san="spiffe://dev.claviger/eve")))
     rig.shows("POLICY_STALE")
     with refused(Code.UNAVAILABLE, "POLICY_STALE") as r:  # words are for operators
         rig.w.orders.kms.ListKeyRings(msg.ListKeyRingsRequest(parent=rig.w.location))
     assert "Do:" not in r.error.details()
-    rig.edit("UPDATE record SET count = count - 1 WHERE kind = 7 AND id = CAST('globex-billing' AS BLOB)")
+    rig.edit("UPDATE record SET count = count - 1 WHERE kind = 8")
     rig.well()
 
 
