@@ -3,6 +3,7 @@
 #include "base/dir.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "base/text.h"
 #include "hsm/copy.h"
 #include "hsm/openssl.h"
 #include "hsm/ops.h"
@@ -168,18 +169,20 @@ static bool holds_of(const struct job *j, const char *name, char out[HSM_BACKUP_
     return found;
 }
 
-/* A seal secret that the token has no more: destroyed, so that nobody reads in older copies of the store what was destroyed there. */
+/* A seal secret that the token has no more: destroyed, so that nobody reads in older copies of the store what was destroyed there. One
+ * above all that are there was not destroyed: the token lost it, or was put back from before it, and the backup may be what mends that. */
 static bool holds_spent_seal(const struct token *t, char *holds)
 {
+    static const char word[] = "seal-";
+    const uint32_t newest = objects_newest(&t->objects, HSM_SEAL);
     char *rest = NULL;
     for (const char *w = strtok_r(holds, " ", &rest); w != NULL; w = strtok_r(NULL, " ", &rest)) {
-        bool there = strncmp(w, "seal-", 5) != 0;
-        for (size_t i = 0; i < t->objects.n && !there; i++) {
-            char label[OBJECT_LABEL_MAX];
-            object_label(t->objects.all[i].kind, t->objects.all[i].version, label);
-            there = strcmp(label + strlen("claviger-"), w) == 0;
-        }
-        if (!there)
+        const struct object *there;
+        struct err none = {0};
+        uint64_t version;
+        if (strncmp(w, word, sizeof word - 1) != 0 || !text_parse_u64(bytes_str(w + sizeof word - 1), UINT32_MAX, &version))
+            continue;
+        if (version < newest && objects_get(&t->objects, HSM_SEAL, CKO_SECRET_KEY, (uint32_t)version, &there, &none).failed)
             return true;
     }
     return false;

@@ -162,6 +162,29 @@ static void test_expired_ones_with_a_destroyed_seal_go(void **state)
     assert_int_equal(count(w, "token-backup/*.part"), 0);
 }
 
+/* A token that lost the newest seal secret, or was put back from before it, is no witness that it was destroyed: what has it is all that can
+ * open the store again, and stays however often such a token is backed up. */
+static void test_what_a_token_lost_is_not_destroyed(void **state)
+{
+    struct world *w = *state;
+    struct hsm_backup has, b;
+    const int64_t day = INT64_C(86400) * 1000000000;
+    w->t.setup.backup_retention_ms = UINT64_C(35) * 86400000;
+    OK(ops_generate(&w->t, &verifier, HSM_SEAL, 2, &e));
+    OK(ops_backup(&w->t, &verifier, &has, &e));
+    OK(ops_destroy(&w->t, HSM_SEAL, 2, &e)); /* as the token would look */
+    for (unsigned i = 0; i < BACKUPS_KEPT + 2; i++) {
+        fake_clock_advance(&w->clock, 40 * day);
+        OK(ops_backup(&w->t, &verifier, &b, &e));
+        assert_null(strstr(b.holds, "seal-2"));
+    }
+    assert_int_equal(access(has.path, F_OK), 0);
+    OK(ops_generate(&w->t, &verifier, HSM_SEAL, 3, &e)); /* the twin: with a later one there it is */
+    fake_clock_advance(&w->clock, 40 * day);
+    OK(ops_backup(&w->t, &verifier, &b, &e));
+    assert_int_not_equal(access(has.path, F_OK), 0);
+}
+
 /* The service makes backups by itself for years: those that nobody needs any more make room, and no others. */
 static void test_expired_ones_make_room(void **state)
 {
@@ -445,6 +468,7 @@ int main(void)
         MADE(test_backup_is_exact_and_verified),
         MADE(test_one_a_second_and_never_over_another),
         MADE(test_expired_ones_with_a_destroyed_seal_go),
+        MADE(test_what_a_token_lost_is_not_destroyed),
         MADE(test_expired_ones_make_room),
         MADE(test_flipped_bit_in_the_copy),
         MADE(test_flipped_bit_in_what_is_opened),
