@@ -1,5 +1,6 @@
 """The three independent PKCS#11 implementations from Debian, and how a new token of each is made. What each can and cannot do is
 test_modules.py's; daemons on them are test_daemons.py's."""
+import ctypes
 import os
 import pathlib
 import re
@@ -64,6 +65,7 @@ class Opencryptoki:
 
 # such a tree neither filters nor confines (base/confine.h)
 SANITIZED = any(mark in (BUILD / "bin/kmsd-hsm").read_bytes() for mark in (b"__asan_init", b"__tsan_init", b"__gcov_dump"))
+LANDLOCK = not SANITIZED and ctypes.CDLL(None).syscall(444, None, 0, 1) > 0  # landlock_create_ruleset: the kernel's version of it
 KINDS = [Softhsm(), Nss(), Opencryptoki()]
 each = pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.package)
 
@@ -108,7 +110,8 @@ def on(instance, kind, **settings):
     for line in kind.lines.splitlines():
         key, value = line.split(" = ")
         settings[key] = value
-    instance.configure(hsm_module=kind.module, hsm_token=URI, **settings)
+    # on a busy machine one use of a key, which NSS decrypts each time, may take a while
+    instance.configure(hsm_module=kind.module, hsm_token=URI, hsm_timeout=f"{20 * SLOWER}s", **settings)
     scratch = instance.dir / "scratch"
     scratch.mkdir()
     return maker(kind, kind.module, conf, scratch)
