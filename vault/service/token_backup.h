@@ -2,7 +2,7 @@
  * Purpose: a backup of the token and its place on record: made and verified where the token is files, else somebody's word that its
  *          vendor's tool has cloned it; to each secret on the token the time at which it was last saved; and of the keys of level HSM that
  *          no backup had before (kms/keyring/unsaved.h), that this one has them.
- * Owns:    a struct token_backup the list of those. Threads: any that may block; hsm answers nobody else while it copies.
+ * Owns:    a struct token_backup the list of those. Threads: any that may block; while hsm copies it makes and removes nothing else.
  * Errors:  the HSM's; ERR_STATE "TOKEN_NOT_CLONED": kmsd cannot copy this token, and nobody has said that it was cloned.
  * Limits:  hsm/backup.h. Secrets: none here; the copy is as secret as the token.
  */
