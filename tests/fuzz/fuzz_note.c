@@ -20,7 +20,7 @@ static void prepare(void)
     static const char name[] = "fuzz/node";
     struct claviger_error e = {0};
     uint8_t hash[crypto_hash_sha256_BYTES], input[sizeof name + sizeof public];
-    CLEANUP(buf_release) struct buf b64;
+    CLEANUP(buf_release) struct buf b64 = {0};
     if (key.key != NULL)
         return;
     INVARIANT(sodium_init() >= 0 && crypto_sign_seed_keypair(public + 1, secret_key, seed) == 0);
