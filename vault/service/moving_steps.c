@@ -74,14 +74,17 @@ static RESULT make_room(struct token_secrets *all, struct store_txn *txn, struct
     return ok();
 }
 
+static uint32_t on_token(const struct hsm_status *st, enum hsm_object kind)
+{
+    return kind == HSM_MASTER ? st->master_newest : st->seal_newest;
+}
+
 /* Above all that store and token know: a number is never used for two secrets. */
 static RESULT next_version(struct service *s, enum hsm_object kind, const struct token_secrets *all, uint32_t *ret, struct err *e)
 {
     struct hsm_status st;
-    TRY(hsm_probe(s->hsm, &st, e));
-    if (!st.logged_in)
-        FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token is away");
-    uint32_t newest = kind == HSM_MASTER ? st.master_newest : st.seal_newest;
+    TRY(token_backup_fit(s, &st, e));
+    uint32_t newest = on_token(&st, kind);
     for (size_t i = 0; i < all->n; i++)
         newest = all->all[i].version > newest ? all->all[i].version : newest;
     if (newest == UINT32_MAX)
@@ -128,6 +131,8 @@ static RESULT make_object(struct step *t, struct err *e)
 
 static RESULT making(struct step *t, struct err *e)
 {
+    struct hsm_status st;
+    TRY(token_backup_fit(t->x->s, &st, e));
     TRY(make_object(t, e));
     atomic_store(&t->x->s->made[t->kind->object], t->v.to);
     const struct token_secret born = {.kind = t->kind->object, .version = t->v.to, .state = SECRET_BORN, .made_ns = step_now(t), .revision = STORE_ABSENT};
@@ -152,10 +157,38 @@ static RESULT switch_current(struct step *t, struct err *e)
     return ok();
 }
 
+/* A token that was put back from before the new one was saved has it no more: nothing was ever under it, so it is made again. Whoever said that
+ * the token was cloned spoke of the one that is lost. */
+static RESULT make_again(struct step *t, bool *ret_did, struct err *e)
+{
+    struct token_secret *born = token_secrets_find(t->mine, t->v.to);
+    struct hsm_status st;
+    TRY(token_backup_fit(t->x->s, &st, e));
+    *ret_did = on_token(&st, t->kind->object) < t->v.to && born != NULL;
+    if (!*ret_did)
+        return ok();
+    (void)snprintf(t->before, sizeof t->before, "{\"rotation\":\"%s\",\"%s\":\"absent\",\"cloned\":%s}", step_state(t), word(t), t->v.cloned ? "true" : "false");
+    if (!t->v.cloned)
+        TRY(hsm_generate(t->x->s->hsm, t->kind->object, t->v.to, e));
+    (void)snprintf(t->after, sizeof t->after, "{\"rotation\":\"%s\",\"%s\":\"%s\",\"cloned\":false}", step_state(t), word(t), t->v.cloned ? "absent" : "BORN");
+    if (!t->v.cloned) {
+        atomic_store(&t->x->s->made[t->kind->object], t->v.to);
+        born->made_ns = step_now(t);
+        token_secret_put(t->txn, born);
+    }
+    t->v.cloned = false;
+    moving_put(t->txn, &t->v);
+    return step_commit(t, "make", t->v.to, NULL, 0, e);
+}
+
 static RESULT saving(struct step *t, struct err *e)
 {
     CLEANUP(token_backup_release) struct token_backup b = {0};
     const struct token_secret *old = token_secrets_current(t->mine);
+    bool again;
+    TRY(make_again(t, &again, e));
+    if (again)
+        return ok();
     TRY(token_backup_make(t->x->s, t->v.cloned, &b, e));
     if (!token_backup_holds(&b, t->kind->object, t->v.to))
         FAIL(e, ERR_DATA_LOSS, "HSM_BACKUP", "the token's backup lacks %s %u: it holds %s", word(t), t->v.to, b.b.holds);

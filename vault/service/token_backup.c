@@ -29,12 +29,25 @@ static RESULT copy(struct service *s, struct hsm_backup *ret, struct err *e)
     return (struct result){1};
 }
 
+RESULT token_backup_fit(struct service *s, struct hsm_status *ret, struct err *e)
+{
+    const uint32_t seal = store_seal_epoch(s->store), master = keyring_master(s->keyring);
+    TRY(hsm_probe(s->hsm, ret, e));
+    if (!ret->logged_in)
+        FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token is away");
+    if (ret->seal_newest < seal)
+        FAIL(e, ERR_STATE, "SEAL_ABSENT", "the store is under seal %u, and the token's newest is %u: put back the token, or its backup, that has it",
+             seal, ret->seal_newest);
+    if (ret->master_newest < master)
+        FAIL(e, ERR_STATE, "KEY_MASTER_GONE", "master %u is in use, and the token's newest is %u: put back the token, or its backup, that has it",
+             master, ret->master_newest);
+    return ok();
+}
+
 static RESULT copy_or_believe(struct service *s, bool cloned, struct token_backup *ret, struct err *e)
 {
     struct hsm_status st;
-    TRY(hsm_probe(s->hsm, &st, e));
-    if (!st.logged_in)
-        FAIL(e, ERR_UNAVAILABLE, "HSM_UNAVAILABLE", "the token is away");
+    TRY(token_backup_fit(s, &st, e));
     ret->kind = INSTANCE_BACKUP_VERIFIED;
     if (st.copyable)
         return copy(s, &ret->b, e);
@@ -101,12 +114,13 @@ bool token_backup_holds(const struct token_backup *b, enum hsm_object kind, uint
 }
 
 /* ---- on record ---- */
-static void saved(struct store_txn *txn, struct token_secrets *all, int64_t now_ns)
+static void saved(struct store_txn *txn, const struct token_backup *b, struct token_secrets *all, int64_t now_ns)
 {
     for (size_t i = 0; i < all->n; i++) {
         if (all->all[i].state == SECRET_DESTROYED)
             continue;
-        all->all[i].saved_ns = now_ns;
+        if (token_backup_holds(b, all->all[i].kind, all->all[i].version))
+            all->all[i].saved_ns = now_ns;
         token_secret_put(txn, &all->all[i]);
     }
 }
@@ -120,8 +134,8 @@ static void drop_some(struct store_txn *txn, struct token_backup *b, size_t from
 void token_backup_put(struct store_txn *txn, struct token_backup *b, struct token_secrets *masters, struct token_secrets *seals, int64_t now_ns)
 {
     instance_backup_put(txn, b->kind, &b->b, STORE_ANY);
-    saved(txn, masters, now_ns);
-    saved(txn, seals, now_ns);
+    saved(txn, b, masters, now_ns);
+    saved(txn, b, seals, now_ns);
     drop_some(txn, b, 0);
 }
 

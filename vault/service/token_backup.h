@@ -20,6 +20,9 @@ struct token_backup { /* {0}: none */
     size_t dropped;        /* of those: the row is in a transaction that drops it */
 };
 void token_backup_release(struct token_backup *b);
+/* That it is the token of this store, with the secrets that are in use: another one, or one put back from before them, must not be taken for
+ * it, backed up in its place, or be given new ones. ERR_UNAVAILABLE; ERR_STATE "SEAL_ABSENT", "KEY_MASTER_GONE". */
+RESULT token_backup_fit(struct service *s, struct hsm_status *ret, struct err *e);
 /* May take HSM_BACKUP_MS. */
 RESULT token_backup_make(struct service *s, bool cloned, struct token_backup *ret, struct err *e);
 /* A clone holds whatever the token has: nobody can look. */
