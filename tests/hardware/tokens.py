@@ -111,7 +111,7 @@ def on(instance, kind, **settings):
         key, value = line.split(" = ")
         settings[key] = value
     # on a busy machine one use of a key, which NSS decrypts each time, may take a while
-    instance.configure(hsm_module=kind.module, hsm_token=URI, hsm_timeout=f"{20 * SLOWER}s", **settings)
+    instance.configure(hsm_module=kind.module, hsm_token=URI, hsm_timeout=f"{min(60, 20 * SLOWER)}s", **settings)
     scratch = instance.dir / "scratch"
     scratch.mkdir()
     return maker(kind, kind.module, conf, scratch)
