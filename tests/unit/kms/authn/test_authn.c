@@ -244,14 +244,14 @@ static void a_call_costs_little(void **state)
     struct authn_conn *c = connect_with(a, 1, &orders);
     struct timespec t0, t1;
     enum { N = 100000 };
-    clock_gettime(CLOCK_MONOTONIC, &t0);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t0); /* what others do on the machine is no cost of ours */
     for (int i = 0; i < N; i++) {
         struct identity id;
         struct err e;
         assert_false(authn_call(a, c, &id, &e).failed);
         authn_identity_release(&id);
     }
-    clock_gettime(CLOCK_MONOTONIC, &t1);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t1);
     int64_t ns = ((t1.tv_sec - t0.tv_sec) * SECOND + (t1.tv_nsec - t0.tv_nsec)) / N;
     printf("authn_call and release: %lld ns\n", (long long)ns);
     assert_in_range(ns, 0, 20000); /* a lookup by chain would cost 100,000 and more, even under a sanitizer */

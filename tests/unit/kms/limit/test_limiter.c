@@ -190,14 +190,14 @@ static void a_take_costs_little(void **state)
     struct timespec t0, t1;
     enum { N = 100000 };
     for (int crowded = 0; crowded < 2; crowded++) {
-        clock_gettime(CLOCK_MONOTONIC, &t0);
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t0); /* what others do on the machine is no cost of ours */
         struct bytes key = crowded ? BYTES_LIT("late-comer") : BYTES_LIT("acme-orders");
         struct err e;
         int refused = 0;
         for (int i = 0; i < N; i++)
             refused += limiter_take(l, key, 1, &e).failed;
         assert_int_equal(refused, 0);
-        clock_gettime(CLOCK_MONOTONIC, &t1);
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t1);
         int64_t ns = ((t1.tv_sec - t0.tv_sec) * SECOND + (t1.tv_nsec - t0.tv_nsec)) / N;
         printf("limiter_take, %s: %lld ns\n", crowded ? "crowded table" : "empty table", (long long)ns);
         assert_in_range(ns, 0, 20000);

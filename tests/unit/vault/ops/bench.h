@@ -28,7 +28,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { WAIT_MS = 8000, LOG_BYTES = 65536 };
+enum { WAIT_MS = 60000, LOG_BYTES = 65536 };
 
 struct bench {
     char dir[64], errors[LOG_BYTES];

@@ -58,8 +58,8 @@ static inline int teardown(void **state)
 
     client_close(&f->cl);
     begun = clock_boot_ms(&clock_system);
-    assert_true(rpc_server_stop(f->server, 2000));
-    assert_true(clock_boot_ms(&clock_system) - begun < slower(7000)); /* gRPC's own shutdown may take ten seconds */
+    assert_true(rpc_server_stop(f->server, CLIENT_PATIENCE_MS));
+    assert_true(clock_boot_ms(&clock_system) - begun < slower(CLIENT_PATIENCE_MS / 2)); /* gRPC's own shutdown may take ten seconds */
     fake_stop();
     assert_int_equal(atomic_load(&fake.live_calls), 0);
     assert_int_equal(atomic_load(&fake.conns_held), 0);
@@ -71,7 +71,7 @@ static inline int teardown(void **state)
 
 static inline grpc_status_code unary(struct fixture *f, const char *method, const char *text, struct client_call *c, char reply[64])
 {
-    client_call_begin(&f->cl, c, method, 5000);
+    client_call_begin(&f->cl, c, method, CLIENT_PATIENCE_MS);
     client_unary_start(c, bytes_str(text), NULL, 0);
     client_wait(&f->cl);
     client_text(c->received, reply, 64);
@@ -80,7 +80,7 @@ static inline grpc_status_code unary(struct fixture *f, const char *method, cons
 
 static inline void wait_for(atomic_int *what, int value)
 {
-    for (int i = 0; i < 2000 && atomic_load(what) != value; i++)
+    for (int i = 0; i < CLIENT_PATIENCE_MS && atomic_load(what) != value; i++)
         usleep(1000);
     assert_int_equal(atomic_load(what), value);
 }

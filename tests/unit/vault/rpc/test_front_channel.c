@@ -112,7 +112,7 @@ static bool hear(struct fixture *x, struct chan_msg *m)
     static uint8_t buf[CHAN_MAX_BYTES + 16];
     struct err e;
 
-    return !chan_recv(x->fd, 5000, buf, sizeof(buf), m, &e).failed;
+    return !chan_recv(x->fd, 60000, buf, sizeof(buf), m, &e).failed;
 }
 
 static void announce(struct fixture *x, unsigned n, char last, enum ipc_ack want)

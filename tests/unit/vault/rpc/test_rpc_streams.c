@@ -6,7 +6,7 @@ static void stream_open(struct fixture *f, struct client_call *c, const char *me
     grpc_op ops[2], status;
     size_t n;
 
-    client_call_begin(&f->cl, c, method, 8000);
+    client_call_begin(&f->cl, c, method, CLIENT_PATIENCE_MS);
     n = client_ops_open(c, ops, NULL, 0);
     client_batch(c, ops, 1, STEP_OPENED);
     client_until(c, STEP_OPENED);

@@ -44,7 +44,7 @@ static int teardown(void **state)
 {
     struct fixture *f = *state;
 
-    assert_true(rpc_server_stop(f->server, 2000));
+    assert_true(rpc_server_stop(f->server, CLIENT_PATIENCE_MS));
     fake_stop();
     assert_int_equal(atomic_load(&fake.live_calls), 0);
     unlink(f->path);
@@ -55,7 +55,7 @@ static int teardown(void **state)
 
 static void wait_live(int value)
 {
-    for (int i = 0; i < 5000 && atomic_load(&fake.live_calls) != value; i++)
+    for (int i = 0; i < CLIENT_PATIENCE_MS && atomic_load(&fake.live_calls) != value; i++)
         usleep(1000);
     assert_int_equal(atomic_load(&fake.live_calls), value);
 }
@@ -148,7 +148,7 @@ static bool frame_comes(int fd, uint8_t type)
     for (;;) {
         uint8_t head[9], rest[16384];
         struct pollfd p = {.fd = fd, .events = POLLIN};
-        if (poll(&p, 1, 5000) != 1 || recv(fd, head, sizeof(head), MSG_WAITALL) != sizeof(head))
+        if (poll(&p, 1, CLIENT_PATIENCE_MS) != 1 || recv(fd, head, sizeof(head), MSG_WAITALL) != sizeof(head))
             return false;
         size_t n = (size_t)head[0] << 16 | get_be16(head + 1);
         if (n > sizeof(rest) || (n > 0 && recv(fd, rest, n, MSG_WAITALL) != (ssize_t)n))
