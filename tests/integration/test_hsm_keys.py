@@ -12,6 +12,7 @@ import pytest
 
 from claviger.envelope.v1 import envelope_pb2 as env
 from claviger.lifecycle.v1 import lifecycle_pb2 as life
+from claviger.masters.v1 import masters_pb2 as mas
 from conftest import World, msg, res
 from google.protobuf import field_mask_pb2
 from kit.client import DEADLINE, AuditLog
@@ -193,16 +194,16 @@ def test_a_tenant_has_its_share_of_the_token(fresh):
 def test_one_tenants_batches_hold_up_nobody_else(new_world):
     """Batches for the token are the longest calls there are. One tenant sends many at once: another tenant's call, which waits for
     the same threads, is served in turn, not behind them all."""
-    w, many = new_world, 24
+    w, many = new_world, 16
     key, other = make(w), w.keyadmin2
-    items = [env.EncryptItem(plaintext=b"x")] * 500
+    items = [env.EncryptItem(plaintext=b"x")] * int(500 / SLOWER)
     stop, done, wrong = threading.Event(), itertools.count(), []
     seen = [0]
 
     def flood():
         while not stop.is_set():
             try:
-                w.orders.env.BatchEncrypt(env.BatchEncryptRequest(name=key, items=items))
+                w.orders.env.BatchEncrypt(env.BatchEncryptRequest(name=key, items=items), timeout=600)  # they wait for each other
                 seen[0] = next(done) + 1
             except grpc.RpcError as e:
                 wrong.append(e)
@@ -221,7 +222,7 @@ def test_one_tenants_batches_hold_up_nobody_else(new_world):
         for t in threads:
             t.join()
     assert not wrong, wrong[:3]
-    assert sorted(waited)[4] <= 6, waited  # first come, first served would be some twenty
+    assert sorted(waited)[4] <= 6, waited  # first come, first served would be some thirteen
 
 
 # ---- what fails meanwhile ----------------------------------------------------------------------------------------------------
@@ -280,6 +281,40 @@ def test_over_deaths_of_hsm_and_core(new_world):
     assert len({c[72:84] for _, c in sealed}) == len(sealed)  # no nonce twice
     for text, c in sealed[:: max(1, len(sealed) // 200)]:
         assert new_world.decrypt(key, c) == text
+
+
+def test_the_master_rotates_beside_them(fresh):
+    """A new master on the token, twice a backup of it: whoever encrypts and decrypts on the token meanwhile hears nothing of that."""
+    fresh.configure(hsm_timeout="20s")  # what is asked here is that calls are answered, not how fast the disk is
+    w = World(fresh.start())
+    ring = w.ring()
+    keys = [make(w, ring) for _ in range(6)]
+    stop, wrong, done = threading.Event(), [], [0]
+
+    def work():
+        for n in itertools.count():
+            if stop.is_set():
+                return
+            key, text = keys[n % len(keys)], b"%d" % n
+            try:
+                if w.decrypt(key, w.encrypt(key, text)) != text:
+                    wrong.append(text)
+            except grpc.RpcError as e:
+                wrong.append(e)
+            done[0] += 1
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        until(lambda: done[0] > 5, 20, "some work")
+        w.admin.masters.RotateMaster(mas.RotateRequest())
+        until(lambda: [m.state for m in w.admin.masters.GetMasterStatus(mas.GetStatusRequest()).versions] ==
+              [mas.TokenSecret.RETIRED, mas.TokenSecret.CURRENT], 60, "the rotation")
+        have = done[0]
+        until(lambda: done[0] > have + 5 or wrong, 20, "work after it")
+    finally:
+        stop.set()
+        thread.join()
+    assert not wrong, wrong[:3]
 
 
 def test_while_the_token_is_away(new_world):
