@@ -54,6 +54,16 @@ static RESULT requeue_tenant(struct keyring *k, struct store_txn *txn, const str
     return ok();
 }
 
+/* One of a version that is not signed yet; of a tenant's only its text says the name, and its row of the queue has it. */
+static RESULT requeue_certificate(struct keyring *k, struct store_txn *txn, const struct record *r, struct arena *a, struct err *e)
+{
+    enum { UNSIGNED = 1 }; /* vault/service/certificate.h */
+    (void)k, (void)a, (void)e;
+    due_move(txn, DUE_CERTIFICATE, r->name, 0, r->state == UNSIGNED && r->name.n > 0 ? r->time_unix_ns : 0);
+    store_txn_check(txn, r->kind, r->tenant, r->id, r->revision);
+    return ok();
+}
+
 typedef RESULT requeue_fn(struct keyring *k, struct store_txn *txn, const struct record *r, struct arena *a, struct err *e);
 
 /* A store that was accepted as it stood may have rows that do not open. Each is refused by itself where it is used, and named here: what it
@@ -125,6 +135,38 @@ RESULT keyring_requeue_tenant(struct keyring *k, const struct tenant *t, struct 
     return walk(k, &q, requeue_key, e);
 }
 
+/* Rows of the queue that do not open: what they led to is found by the records, above. They would only be in the way, of a purge too. */
+static RESULT clear_page(struct keyring *k, struct bytes after, uint8_t ret_after[STORE_ID_MAX], size_t *ret_after_n, size_t *ret_n, struct err *e)
+{
+    CLEANUP(arena_release) struct arena a;
+    CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(k->store);
+    struct due *all;
+    size_t gone = 0;
+    uint64_t seq;
+    arena_init(&a, REQUEUE_ARENA_BYTES);
+    TRY(due_look(k->store, after, INT64_MAX, REQUEUE_PAGE, &a, &all, ret_n, e));
+    for (size_t i = 0; i < *ret_n; i++) {
+        if (all[i].broken)
+            store_txn_delete(txn, REC_DUE, no_tenant, all[i].id, STORE_ANY);
+        gone += all[i].broken;
+        memcpy(ret_after, all[i].id.p, all[i].id.n);
+        *ret_after_n = all[i].id.n;
+    }
+    if (gone == 0)
+        return ok();
+    log_event(LOG_ERROR, "rows of the queue of what is due did not open: they were taken out", LF_INT("rows", gone));
+    return store_txn_commit(txn, &seq, e);
+}
+
+static RESULT clear(struct keyring *k, struct err *e)
+{
+    uint8_t after[STORE_ID_MAX];
+    size_t after_n = 0, n = REQUEUE_PAGE;
+    while (n == REQUEUE_PAGE)
+        TRY(clear_page(k, BYTES(after, after_n), after, &after_n, &n, e));
+    return ok();
+}
+
 RESULT keyring_requeue(struct keyring *k, struct err *e)
 {
     CLEANUP(arena_release) struct arena a;
@@ -143,6 +185,8 @@ RESULT keyring_requeue(struct keyring *k, struct err *e)
     TRY(all_of(k, REC_CRYPTOKEY, requeue_key, e));
     TRY(all_of(k, REC_VERSION, requeue_version, e));
     TRY(all_of(k, REC_TENANT, requeue_tenant, e));
+    TRY(all_of(k, REC_CERTIFICATE, requeue_certificate, e));
+    TRY(clear(k, e));
     CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(k->store);
     uint64_t seq;
     const struct record mark = {.kind = REC_META, .id = BYTES_LIT("due-queue"), .body = BYTES(incarnation, sizeof incarnation)};

@@ -115,7 +115,8 @@ static void a_damaged_row_of_the_queue(void **state)
     assert_ok(due_look(f->s.store, (struct bytes){0}, INT64_MAX, 10, &f->a, &all, &n, &f->e));
     assert_true(n == 2 && all[0].broken && all[0].id.n == DUE_ID_BYTES && !all[1].broken);
     fake_clock_advance(&f->clock, 7 * DAY);
-    struct keeper *k = keeper_of(f);
+    struct keeper_options o = {.store = f->s.store, .clock = &f->clock.c, .pace = 1000, .tasks = tasks, .ntasks = sizeof tasks / sizeof tasks[0], .user = &f->s};
+    struct keeper *k = keeper_new(&o);
     keeper_step(k);
     assert_int_equal(life_read(f, KEY("a")).primary, 2);
     for (int i = 0; i < 3; i++) {
@@ -125,6 +126,10 @@ static void a_damaged_row_of_the_queue(void **state)
         assert_true(st.failing && strstr(st.why, "does not open") != NULL && st.failed == 0 && st.done == 1);
     }
     keeper_free(k);
+    /* Once the queue is made complete it goes: what it led to is found by the records. */
+    assert_ok(keyring_requeue(f->s.keyring, &f->e));
+    assert_ok(due_read(f->s.store, (struct bytes){0}, INT64_MAX, 10, &f->a, &all, &n, &f->e));
+    assert_true(n == 1 && bytes_equal(all[0].name, BYTES_LIT(KEY("a"))));
 }
 
 /* What is destroyed and has its certificate has nothing to wait for; without one it is queued (test_destruction.c). */
@@ -149,6 +154,33 @@ static void what_is_done_is_not_queued(void **state)
     accept_damaged(f, "kind = 0");
     assert_ok(keyring_requeue(f->s.keyring, &f->e));
     assert_int_equal(queued(f, DUE_DESTRUCTION), 0);
+    assert_int_equal(queued(f, DUE_CERTIFICATE), 0);
+}
+
+/* A certificate that waits for the token, and its row of the queue is damaged: it is signed all the same. */
+static void a_certificate_is_signed_all_the_same(void **state)
+{
+    struct life *f = *state;
+    const struct name n = life_name(KEY("a") "/cryptoKeyVersions/1", NAME_VERSION);
+    struct keyring_version v;
+    life_key(f, KEY("a"), 0, 0);
+    struct store_txn *txn = store_txn_new(f->s.store);
+    assert_ok(keyring_version_get(f->s.keyring, &n, &f->a, &v, &f->e));
+    v.state = VERSION_DESTROY_SCHEDULED;
+    v.destroy_ns = T0 + DAY;
+    assert_ok(keyring_version_put(f->s.keyring, &n, &v, VERSION_ENABLED, txn, &f->e));
+    life_commit(f, txn);
+    fake_clock_advance(&f->clock, DAY);
+    const struct due d = {.what = DUE_DESTRUCTION, .at_ns = T0 + DAY, .name = v.name};
+    assert_ok(destruction_due(&f->s, &d, &f->e));
+    assert_int_equal(queued(f, DUE_CERTIFICATE), 1);
+    accept_damaged(f, "kind = 12");
+    assert_int_equal(queued(f, DUE_CERTIFICATE), 0);
+    struct keeper *k = keeper_of(f);
+    keeper_step(k);
+    keeper_free(k);
+    assert_int_equal(f->hsm->signed_count, 1);
+    assert_int_equal(queued(f, DUE_CERTIFICATE), 0);
 }
 
 /* A tenant's own row: whose record that is in the log is found for every other tenant all the same. */
@@ -209,6 +241,6 @@ static void what_was_scheduled_waits(void **state)
 #define LIFE(test) cmocka_unit_test_setup_teardown(test, life_start, life_stop)
 int main(void)
 {
-    const struct CMUnitTest tests[] = {LIFE(damaged_rows_hold_up_no_other), LIFE(a_damaged_row_of_the_queue), LIFE(what_is_done_is_not_queued), LIFE(what_was_scheduled_waits), LIFE(a_damaged_tenant_hides_no_other)};
+    const struct CMUnitTest tests[] = {LIFE(damaged_rows_hold_up_no_other), LIFE(a_damaged_row_of_the_queue), LIFE(what_is_done_is_not_queued), LIFE(a_certificate_is_signed_all_the_same), LIFE(what_was_scheduled_waits), LIFE(a_damaged_tenant_hides_no_other)};
     return cmocka_run_group_tests(tests, kms_slab, NULL);
 }
