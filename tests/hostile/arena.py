@@ -22,6 +22,7 @@ P99_FLOOR_MS = 20    # or this: a call is handed on by six threads, and each may
 P99_SHARED_MS = 100  # the same where others have more than OTHERS of the machine: only a stall can be told from their noise then
 OTHERS = 0.1
 RECOVERY_S = 1
+RECOVERY_SHARED_S = 10
 PERIOD_S = 0.004     # good.py
 QUIET_CALLS = 2000 if LONG else 150  # a minute has more noise than half a second
 TRIES = 5            # of the p99 alone: other work on the same cores must not fail a test, a real stall fails every time
@@ -137,7 +138,7 @@ class Arena:
         client = connect(self.instance, "acme-orders")
         try:
             client.kms.GenerateRandomBytes(msg.GenerateRandomBytesRequest(location="projects/acme/locations/eu", length_bytes=8,
-                                                                          protection_level=res.HSM), timeout=10)
+                                                                          protection_level=res.HSM), timeout=30)
         finally:
             client.close()
             self.instance.clients.remove(client)
@@ -200,7 +201,7 @@ class Arena:
         assert during["failed"] == [] and after["failed"] == [], (during, after, result)
         assert during["n"] >= 20, during
         assert peak - rss < GROWTH_MB, f"grew by {peak - rss:.0f} MB: {rss_by} to {peak_by} {result}"
-        assert recovery < RECOVERY_S, f"{recovery:.2f} s to be served after it"
+        assert recovery < (RECOVERY_S if others <= OTHERS else RECOVERY_SHARED_S), f"{recovery:.2f} s to be served after it"
         traffic = self.status().traffic
         journal = self.status().journal.entries - entries
         return Outcome(name=name, quiet=quiet, during=during, result=result, growth_mb=peak - rss, others=others, slope=slope_mb_per_minute(samples), grew={r: round(mb - rss_by[r], 1) for r, mb in peak_by.items()}, recovery_s=recovery, seconds=seconds, cpu_s=cpu,

@@ -33,9 +33,9 @@ class Good:
         secret = os.urandom(32)
         if self.wrapped is None:
             self.expected = secret
-            self.wrapped = self.stub.Wrap(env.WrapRequest(name=spec["key"], plaintext_key=secret), timeout=5)
+            self.wrapped = self.stub.Wrap(env.WrapRequest(name=spec["key"], plaintext_key=secret), timeout=20)
             return
-        answer = self.stub.Unwrap(env.UnwrapRequest(name=spec["key"], wrapped_key=self.wrapped.wrapped_key), timeout=5)
+        answer = self.stub.Unwrap(env.UnwrapRequest(name=spec["key"], wrapped_key=self.wrapped.wrapped_key), timeout=20)
         self.wrapped = None
         if answer.plaintext_key != self.expected:
             raise AssertionError("a wrong answer")

@@ -32,7 +32,7 @@ from kit.instance import BUILD, Instance, scratch, until
 from load import Load
 
 ROLES = ("monitor", "front", "core", "hsm")
-GRACE_S = 1.0            # after it is back: channels notice
+GRACE_S = 3.0            # after it is back: channels notice, on a busy machine
 EXPLAINED = ("UNAVAILABLE", "NO_ENDPOINT")
 # A process may gain this much in the measured half by the regression. At the 160 calls a second of the load a loss of 16 bytes a
 # call is 2.2 MB in 15 minutes: seen. One malloc arena more, or a page that a rare path touches first, is not.
