@@ -16,7 +16,7 @@ static const struct sm_state states[] = {
     [SECRET_RETIRING] = {"RETIRING", TO(SECRET_RETIRED)},
     [SECRET_RETIRED] = {"RETIRED", TO(SECRET_DESTROYING)},
     [SECRET_DESTROYING] = {"DESTROYING", TO(SECRET_RETIRED) | TO(SECRET_DESTROYED)},
-    [SECRET_DESTROYED] = {"DESTROYED", 0},
+    [SECRET_DESTROYED] = {"DESTROYED", TO(SECRET_DESTROYING)},
 };
 const struct sm_table token_secret_machine = {"a secret on the token", states, sizeof states / sizeof states[0]};
 

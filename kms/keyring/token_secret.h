@@ -17,10 +17,11 @@
 
 enum { TOKEN_SECRETS_MAX = 64, TOKEN_SECRET_WHO_MAX = 255, TOKEN_SECRET_ID_MAX = 24 };
 
-/* BORN ------> CURRENT -------> RETIRING -------> RETIRED <-----> DESTROYING ------> DESTROYED
+/* BORN ------> CURRENT -------> RETIRING -------> RETIRED <-----> DESTROYING <-----> DESTROYED
  *  made, and    what comes to    the next one      proven: no      asked for; once    gone from the
  *  backed up    be is under it   is current;       record needs    more proven, then  token
- *  before use                    records move      it              the effect
+ *  before use                    records move      it              the effect; back with an older
+ *                                                                                    token: once more
  */
 enum token_secret_state { SECRET_BORN = 1, SECRET_CURRENT, SECRET_RETIRING, SECRET_RETIRED, SECRET_DESTROYING, SECRET_DESTROYED };
 extern const struct sm_table token_secret_machine;

@@ -178,7 +178,7 @@ struct mover *mover_new(const struct mover_options *o)
     m->o = *o;
     const int64_t boot_ms = clock_boot_ms(o->s->clock);
     for (size_t i = 0; i < LANES; i++)
-        m->lanes[i] = (struct lane){.steps = {.s = o->s, .kind = i == 0 ? HSM_MASTER : HSM_SEAL, .stop = stopping, .steady = steady, .user = m},
+        m->lanes[i] = (struct lane){.steps = {.s = o->s, .kind = i == 0 ? HSM_MASTER : HSM_SEAL, .stop = stopping, .steady = steady, .user = m, .look_boot_ms = boot_ms + MOVING_ENDS_AGAIN_MS},
                                     .pace = i == 0 ? o->master_pace : o->seal_pace, .tokens = 1,
                                     .paced_boot_ms = boot_ms, .retry_boot_ms = boot_ms};
     clockstep_init(&m->clock, o->s->clock);

@@ -96,25 +96,47 @@ RESULT moving_read(struct store *s, enum hsm_object kind, struct moving *ret, st
     return ok();
 }
 
+static void body_put(struct buf *out, const struct moving *m)
+{
+    buf_put_u8(out, FORMAT);
+    buf_put_u8(out, (uint8_t)m->state);
+    buf_put_u32(out, m->to);
+    buf_put_u64(out, (uint64_t)m->started_ns);
+    buf_put_u64(out, (uint64_t)m->since_ns);
+    buf_put_u64(out, m->total);
+    buf_put_u64(out, m->done);
+    buf_put_u64(out, m->tenants);
+    buf_put_u32(out, m->broken);
+    buf_put_u8(out, m->cloned);
+    buf_put_u8(out, m->inside);
+    buf_put_v16(out, bytes_str(m->tenant));
+    buf_put_v16(out, BYTES(m->after, m->after_n));
+    buf_put_v16(out, bytes_str(m->by));
+}
+
 void moving_put(struct store_txn *txn, const struct moving *m)
 {
     CLEANUP(buf_release) struct buf body;
     buf_init(&body, MOVING_CURSOR_MAX + MOVING_WHO_MAX + 256);
-    buf_put_u8(&body, FORMAT);
-    buf_put_u8(&body, (uint8_t)m->state);
-    buf_put_u32(&body, m->to);
-    buf_put_u64(&body, (uint64_t)m->started_ns);
-    buf_put_u64(&body, (uint64_t)m->since_ns);
-    buf_put_u64(&body, m->total);
-    buf_put_u64(&body, m->done);
-    buf_put_u64(&body, m->tenants);
-    buf_put_u32(&body, m->broken);
-    buf_put_u8(&body, m->cloned);
-    buf_put_u8(&body, m->inside);
-    buf_put_v16(&body, bytes_str(m->tenant));
-    buf_put_v16(&body, BYTES(m->after, m->after_n));
-    buf_put_v16(&body, bytes_str(m->by));
+    body_put(&body, m);
     INVARIANT(!body.overflow);
     const struct record r = {.kind = REC_META, .id = id_of(m->kind), .state = m->state, .time_unix_ns = m->since_ns, .body = buf_bytes(&body)};
     store_txn_put(txn, &r, m->revision);
+}
+
+void moving_as_given_up(struct record *row, struct buf *body, bool *ret_changed)
+{
+    struct moving m;
+    struct err none = {0};
+    const bool master = bytes_equal(row->id, id_of(HSM_MASTER));
+    *ret_changed = false;
+    if (row->kind != REC_META || (!master && !bytes_equal(row->id, id_of(HSM_SEAL))) || parse(master ? HSM_MASTER : HSM_SEAL, row, &m, &none).failed ||
+        m.state != MOVING_MAKING)
+        return;
+    m.state = MOVING_IDLE; /* no move of the table: not this rotation goes on, its store does */
+    buf_reset(body);
+    body_put(body, &m);
+    row->state = m.state;
+    row->body = buf_bytes(body);
+    *ret_changed = !body->overflow;
 }

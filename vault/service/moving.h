@@ -48,5 +48,8 @@ RESULT moving_read(struct store *s, enum hsm_object kind, struct moving *ret, st
 void moving_put(struct store_txn *txn, const struct moving *m); /* its revision must be as read */
 RESULT moving_to(struct moving *m, enum moving_state to, int64_t now_ns, struct err *e);
 void moving_restart(struct moving *m); /* from the first row on */
+/* For kmsd accept-rollback: a rotation that was about to make its secret is given up, for that secret may have been made and used in the future
+ * that is given up, and would be taken for what a death left. *ret_changed: the row is, its body lies in `body`. */
+void moving_as_given_up(struct record *row, struct buf *body, bool *ret_changed);
 
 #endif

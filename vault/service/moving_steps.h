@@ -25,6 +25,7 @@ struct moving_steps {
     void *user;
     struct rekey rekey;         /* the master's */
     uint64_t events_before;     /* the seal secret's: the proof waits until the journal has them; 0: it waits for none */
+    int64_t look_boot_ms;       /* when the token is asked again whether what was destroyed is there again */
     int64_t ends_again_boot_ms; /* and what was not destroyed, because something is left under it, is not tried again by itself before that */
 };
 struct moving_step {

@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "kms/audit/event.h"
 #include "vault/service/floor.h"
+#include "vault/service/moving.h"
 #include "vault/service/recovery.h"
 #include "vault/service/revoked.h"
 
@@ -42,9 +43,10 @@ struct accepting {
     struct review_note note;
     struct revoked *revoked;
     struct revoked_facts facts;
-    struct buf event, body;
+    struct buf event, body, moving;
     uint64_t counters;  /* of nonces, put near their end: these are among the amended rows, too, as the next */
     uint64_t waiting;   /* destructions and purges that are put off */
+    uint64_t given_up;  /* rotations of a secret on the token */
     const char *closed; /* why nobody can say what was revoked, or NULL */
 };
 
@@ -53,6 +55,7 @@ static void release(struct accepting *p)
     revoked_free(p->revoked);
     buf_release(&p->event);
     buf_release(&p->body);
+    buf_release(&p->moving);
 }
 
 static void name_unreadable(void *user, enum rec_kind kind, const char *id)
@@ -69,6 +72,14 @@ static struct result amend(void *user, struct record *r, bool *ret_changed, stru
     CLEANUP(buf_release) struct buf text;
     buf_init(&text, STORE_NAME_MAX + 128);
     bool waits;
+    moving_as_given_up(r, &p->moving, ret_changed);
+    if (*ret_changed) {
+        p->given_up++;
+        buf_putf(&text, "is given up, because the secret that it was about to make may have been made since: the rotation in %.*s", (int)r->id.n,
+                 (const char *)r->id.p);
+        p->out->line(p->out->user, buf_cstr(&text));
+        return ok();
+    }
     TRY(revoked_amend(p->revoked, r, p->note.made_unix_ns, ret_changed, &waits, &text, e));
     p->counters += *ret_changed && r->kind == REC_GCM;
     p->waiting += waits;
@@ -121,7 +132,7 @@ static RESULT journal_end(const struct service_options *o, const struct instance
 static void say_accepted(const struct accepting *p, struct buf *out)
 {
     const struct store_acceptance *a = &p->a;
-    const uint64_t revoked = a->amended_rows - p->counters - p->waiting;
+    const uint64_t revoked = a->amended_rows - p->counters - p->waiting - p->given_up;
     log_event(LOG_WARN, "an older store was accepted", LF_STR("reason", p->note.reason), LF_INT("store_epoch", a->old_epoch),
               LF_INT("floor_epoch", a->floor_epoch), LF_INT("new_epoch", a->new_epoch), LF_INT("unreadable", a->unreadable_rows),
               LF_INT("kept_revoked", revoked), LF_INT("nonce_counters", p->counters), LF_INT("waiting", p->waiting),
@@ -153,6 +164,7 @@ static RESULT accept(const struct service_options *o, const struct instance *in,
     floor_init(&floor, o->config, o->hsm);
     so.anchor = &floor.io;
     buf_init(&p.event, EVENT_MAX_BYTES);
+    buf_init(&p.moving, STORE_BODY_MAX);
     buf_init(&p.body, sizeof p.note + 64);
     TRY(journal_end(o, in, &p.a, e));
     TRY(revoked_read(o, in, &p.revoked, &p.facts, e));

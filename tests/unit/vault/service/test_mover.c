@@ -11,7 +11,8 @@ static void tables(void **state)
                                         {MOVING_MOVING, MOVING_PAUSED},  {MOVING_PAUSED, MOVING_MOVING},  {MOVING_MOVING, MOVING_PROVING},
                                         {MOVING_PROVING, MOVING_MOVING}, {MOVING_PROVING, MOVING_IDLE}};
     static const unsigned lives[][2] = {{SECRET_BORN, SECRET_CURRENT},    {SECRET_CURRENT, SECRET_RETIRING},  {SECRET_RETIRING, SECRET_RETIRED},
-                                        {SECRET_RETIRED, SECRET_DESTROYING}, {SECRET_DESTROYING, SECRET_RETIRED}, {SECRET_DESTROYING, SECRET_DESTROYED}};
+                                        {SECRET_RETIRED, SECRET_DESTROYING}, {SECRET_DESTROYING, SECRET_RETIRED}, {SECRET_DESTROYING, SECRET_DESTROYED},
+                                        {SECRET_DESTROYED, SECRET_DESTROYING}};
     struct err e;
     for (unsigned from = 0; from < 8; from++)
         for (unsigned to = 0; to < 8; to++) {
