@@ -59,6 +59,35 @@ static void in_no_file_once_it_is_signed(void **state)
     assert_int_equal(bodies_found_all(f->l, &alive, &files), alive.n);
 }
 
+/* Two versions were destroyed before; one of them has its certificate, the other's was never signed, and goes with the tenant: of the
+ * three that there were the tenant's certificate counts two. */
+static void counted_where_it_was_not_signed(void **state)
+{
+    struct fixture *f = *state;
+    struct keyring_version v;
+    life_key(f->l, ACME_KEY, 0, 0);
+    add_versions(f, ACME_KEY, 2);
+    for (unsigned i = 1; i <= 2; i++) {
+        char name[160];
+        (void)snprintf(name, sizeof name, ACME_KEY "/cryptoKeyVersions/%u", i);
+        const struct name n = life_name(name, NAME_VERSION);
+        const struct due d = {.what = DUE_DESTRUCTION, .at_ns = T0 + i * DAY, .name = bytes_str(name)};
+        const struct due c = {.what = DUE_CERTIFICATE, .at_ns = T0 + DAY, .name = bytes_str(name)};
+        schedule_destruction(f, name, T0 + i * DAY);
+        fake_clock_advance(&f->l->clock, DAY);
+        assert_ok(destruction_due(&f->l->s, &d, &f->e));
+        if (i == 1)
+            assert_ok(certificate_due(&f->l->s, &c, &f->e));
+        assert_ok(keyring_version_get(f->l->s.keyring, &n, &f->l->a, &v, &f->e));
+        assert_int_equal(v.state, VERSION_DESTROYED);
+    }
+    assert_int_equal(f->l->hsm->signed_count, 1);
+    tenant_to(f, "acme", TENANT_DELETED, T0 + 40 * DAY);
+    fake_clock_advance(&f->l->clock, 40 * DAY);
+    purge_out(f, "acme");
+    says(certificate(f), "\nkeys: 1\nversions: 2\n");
+}
+
 /* ---- counts that come late ---- */
 static void uses(struct usage_table *t, const uint8_t tenant[16], unsigned from, unsigned n)
 {
@@ -108,6 +137,7 @@ static void counts_do_not_outlive_it(void **state)
 #define LIFE(test) cmocka_unit_test_setup_teardown(test, fixture_start, fixture_stop)
 int main(void)
 {
-    const struct CMUnitTest tests[] = {LIFE(more_due_than_a_transaction_takes), LIFE(in_no_file_once_it_is_signed), LIFE(counts_do_not_outlive_it)};
+    const struct CMUnitTest tests[] = {LIFE(more_due_than_a_transaction_takes), LIFE(in_no_file_once_it_is_signed), LIFE(counts_do_not_outlive_it),
+                                       LIFE(counted_where_it_was_not_signed)};
     return cmocka_run_group_tests(tests, kms_slab, NULL);
 }
