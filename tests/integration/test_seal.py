@@ -225,6 +225,46 @@ def test_its_copies_in_backups_of_the_token_expire_too(fresh):
     checked(fresh)
 
 
+def test_a_store_that_was_accepted_ends_the_other_futures_seal(fresh):
+    """An older copy is accepted, of before the rotation. The seal of the future that is given up lies on the token and in no record: the newer store
+    could be put back, until the next rotation retires that seal; and in its time it goes."""
+    world = settle(fresh, backup_retention="0s", seal_period="0s")
+    made = keys_of(world, keys=2, versions=2)
+    assert fresh.stop() == 0
+    older = fresh.dir / "older"
+    shutil.copytree(fresh.state, older)
+    world = World(fresh.start())
+    rotate(world)
+    over(world, 2)
+    assert fresh.stop() == 0
+    newer = fresh.dir / "newer"
+    shutil.copytree(fresh.state, newer)
+    for kept, epoch in ((older, 1), (newer, 2), (older, 1)):  # there, back, and there again
+        for f in fresh.state.glob("store.db*"):
+            f.unlink()
+        for f in kept.glob("store.db*"):
+            shutil.copy2(f, fresh.state / f.name)
+        code, said = fresh.run()
+        assert code == 1 and "STORE_ROLLED_BACK" in said, said
+        code, said = fresh.run("accept-rollback", "--reason", "a disk was lost")
+        assert code == 0, said
+        code, said = fresh.run("review-rollback", "--reason", "nothing was revoked")
+        assert code == 0, said
+        world = World(fresh.start())
+        assert status(world).current == epoch
+        all_decrypt(world, made)
+        assert fresh.stop() == 0
+    world = World(fresh.start())
+    assert [(s.version, s.state) for s in status(world).versions] == [(1, CURRENT)]
+    assert [(s.version, s.state) for s in rotate(world).versions] == [(1, CURRENT), (2, RETIRED)]
+    assert [(s.version, s.state) for s in over(world, 3).versions] == [(1, RETIRED), (2, RETIRED), (3, CURRENT)]
+    destroyed(world, 2)
+    found, world = on_token(fresh)
+    assert "claviger-seal-2" not in found and {"claviger-seal-1", "claviger-seal-3"} <= found
+    all_decrypt(world, made)
+    checked(fresh)
+
+
 def test_paused_and_resumed(fresh):
     fresh.configure(seal_rows_per_second=40)
     world = World(fresh.start())

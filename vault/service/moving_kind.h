@@ -42,6 +42,10 @@ struct moving_kind {
 };
 extern const struct moving_kind moving_master, moving_seal;
 
+/* What the token said to be its newest of that kind; and whether one version lies there, for which it is asked to derive something. */
+uint32_t moving_newest_there(const struct hsm_status *st, enum hsm_object kind);
+RESULT moving_lies_there(struct service *s, enum hsm_object kind, uint32_t version, bool *ret, struct err *e);
+
 static inline int64_t step_now(const struct step *t)
 {
     return clock_wall_ns(t->x->s->clock);
