@@ -178,10 +178,12 @@ static void test_deadline(void **state)
     struct claviger_buffer out = {0};
     struct claviger_error e;
     assert_int_equal(claviger_encrypt(c, RING "slow", "x", 1, NULL, &out, &e), CLAVIGER_DEADLINE_EXCEEDED);
-    /* retries stay within the deadline too */
-    assert_int_equal(claviger_encrypt(c, RING "down", "x", 1, NULL, &out, &e), CLAVIGER_UNAVAILABLE);
-    assert_in_range(calls_of(client(state), "down"), 1, 3);
+    /* retries stay within the deadline too, which on a busy machine may come before the first answer */
+    const int code = claviger_encrypt(c, RING "down", "x", 1, NULL, &out, &e);
+    assert_true(code == CLAVIGER_UNAVAILABLE || code == CLAVIGER_DEADLINE_EXCEEDED);
+    assert_in_range(calls_of(client(state), "down"), 0, 3);
     claviger_free(c);
+    assert_int_equal(claviger_encrypt(client(state), RING "down", "x", 1, NULL, &out, &e), CLAVIGER_UNAVAILABLE); /* the twin: time enough */
 }
 
 static void test_nobody_there(void **state)

@@ -248,7 +248,7 @@ static void test_one_failed_item_ends_nothing(void **state)
 static void test_silence(void **state)
 {
     struct fixture *f = *state;
-    struct claviger *c = connect_with(&f->server, (struct claviger_options){.timeout_ms = 500});
+    struct claviger *c = connect_with(&f->server, (struct claviger_options){.timeout_ms = 2000});
     struct claviger_rewrap_stream *s = NULL;
     struct claviger_item items[N];
     struct claviger_error e;
