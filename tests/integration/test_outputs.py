@@ -68,13 +68,14 @@ def test_export_onto_a_disk_that_is_full(export):
     def little_room():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-    done = subprocess.run([BUILD / "bin/kmsctl", "tenants", "export", "acme", "--out", f], env=ctl.env, capture_output=True, preexec_fn=little_room, timeout=30 * SLOWER)
+    done = subprocess.run([BUILD / "bin/kmsctl", "--timeout", "60s", "tenants", "export", "acme", "--out", f], env=ctl.env, capture_output=True,
+                          preexec_fn=little_room, timeout=120 * SLOWER)
     assert done.returncode == FAILED and b"[OUTPUT]" in done.stderr and os.listdir(f.parent) == [], done
 
 
 def strace(ctl, log, options, words, **kw):
-    return subprocess.run(["strace", "-f", "-qq", "-o", log, *map(str, options), BUILD / "bin/kmsctl", *map(str, words)], env=ctl.env, stderr=subprocess.PIPE,
-                          timeout=60 * SLOWER, **kw)
+    return subprocess.run(["strace", "-f", "-qq", "-o", log, *map(str, options), BUILD / "bin/kmsctl", "--timeout", "60s", *map(str, words)], env=ctl.env,
+                          stderr=subprocess.PIPE, timeout=120 * SLOWER, **kw)
 
 
 def killed_everywhere(ctl, log, paths, words, look):
