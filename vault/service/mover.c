@@ -20,7 +20,7 @@ struct sample {
 struct lane {
     struct moving_steps steps;
     uint64_t pace;
-    int64_t paced_boot_ms, retry_boot_ms;
+    int64_t paced_boot_ms, retry_boot_ms, logged_boot_ms;
     double tokens;
     bool rating;
     struct sample old, new;       /* the rate is taken from the older one to now */
@@ -43,12 +43,29 @@ static bool stopping(void *user)
     return ticker_stopping(&m->ticker);
 }
 
-static void note(struct mover *m, struct lane *l, const struct err *failed)
+/* *ret_new: it fails now, and did not fail for this before. */
+static void note(struct mover *m, struct lane *l, const struct err *failed, bool *ret_new)
 {
-    char why[MOVER_WHY_MAX] = "";
+    char text[MOVER_WHY_MAX] = "";
+    const char *why = failed != NULL ? err_operator(failed, text, sizeof text) : "";
     pthread_mutex_lock(&m->lock);
+    *ret_new = failed != NULL && (!l->status.failing || strncmp(l->status.why, why, sizeof l->status.why - 1) != 0);
     l->status.failing = failed != NULL;
-    (void)snprintf(l->status.why, sizeof l->status.why, "%s", failed != NULL ? err_operator(failed, why, sizeof why) : "");
+    (void)snprintf(l->status.why, sizeof l->status.why, "%s", why);
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* A token that is to be cloned by hand may be waited for over a weekend: a line when it begins, then one in MOVER_SAY_MS. */
+static void tell(struct mover *m, struct lane *l, const struct err *e, int64_t boot_ms)
+{
+    bool is_new;
+    note(m, l, e, &is_new);
+    if (!is_new && boot_ms - l->logged_boot_ms < MOVER_SAY_MS)
+        return;
+    l->logged_boot_ms = boot_ms;
+    log_event(LOG_ERROR, "a step of the rotation of a secret on the token failed", LF_STR("secret", token_secret_word(l->steps.kind)), LF_ERR(e));
+    pthread_mutex_lock(&m->lock);
+    l->status.told++;
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -130,8 +147,7 @@ static enum mover_next lane_failed(struct mover *m, struct lane *l, const struct
         return MOVER_AGAIN;
     if (e->code == ERR_CANCELLED)
         return MOVER_REST;
-    log_event(LOG_ERROR, "a step of the rotation of a secret on the token failed", LF_STR("secret", token_secret_word(l->steps.kind)), LF_ERR(e));
-    note(m, l, e);
+    tell(m, l, e, boot_ms);
     const bool unproven = e->reason != NULL && strcmp(e->reason, "TOKEN_SECRET_NEEDED") == 0;
     l->retry_boot_ms = boot_ms + (unproven ? MOVER_PROVE_MS : MOVER_RETRY_MS);
     return MOVER_REST;
@@ -149,7 +165,8 @@ static enum mover_next lane_step(struct mover *m, struct lane *l, int64_t boot_m
     if (moving_step(&l->steps, &step, &e).failed)
         return lane_failed(m, l, &e, boot_ms);
     l->tokens -= step.moved;
-    note(m, l, NULL);
+    bool is_new;
+    note(m, l, NULL, &is_new);
     if (!step.more) {
         unrated(m, l);
         return MOVER_REST;

@@ -10,7 +10,8 @@
 
 #include "vault/service/service.h"
 
-enum { MOVER_LOOK_MS = 500, MOVER_RETRY_MS = 5000, MOVER_PROVE_MS = 60000 /* after a proof that failed: it reads everything */, MOVER_BUSY = 32, MOVER_BUSY_SHARE = 4, MOVER_WHY_MAX = 256, MOVER_RATE_MS = 5000 };
+enum { MOVER_LOOK_MS = 500, MOVER_RETRY_MS = 5000, MOVER_PROVE_MS = 60000 /* after a proof that failed: it reads everything */, MOVER_BUSY = 32, MOVER_BUSY_SHARE = 4, MOVER_WHY_MAX = 256, MOVER_RATE_MS = 5000,
+       MOVER_SAY_MS = 600000 /* between two lines of the log about the same failure */ };
 
 struct mover_options {
     struct service *s;                /* store, journal, keyring, hsm, config, clock and the number of calls in flight */
@@ -29,6 +30,7 @@ void mover_free(struct mover *m);            /* ends the thread, at most one ste
 struct mover_status {
     bool failing;            /* the last step failed */
     char why[MOVER_WHY_MAX];
+    uint64_t told;           /* lines of the log about failures */
     uint64_t per_second;     /* rows passed, over the last seconds; 0: not known */
 };
 void mover_status(struct mover *m, enum hsm_object kind, struct mover_status *ret);

@@ -66,6 +66,36 @@ static void at_a_pace(void **state)
     mover_free(m);
 }
 
+/* What waits for a person is tried every few seconds, and told every ten minutes. */
+static void tells_of_it_now_and_then(void **state)
+{
+    struct life *f = *state;
+    const struct mover_options o = {.s = &f->s, .master_pace = 64, .seal_pace = 64};
+    struct mover_status st;
+    f->hsm->no_files = true;
+    ask(f, HSM_MASTER, 2);
+    struct mover *m = mover_new(&o);
+    for (unsigned s = 0; s < 2 * MOVER_SAY_MS / 1000; s++) {
+        (void)mover_step(m);
+        mover_status(m, HSM_MASTER, &st);
+        if (st.failing && st.told == 1 && s == MOVER_SAY_MS / 1000 / 2) { /* another failure is told at once */
+            assert_non_null(strstr(st.why, "TOKEN_NOT_CLONED"));
+            f->hsm->away = true;
+        }
+        fake_clock_advance(&f->clock, SECOND);
+    }
+    assert_non_null(strstr(st.why, "HSM_UNAVAILABLE"));
+    assert_int_equal(st.told, 3); /* cloned; away, which is told again after ten minutes */
+    f->hsm->away = f->hsm->no_files = false;
+    while (mover_step(m) != MOVER_REST)
+        fake_clock_advance(&f->clock, SECOND);
+    fake_clock_advance(&f->clock, MOVER_RETRY_MS / 1000 * SECOND);
+    run(f, 0);
+    mover_status(m, HSM_MASTER, &st);
+    assert_int_equal(st.told, 3);
+    mover_free(m);
+}
+
 /* The thread, by the real clock, while others look at it and wake it, and keys are used. */
 static void by_its_own_thread(void **state)
 {
@@ -135,6 +165,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tables),
         LIFE(at_a_pace),
+        LIFE(tells_of_it_now_and_then),
         LIFE(by_its_own_thread),
         LIFE(records),
     };
