@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { DAY_MS = 86400000 };
+enum { DAY_MS = 86400000, SEALS_KEPT = 61 /* retired ones; beside these one is in use, one is being left, one being made: TOKEN_SECRETS_MAX */ };
 enum config_type { TYPE_STR, TYPE_PATH, TYPE_INT, TYPE_MS, TYPE_BOOL };
 
 struct config_key {
@@ -171,6 +171,8 @@ static RESULT check_whole(const struct config *c, const char *what, struct err *
         FAIL(e, ERR_INVALID, "CONFIG_VALUE", "%s: hsm_token must not hold a PIN; name its file in hsm_pin_file", what);
     if (c->seal_period != 0 && c->seal_period < DAY_MS)
         FAIL(e, ERR_INVALID, "CONFIG_VALUE", "%s: seal_period must be 1d to 30d, or 0s", what);
+    if (c->seal_period != 0 && c->backup_retention / c->seal_period >= SEALS_KEPT)
+        FAIL(e, ERR_INVALID, "CONFIG_VALUE", "%s: backup_retention must be less than %d times seal_period: so many seal secrets are kept", what, SEALS_KEPT);
     return ok();
 }
 

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORMAT = 2, FORMAT_WITHOUT_USED = 1, ORIGIN_TOKEN = 1, READ_BYTES = 1 << 20 };
+enum { FORMAT = 3, FORMAT_WITHOUT_UNSURE = 2, FORMAT_WITHOUT_USED = 1, ORIGIN_TOKEN = 1, READ_BYTES = 1 << 20 };
 static const uint8_t no_tenant[STORE_TENANT_BYTES];
 
 #define TO(state) (1u << (state))
@@ -57,7 +57,9 @@ static RESULT parse(enum hsm_object kind, const struct record *r, struct token_s
     m.destroyed_ns = (int64_t)reader_u64(&in);
     m.forfeit_ns = (int64_t)reader_u64(&in);
     const struct bytes who = reader_v16(&in);
-    if (!reader_done(&in) || (format != FORMAT && format != FORMAT_WITHOUT_USED) || origin != ORIGIN_TOKEN || m.state < SECRET_BORN ||
+    const uint8_t unsure = format == FORMAT ? reader_u8(&in) : 0;
+    m.unsure = unsure == 1;
+    if (!reader_done(&in) || format < FORMAT_WITHOUT_USED || format > FORMAT || unsure > 1 || origin != ORIGIN_TOKEN || m.state < SECRET_BORN ||
         m.state > SECRET_DESTROYED || !text_copy(who, m.forfeit_by, sizeof m.forfeit_by) ||
         !text_parse_u64(BYTES(r->id.p + prefix, r->id.n - prefix), UINT32_MAX, &version) || version == 0)
         return malformed(kind, e);
@@ -129,6 +131,7 @@ void token_secret_put(struct store_txn *txn, const struct token_secret *m)
     buf_put_u64(&body, (uint64_t)m->destroyed_ns);
     buf_put_u64(&body, (uint64_t)m->forfeit_ns);
     buf_put_v16(&body, bytes_str(m->forfeit_by));
+    buf_put_u8(&body, m->unsure);
     INVARIANT(!body.overflow && m->version > 0);
     const struct record r = {.kind = REC_META, .id = token_secret_id(m->kind, m->version, id), .state = m->state, .time_unix_ns = m->made_ns,
                              .body = buf_bytes(&body)};

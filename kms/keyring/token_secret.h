@@ -5,8 +5,8 @@
  * Errors:  ERR_STATE "ILLEGAL_TRANSITION" for a move that the table does not have; ERR_DATA_LOSS "RECORD_MALFORMED".
  * Limits:  TOKEN_SECRETS_MAX rows of a kind: of those that are destroyed the oldest are forgotten. Secrets: none: versions and times.
  *
- * REC_META "master-<version>", "seal-<version>": u8 format 2, u8 state, u8 origin (1: made in the token), i64 made, used, saved, retired,
- * destroyed, forfeit asked (Unix ns, 0: not yet), v16 by whom. Format 1 has no `used`. "token" for master 1: current, times unknown.
+ * REC_META "master-<version>", "seal-<version>": u8 format 3, u8 state, u8 origin (1: made in the token), i64 made, used, saved, retired,
+ * destroyed, forfeit asked (Unix ns, 0: not yet), v16 by whom, u8 unsure. Format 2 has no `unsure`, 1 no `used` either. "token" for master 1: current, times unknown.
  */
 #ifndef KMS_KEYRING_TOKEN_SECRET_H
 #define KMS_KEYRING_TOKEN_SECRET_H
@@ -31,6 +31,7 @@ struct token_secret {
     uint32_t version;      /* of a seal secret: the epoch */
     unsigned state;        /* enum token_secret_state */
     int64_t made_ns, used_ns /* it became current */, retired_ns, destroyed_ns;
+    bool unsure;           /* retired_ns is by a clock that had not gone steadily: one that has sets it anew, and no time is up before that */
     int64_t saved_ns;      /* the last backup of the token that holds it */
     int64_t forfeit_ns;    /* when the first of two asked to destroy it before its backups expire; 0: nobody */
     char forfeit_by[TOKEN_SECRET_WHO_MAX + 1];

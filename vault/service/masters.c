@@ -24,7 +24,8 @@ static struct result resources(struct call *c, const ProtobufCMessage *req, stru
 /* ---- views ---- */
 static bool forfeit_asked(const struct call *c, const struct token_secret *m)
 {
-    return m->state == SECRET_RETIRED && m->forfeit_ns != 0 && clock_wall_ns(call_clock(c)) - m->forfeit_ns < FORFEIT_NS;
+    const int64_t ago = clock_wall_ns(call_clock(c)) - m->forfeit_ns;
+    return m->state == SECRET_RETIRED && m->forfeit_ns != 0 && ago < FORFEIT_NS && ago > -FORFEIT_NS; /* asked by a clock that was ahead: not for ever */
 }
 
 static void view_secret(struct call *c, const struct token_secret *m, TokenSecret *r)
@@ -184,7 +185,7 @@ static RESULT check_destroyable(const struct token_secret *m, struct err *e)
 
 static RESULT check_backups(struct call *c, const struct token_secret *m, struct err *e)
 {
-    if (!mover_steady(c->svc->mover)) {
+    if (!mover_steady(c->svc->mover) || m->unsure) {
         struct result r = err_set(e, ERR_STATE, "CLOCK_NOT_SETTLED", __FILE__, __LINE__, "the clock has not gone steadily for clock_settle");
         e->hint = "whether the backups have expired is known only by a clock that has gone steadily for clock_settle";
         return r;

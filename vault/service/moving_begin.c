@@ -72,7 +72,7 @@ static RESULT adopt(struct service *s, enum hsm_object kind, uint32_t known, uin
             continue;
         if (make_room(all, txn, &none).failed)
             return ok();
-        all->all[all->n] = (struct token_secret){.kind = kind, .version = v, .state = SECRET_RETIRED, .retired_ns = clock_wall_ns(s->clock), .revision = STORE_ABSENT};
+        all->all[all->n] = (struct token_secret){.kind = kind, .version = v, .state = SECRET_RETIRED, .retired_ns = clock_wall_ns(s->clock), .unsure = true, .revision = STORE_ABSENT};
         token_secret_put(txn, &all->all[all->n++]);
     }
     return ok();

@@ -131,15 +131,25 @@ static RESULT rotate(struct step *t, uint32_t from, struct err *e)
     return step_commit(t, "rotate", t->v.to, NULL, 0, e);
 }
 
+static struct token_secret *expired(struct step *t)
+{
+    for (size_t i = 0; i < t->seals.n; i++) {
+        struct token_secret *m = &t->seals.all[i];
+        if (m->state == SECRET_RETIRED && !m->unsure && step_now(t) >= moving_destroyable_ns(t->x->s->config, m))
+            return m;
+    }
+    return NULL;
+}
+
 static RESULT by_itself(struct step *t, bool *ret_did, struct err *e)
 {
     const struct config *c = t->x->s->config;
     *ret_did = false;
     if (c == NULL || c->seal_period == 0 || t->x->steady == NULL || !t->x->steady(t->x->user))
         return ok();
-    struct token_secret *old = token_secrets_in(&t->seals, SECRET_RETIRED);
-    *ret_did = old != NULL && step_now(t) >= moving_destroyable_ns(c, old) && clock_boot_ms(t->x->s->clock) >= t->x->ends_again_boot_ms;
-    if (*ret_did)
+    struct token_secret *old = clock_boot_ms(t->x->s->clock) >= t->x->ends_again_boot_ms ? expired(t) : NULL;
+    *ret_did = old != NULL;
+    if (old != NULL)
         return end(t, old, e);
     const struct token_secret *now = token_secrets_current(&t->seals);
     *ret_did = t->v.state == MOVING_IDLE && step_now(t) - now->used_ns >= (int64_t)c->seal_period * NS_PER_MS;

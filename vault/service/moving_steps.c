@@ -1,6 +1,7 @@
 #include "vault/service/moving_steps.h"
 
 #include "base/log.h"
+#include "base/text.h"
 #include "vault/service/act.h"
 #include "vault/service/moving_kind.h"
 #include "vault/service/token_backup.h"
@@ -11,6 +12,7 @@
 
 enum { RESOURCE_MAX = 32 };
 #define NS_PER_MS INT64_C(1000000)
+#define CLOCK_SLACK_NS (INT64_C(3600) * 1000000000)
 
 static void step_release(struct step *t)
 {
@@ -173,6 +175,11 @@ RESULT step_to_proving(struct step *t, struct err *e)
 }
 
 /* ---- PROVING: nothing depends on another one any more ---- */
+static bool is_steady(const struct step *t)
+{
+    return t->x->steady != NULL && t->x->steady(t->x->user);
+}
+
 static RESULT needed(const struct step *t, uint32_t version, const struct moving_proof *p, struct err *e)
 {
     FAIL(e, ERR_STATE, "TOKEN_SECRET_NEEDED", "%llu records depend on %s %u or do not open, the first is %.120s", (unsigned long long)p->left,
@@ -188,6 +195,7 @@ static RESULT retire(struct step *t, const struct moving_proof *p, struct err *e
             continue;
         TRY(sm_move(&token_secret_machine, &m->state, SECRET_RETIRED, e));
         m->retired_ns = step_now(t);
+        m->unsure = !is_steady(t);
         version = m->version;
         token_secret_put(t->txn, m);
     }
@@ -316,6 +324,32 @@ static RESULT look_for_destroyed(struct step *t, bool *ret_did, struct err *e)
     return ok();
 }
 
+/* What a clock that has gone steadily has to say about times that another one put down. A retirement by one that had not is as old as this
+ * moment: its backups may be. A use that is yet to come was put down by a clock that was ahead: earlier is safe, and else nothing would rotate
+ * before that. A retirement that is yet to come stays: that clock, or this one, may be wrong, and too late is safe. */
+static RESULT correct_times(struct step *t, bool *ret_did, struct err *e)
+{
+    *ret_did = false;
+    for (size_t i = 0; i < t->mine->n && is_steady(t); i++) {
+        struct token_secret *m = &t->mine->all[i];
+        const bool use = m->state == SECRET_CURRENT && m->used_ns > step_now(t) + CLOCK_SLACK_NS;
+        int64_t *at = use ? &m->used_ns : &m->retired_ns;
+        char was[TEXT_RFC3339_BYTES], now[TEXT_RFC3339_BYTES];
+        if (!use && (m->state != SECRET_RETIRED || !m->unsure))
+            continue;
+        text_format_rfc3339(*at, was);
+        *at = step_now(t);
+        text_format_rfc3339(*at, now);
+        m->unsure = false;
+        (void)snprintf(t->before, sizeof t->before, "{\"%s\":\"%s\",\"since\":\"%s\"}", word(t), sm_name(&token_secret_machine, m->state), was);
+        (void)snprintf(t->after, sizeof t->after, "{\"%s\":\"%s\",\"since\":\"%s\"}", word(t), sm_name(&token_secret_machine, m->state), now);
+        token_secret_put(t->txn, m);
+        *ret_did = true;
+        return step_commit(t, "correct", m->version, NULL, 0, e);
+    }
+    return ok();
+}
+
 /* ---- whichever is next ---- */
 RESULT moving_step(struct moving_steps *x, struct moving_step *ret, struct err *e)
 {
@@ -328,6 +362,9 @@ RESULT moving_step(struct moving_steps *x, struct moving_step *ret, struct err *
     if (doomed != NULL)
         return destroy(&t, doomed, e);
     TRY(look_for_destroyed(&t, &did, e));
+    if (did)
+        return ok();
+    TRY(correct_times(&t, &did, e));
     if (did)
         return ok();
     if (t.kind->by_itself != NULL)

@@ -54,6 +54,8 @@ static void test_errors_name_the_line(void **state)
     parse_fails(REQUIRED "reflection = yes\n", "CONFIG_VALUE", "true or false");
     parse_fails(REQUIRED "node_name =\n", "CONFIG_VALUE", "node_name must have 1 to 63");
     parse_fails(REQUIRED "log_level = loud\n", "CONFIG_VALUE", "log_level must be");
+    parse_fails(REQUIRED "seal_period = 23h\n", "CONFIG_VALUE", "seal_period must be 1d to 30d");
+    parse_fails(REQUIRED "seal_period = 1d\nbackup_retention = 61d\n", "CONFIG_VALUE", "backup_retention must be less than 61 times seal_period");
     parse_fails("listen = a:1\n", "CONFIG_MISSING_KEY", "x.conf: state_dir must be set");
 }
 

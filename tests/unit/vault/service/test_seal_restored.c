@@ -215,7 +215,9 @@ static void of_the_future_given_up(void **state)
     assert_int_equal(moving_of(f, HSM_SEAL).to, 4);
     assert_ok(token_secrets_read(f->s.store, HSM_SEAL, &all, &f->e));
     assert_int_equal(all.n, 2);
-    assert_true(secret_of(f, HSM_SEAL, 3).state == SECRET_RETIRED && secret_of(f, HSM_SEAL, 3).retired_ns > T0);
+    assert_true(secret_of(f, HSM_SEAL, 3).state == SECRET_RETIRED && secret_of(f, HSM_SEAL, 3).retired_ns > T0 && secret_of(f, HSM_SEAL, 3).unsure);
+    (void)turn(f, 1); /* that time is sure now */
+    assert_false(secret_of(f, HSM_SEAL, 3).unsure);
     (void)turn(f, 0);
     assert_int_equal(store_seal_epoch(f->s.store), 4);
     end_of(f, 3);
@@ -283,6 +285,92 @@ static void destroyed_and_back(void **state)
     mover_free(m);
 }
 
+/* ---- clocks ---- */
+/* The machine came up years behind, and a rotation ended before its clock was set: the secret counts as retired when the clock has gone steadily,
+ * or backups of yesterday would have expired at once. */
+static void retired_by_a_clock_that_was_behind(void **state)
+{
+    struct life *f = *state;
+    const struct mover_options o = {.s = &f->s, .master_pace = 1000000, .seal_pace = 1000000, .settle_ms = 600000};
+    struct mover *m = mover_new(&o);
+    f->config.seal_period = 30 * UINT64_C(86400000);
+    f->config.backup_retention = 35 * UINT64_C(86400000);
+    fake_clock_step_wall(&f->clock, -2000 * DAY);
+    ask(f, HSM_SEAL, 2);
+    steps(f, m, 5);
+    assert_true(secret_of(f, HSM_SEAL, 1).state == SECRET_RETIRED && secret_of(f, HSM_SEAL, 1).unsure);
+    assert_true(secret_of(f, HSM_SEAL, 1).retired_ns < T0 - 1000 * DAY);
+    fake_clock_step_wall(&f->clock, 2000 * DAY);
+    mover_free(m);
+    reopen(f);
+    m = mover_new(&o);
+    steps(f, m, 30);
+    assert_true(f->hsm->there[HSM_SEAL][1]);
+    assert_true(secret_of(f, HSM_SEAL, 1).state == SECRET_RETIRED && !secret_of(f, HSM_SEAL, 1).unsure);
+    assert_in_range(secret_of(f, HSM_SEAL, 1).retired_ns, T0, T0 + DAY);
+    for (unsigned day = 0; day < 34; day++) {
+        fake_clock_advance(&f->clock, DAY - 120 * SECOND);
+        steps(f, m, 2);
+    }
+    assert_true(f->hsm->there[HSM_SEAL][1]);
+    fake_clock_advance(&f->clock, 2 * DAY); /* the twin: and then it goes */
+    steps(f, m, 2);
+    assert_int_equal(secret_of(f, HSM_SEAL, 1).state, SECRET_DESTROYED);
+    mover_free(m);
+}
+
+/* A clock that was years ahead, for long enough to be believed, and is set right: rotation goes on at once; what was retired then waits. */
+static void used_by_a_clock_that_was_ahead(void **state)
+{
+    struct life *f = *state;
+    struct audit_event ev = {0};
+    const struct mover_options o = {.s = &f->s, .master_pace = 1000000, .seal_pace = 1000000, .settle_ms = 600000};
+    struct mover *m = mover_new(&o);
+    f->config.seal_period = 30 * UINT64_C(86400000);
+    f->config.backup_retention = 35 * UINT64_C(86400000);
+    fake_clock_step_wall(&f->clock, 3650 * DAY);
+    steps(f, m, 15);
+    assert_int_equal(store_seal_epoch(f->s.store), 2);
+    assert_true(secret_of(f, HSM_SEAL, 2).used_ns > T0 + 3000 * DAY);
+    fake_clock_step_wall(&f->clock, -3650 * DAY);
+    steps(f, m, 5);
+    assert_true(secret_of(f, HSM_SEAL, 2).used_ns > T0 + 3000 * DAY); /* not by a clock that has just been set */
+    steps(f, m, 15);
+    assert_in_range(secret_of(f, HSM_SEAL, 2).used_ns, T0, T0 + DAY);
+    (void)life_events(f, "system:seal", &ev);
+    assert_true(bytes_equal(ev.action, BYTES_LIT("seals.correct")) && bytes_equal(ev.resource, BYTES_LIT("seals/2")));
+    assert_non_null(memmem(ev.before.p, ev.before.n, "\"since\":\"203", 12));
+    for (unsigned day = 0; day < 40; day++) {
+        steps(f, m, 2);
+        fake_clock_advance(&f->clock, DAY - 120 * SECOND);
+    }
+    assert_int_equal(store_seal_epoch(f->s.store), 3); /* after the period that there is */
+    assert_true(f->hsm->there[HSM_SEAL][1] && secret_of(f, HSM_SEAL, 1).state == SECRET_RETIRED);
+    mover_free(m);
+}
+
+/* One that is not due keeps none of those that are. */
+static void each_by_its_own_time(void **state)
+{
+    struct life *f = *state;
+    const struct mover_options o = {.s = &f->s, .master_pace = 1000000, .seal_pace = 1000000};
+    rotate_to(f, 2);
+    rotate_to(f, 3);
+    struct token_secret one = secret_of(f, HSM_SEAL, 1);
+    struct store_txn *txn = store_txn_new(f->s.store);
+    one.retired_ns += 20 * DAY;
+    token_secret_put(txn, &one);
+    life_commit(f, txn);
+    f->config.seal_period = 30 * UINT64_C(86400000);
+    f->config.backup_retention = 5 * UINT64_C(86400000);
+    fake_clock_advance(&f->clock, 21 * DAY);
+    struct mover *m = mover_new(&o);
+    steps(f, m, 2);
+    assert_int_equal(secret_of(f, HSM_SEAL, 1).state, SECRET_RETIRED);
+    assert_int_equal(secret_of(f, HSM_SEAL, 2).state, SECRET_DESTROYED);
+    mover_free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -293,6 +381,9 @@ int main(void)
         LIFE(of_the_future_given_up),
         LIFE(of_nobody_knows_whom),
         LIFE(destroyed_and_back),
+        LIFE(retired_by_a_clock_that_was_behind),
+        LIFE(used_by_a_clock_that_was_ahead),
+        LIFE(each_by_its_own_time),
     };
     return cmocka_run_group_tests(tests, kms_slab, NULL);
 }
