@@ -30,6 +30,7 @@ struct hsm {
     unsigned dies_in;     /* the answer of the n-th derive, generate, destroy or backup from now is lost, its effect is not; 0: of none */
     bool no_files;        /* nothing that kmsd could back up */
     unsigned backups;
+    uint32_t backup_lacks; /* a seal secret that no backup gets, though it is there; 0: none */
     unsigned derived, generated, destroyed, signed_count;
     uint8_t anchor[HSM_ANCHOR_MAX];
     size_t anchor_n;
@@ -184,7 +185,7 @@ RESULT hsm_backup(struct hsm *h, struct hsm_backup *ret, struct err *e)
     *ret = (struct hsm_backup){.path = "/nowhere", .serial = "0", .made_unix_s = 1};
     for (enum hsm_object kind = HSM_MASTER; kind <= HSM_AUDIT; kind++)
         for (uint32_t v = 1; v < STAND_IN_VERSIONS; v++)
-            if (h->there[kind][v])
+            if (h->there[kind][v] && (kind != HSM_SEAL || v != h->backup_lacks))
                 (void)snprintf(ret->holds + strlen(ret->holds), sizeof ret->holds - strlen(ret->holds), "%s%s-%u", ret->holds[0] != 0 ? " " : "", names[kind], v);
     ret->keys = (uint32_t)stand_in_keys(h);
     h->backups++;

@@ -73,6 +73,33 @@ static void cloned_and_lost(void **state)
     assert_int_equal(store_seal_epoch(f->s.store), 2);
 }
 
+/* A backup that was made and lacks it is none: nothing comes under it, and no record says that it was saved. */
+static void not_in_the_backup(void **state)
+{
+    struct life *f = *state;
+    struct token_backup b;
+    ask(f, HSM_SEAL, 2);
+    (void)turn(f, 1);
+    f->hsm->backup_lacks = 2;
+    assert_non_null(strstr(trouble(f), "HSM_BACKUP"));
+    assert_int_equal(f->hsm->backups, 1);
+    assert_true(store_seal_epoch(f->s.store) == 1 && secret_of(f, HSM_SEAL, 2).state == SECRET_BORN);
+    assert_ok(token_backup_make(&f->s, false, &b, &f->e)); /* nor by one that somebody asks for meanwhile */
+    struct store_txn *txn = store_txn_new(f->s.store);
+    struct token_secrets masters, seals;
+    assert_ok(token_secrets_read(f->s.store, HSM_MASTER, &masters, &f->e));
+    assert_ok(token_secrets_read(f->s.store, HSM_SEAL, &seals, &f->e));
+    token_backup_put(txn, &b, &masters, &seals, T0 + DAY);
+    life_commit(f, txn);
+    token_backup_release(&b);
+    assert_true(secret_of(f, HSM_SEAL, 2).saved_ns == 0 && secret_of(f, HSM_SEAL, 1).saved_ns == T0 + DAY);
+    f->hsm->backup_lacks = 0; /* the twin */
+    fake_clock_advance(&f->clock, MOVER_RETRY_MS * SECOND / 1000);
+    (void)turn(f, 0);
+    assert_int_equal(store_seal_epoch(f->s.store), 2);
+    assert_true(secret_of(f, HSM_SEAL, 2).saved_ns > T0);
+}
+
 /* A token without the secret that the store is under is no token to make new ones on, or to back up in the place of the right one. */
 static void not_this_stores_token(void **state)
 {
@@ -376,6 +403,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         LIFE(born_and_lost),
         LIFE(cloned_and_lost),
+        LIFE(not_in_the_backup),
         LIFE(not_this_stores_token),
         LIFE(about_to_make),
         LIFE(of_the_future_given_up),

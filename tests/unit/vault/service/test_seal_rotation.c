@@ -284,6 +284,25 @@ static void paused(void **state)
     assert_int_equal(left(f), 0);
 }
 
+/* With its retirement the log goes too: not even there is anything under it. */
+static void the_log_is_cut_off(void **state)
+{
+    struct life *f = *state;
+    char log[128];
+    struct stat st;
+    (void)snprintf(log, sizeof log, "%s/store.db-wal", f->dir);
+    assert_ok(store_await_erased(f->s.store, STORE_ERASE_WAIT_MS, &f->e)); /* what is cut off at each start is */
+    fill(f, 2);
+    ask(f, HSM_SEAL, 2);
+    while (moving_of(f, HSM_SEAL).state != MOVING_PROVING)
+        (void)turn(f, 1);
+    take_events(f);
+    (void)run(f, 1);
+    assert_int_equal(moving_of(f, HSM_SEAL).state, MOVING_IDLE);
+    assert_ok(store_await_erased(f->s.store, STORE_ERASE_WAIT_MS, &f->e));
+    assert_true(stat(log, &st) == 0 && st.st_size == 0);
+}
+
 /* Neither waits for the other. */
 static void both_at_once(void **state)
 {
@@ -433,6 +452,7 @@ int main(void)
         LIFE(while_the_token_is_away),
         LIFE(one_that_is_broken),
         LIFE(paused),
+        LIFE(the_log_is_cut_off),
         LIFE(both_at_once),
         LIFE(page_tokens_live_on),
         LIFE(an_older_copy),
