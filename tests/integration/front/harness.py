@@ -22,6 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # as in kit/__init__.py
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 FRONT = pathlib.Path(os.environ.get("CLV_BUILD", ROOT / "build/dev")).resolve() / "bin/kmsd-front"
 SLOWER = int(os.environ.get("CLV_SLOW", 1))  # as in kit/instance.py: a sanitizer's tree gets longer deadlines
