@@ -121,19 +121,33 @@ def test_a_tenant_row_that_was_altered_stops_that_tenant_only(fresh, database):
         world.encrypt(theirs, who=world.billing)
 
 
-@pytest.mark.parametrize("sql", ["UPDATE record SET state = 1 WHERE kind = 7 AND id = CAST('acme-orders' AS BLOB) AND state = 2",
-                                 "UPDATE record SET body = (SELECT body FROM record WHERE kind = 7 AND id = CAST('admin' AS BLOB)) "
-                                 "WHERE kind = 7 AND id = CAST('acme-orders' AS BLOB)",
-                                 "UPDATE record SET count = count + 1 WHERE kind = 8"])
-def test_a_principal_or_policy_that_was_altered_lets_nobody_in(fresh, database, sql):
-    """A disabled principal made active by hand, one given another's rights, a policy touched: the daemon does not start."""
-    world = World(fresh.start())
-    request = idy.UpdatePrincipalRequest(principal=dict(name="principals/acme-orders", state=idy.Principal.DISABLED), update_mask={"paths": ["state"]})
-    world.admin.identity.UpdatePrincipal(request)
+@pytest.mark.parametrize("sql, why", [
+    ("UPDATE record SET body = (SELECT body FROM record WHERE kind = 7 AND id = CAST('admin' AS BLOB)) "
+     "WHERE kind = 7 AND id = CAST('acme-orders' AS BLOB)", "STORE_STALE"),
+    ("UPDATE record SET count = count + 1 WHERE kind = 8", "RECORD_TAMPERED")])
+def test_a_principal_or_policy_that_was_altered_lets_nobody_in(fresh, database, sql, why):
+    """One given another's rights, a policy touched: the daemon does not start."""
+    World(fresh.start())
     assert fresh.stop() == 0
     database((sql,))
     code, said = fresh.run()
-    assert code == 1 and "DATA_LOSS" in said and "RECORD_TAMPERED" in said, said
+    assert code == 1 and "DATA_LOSS" in said and why in said, said
+
+
+def test_a_principal_that_was_altered_is_nobody(fresh, database):
+    """A disabled principal made active by hand: refused, and named in the log; all others are who they were."""
+    world = World(fresh.start())
+    key = world.key()
+    request = idy.UpdatePrincipalRequest(principal=dict(name="principals/acme-orders", state=idy.Principal.DISABLED), update_mask={"paths": ["state"]})
+    world.admin.identity.UpdatePrincipal(request)
+    assert fresh.stop() == 0
+    database(("UPDATE record SET state = 1 WHERE kind = 7 AND id = CAST('acme-orders' AS BLOB) AND state = 2",))
+    world = World(fresh.start())
+    with refused(Code.UNAUTHENTICATED):
+        world.encrypt(key)
+    line, = [x for x in fresh.log.splitlines() if "a principal's row does not open" in x]
+    assert "acme-orders" in line and "RECORD_TAMPERED" in line
+    assert world.encrypt(world.key2(), who=world.billing)
 
 
 @pytest.mark.parametrize("sql", ["UPDATE identity SET instance = randomblob(16)", "UPDATE identity SET incarnation = randomblob(16)",
