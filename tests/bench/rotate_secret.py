@@ -21,6 +21,7 @@ from claviger.masters.v1 import masters_pb2 as mas  # noqa: E402
 from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg  # noqa: E402
 from kit.client import connect  # noqa: E402
 from kit.instance import Instance  # noqa: E402
+from kit.moving import IDLE, calls_of  # noqa: E402
 
 RING = "projects/acme/locations/eu/keyRings/r"
 WARM = RING + "/cryptoKeys/k"
@@ -75,14 +76,12 @@ def busy(instance, keys, until):
 
 def rotation(instance, what, patience_s):
     """(rows, seconds) of a whole rotation, from the call to the proof."""
-    admin = connect(instance, "admin")
-    rotate, status = {"master": (admin.masters.RotateMaster, admin.masters.GetMasterStatus),
-                      "seal": (admin.seals.RotateSeal, admin.seals.GetSealStatus)}[what]
+    status, rotate, _ = calls_of(connect(instance, "admin"), what.capitalize())
     begun = time.monotonic()
     to = rotate(mas.RotateRequest()).rotation.to
     while True:
         s = status(mas.GetStatusRequest())
-        if s.rotation.state == mas.Rotation.IDLE and s.current == to:
+        if s.rotation.state == IDLE and s.current == to:
             return s.rotation.rows_done, time.monotonic() - begun
         assert not s.rotation.trouble, s
         assert time.monotonic() - begun < patience_s, s

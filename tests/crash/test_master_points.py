@@ -13,13 +13,13 @@ from claviger.masters.v1 import masters_pb2 as mas
 from google.cloud.kms.v1 import resources_pb2 as res, service_pb2 as msg
 from kit.client import connect
 from kit.instance import until
+from kit.moving import DESTROYED, IDLE, calls_of
 from kit.wire import Code
 
 POINTS, SEED = int(os.environ.get("MASTER_POINTS", 2)), os.environ.get("SEED", "1")
 RING = "projects/acme/locations/eu/keyRings/points"
 KINDS = {"token": [("send", "channel")], "store": [(call, file) for call in ("write", "sync") for file in ("wal", "shm", "db")],
          "journal": [(call, file) for call in ("write", "sync", "name") for file in ("journal", "part")]}
-IDLE, DESTROYED = mas.Rotation.IDLE, mas.TokenSecret.DESTROYED
 KILLS = (control.KILL_BEFORE, control.KILL_AFTER, control.KILL_TORN)
 
 
@@ -29,8 +29,7 @@ class Secrets:
     def __init__(self, instance, one):
         self.rig, self.one = instance, one
         self.admin, self.keyadmin, self.orders = (connect(instance, n) for n in ("admin", "acme-keyadmin", "acme-orders"))
-        calls = self.admin.masters if one == "Master" else self.admin.seals
-        self._status, self._rotate, self._destroy = (getattr(calls, n) for n in (f"Get{one}Status", f"Rotate{one}", f"Destroy{one}"))
+        self._status, self._rotate, self._destroy = calls_of(self.admin, one)
         self.current, self.made, self.places, self.states = 1, {}, set(), set()
 
     def fill(self):

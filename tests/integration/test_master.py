@@ -5,7 +5,6 @@ import shutil
 import threading
 import time
 
-import grpc
 import pytest
 
 from claviger.masters.v1 import masters_pb2 as mas
@@ -14,37 +13,13 @@ from claviger.tenants.v1 import tenants_pb2 as ten
 from conftest import World
 from kit.client import AuditLog
 from kit.instance import PATIENCE, until
-from kit.moving import (CURRENT, DESTROYED, IDLE, MOVING, PAUSED, PLAIN, RETIRED, Traffic, all_decrypt, backups, deaths_are_survived, keys_of, kill,
-                        second_administrator, settle, user_of)
+from kit.moving import (CURRENT, DESTROYED, IDLE, MOVING, PAUSED, PLAIN, RETIRED, TokenSecrets, Traffic, all_decrypt, backups, deaths_are_survived,
+                        keys_of, kill, second_administrator, settle, user_of)
 from kit.wire import Code, refused
 from test_kmsctl import ABSENT, CONFLICT, DENIED, USAGE, Ctl
 
-
-def status(world):
-    return world.admin.masters.GetMasterStatus(mas.GetStatusRequest())
-
-
-def state_of(world, version):
-    return next(m.state for m in status(world).versions if m.version == version)
-
-
-def rotate(world, **kw):
-    return world.admin.masters.RotateMaster(mas.RotateRequest(), **kw)
-
-
-def over(world, to, timeout=60):
-    """The rotation has ended, with that master current: what it said then."""
-    def ended():
-        try:
-            s = status(world)
-            return s if s.rotation.state == IDLE and s.current == to else None
-        except grpc.RpcError as e:
-            assert e.code() == Code.UNAVAILABLE, e
-    return until(ended, timeout, f"the end of a rotation to master {to}")
-
-
-def destroy(world, version, **kw):
-    return world.admin.masters.DestroyMaster(mas.DestroyRequest(version=version, **kw))
+SECRETS = TokenSecrets("Master")
+status, state_of, rotate, over, destroy = SECRETS.status, SECRETS.state_of, SECRETS.rotate, SECRETS.over, SECRETS.destroy
 
 
 def test_under_traffic_no_call_fails(fresh):
@@ -81,7 +56,7 @@ def test_under_traffic_no_call_fails(fresh):
 def test_over_deaths(fresh):
     fresh.configure(master_versions_per_second=100)
     world = World(fresh.start())
-    deaths_are_survived(world, keys_of(world, keys=15), rotate, status, over)
+    deaths_are_survived(world, keys_of(world, keys=15), SECRETS)
     assert fresh.stop() == 0
     code, said = fresh.run("fsck")
     assert code == 0, said

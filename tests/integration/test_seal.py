@@ -4,7 +4,6 @@ import re
 import shutil
 import time
 
-import grpc
 import pytest
 
 from claviger.masters.v1 import masters_pb2 as mas
@@ -13,38 +12,14 @@ from claviger.tenants.v1 import tenants_pb2 as ten
 from conftest import World, msg
 from kit.client import AuditLog
 from kit.instance import until
-from kit.moving import (CURRENT, DESTROYED, IDLE, MOVING, PAUSED, RETIRED, Traffic, all_decrypt, backups, deaths_are_survived, keys_of,
+from kit.moving import (CURRENT, DESTROYED, IDLE, MOVING, PAUSED, RETIRED, TokenSecrets, Traffic, all_decrypt, backups, deaths_are_survived, keys_of,
                         second_administrator, settle)
 from kit.wire import Code, refused
 from test_init import labels
 from test_kmsctl import ABSENT, CONFLICT, DENIED, USAGE, Ctl
 
-
-def status(world):
-    return world.admin.seals.GetSealStatus(mas.GetStatusRequest())
-
-
-def state_of(world, epoch):
-    return next(s.state for s in status(world).versions if s.version == epoch)
-
-
-def rotate(world, **kw):
-    return world.admin.seals.RotateSeal(mas.RotateRequest(), **kw)
-
-
-def destroy(world, epoch, **kw):
-    return world.admin.seals.DestroySeal(mas.DestroyRequest(version=epoch, **kw))
-
-
-def over(world, to, timeout=60):
-    """The rotation has ended, with that seal secret current: what it said then."""
-    def ended():
-        try:
-            s = status(world)
-            return s if s.rotation.state == IDLE and s.current == to else None
-        except grpc.RpcError as e:
-            assert e.code() == Code.UNAVAILABLE, e
-    return until(ended, timeout, f"the end of a rotation to seal {to}")
+SECRETS = TokenSecrets("Seal")
+status, state_of, rotate, over, destroy = SECRETS.status, SECRETS.state_of, SECRETS.rotate, SECRETS.over, SECRETS.destroy
 
 
 def destroyed(world, epoch):
@@ -108,7 +83,7 @@ def test_under_traffic_no_call_fails(fresh):
 def test_over_deaths(fresh):
     fresh.configure(seal_rows_per_second=150)
     world = World(fresh.start())
-    deaths_are_survived(world, keys_of(world, keys=15), rotate, status, over)
+    deaths_are_survived(world, keys_of(world, keys=15), SECRETS)
     checked(fresh)
 
 

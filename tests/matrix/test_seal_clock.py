@@ -6,17 +6,16 @@ import signal
 
 import grpc
 import pytest
-from claviger.masters.v1 import masters_pb2 as mas
 from conftest import World
 from kit.client import AuditLog
 from kit.instance import until
+from kit.moving import DESTROYED, IDLE, RETIRED, TokenSecrets
 
 import rows
 from clock import SteppedInstance
 from test_init import labels
 
 pytestmark = pytest.mark.skipif(rows.SANITIZED, reason="libfaketime and sanitizers both want to be first")
-IDLE, RETIRED, DESTROYED = mas.Rotation.IDLE, mas.TokenSecret.RETIRED, mas.TokenSecret.DESTROYED
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def world(copies):
 
 def status(world):
     with contextlib.suppress(grpc.RpcError):
-        return world.admin.seals.GetSealStatus(mas.GetStatusRequest())
+        return TokenSecrets("Seal").status(world)
 
 
 def states(world):

@@ -113,6 +113,41 @@ class Traffic(Background):
         return [f for f in self.failures if not explained(*f)]
 
 
+def calls_of(admin, one):
+    """(status, rotate, destroy) of the masters, "Master", or of the seal secrets, "Seal"."""
+    service = {"Master": admin.masters, "Seal": admin.seals}[one]
+    return tuple(getattr(service, name) for name in (f"Get{one}Status", f"Rotate{one}", f"Destroy{one}"))
+
+
+class TokenSecrets:
+    """The masters or the seal secrets, as the administrator of a world sees and changes them: one of them is named as in calls_of."""
+
+    def __init__(self, one):
+        self.one = one
+
+    def status(self, world):
+        return calls_of(world.admin, self.one)[0](mas.GetStatusRequest())
+
+    def state_of(self, world, version):
+        return next(s.state for s in self.status(world).versions if s.version == version)
+
+    def rotate(self, world, **kw):
+        return calls_of(world.admin, self.one)[1](mas.RotateRequest(), **kw)
+
+    def destroy(self, world, version, **kw):
+        return calls_of(world.admin, self.one)[2](mas.DestroyRequest(version=version, **kw))
+
+    def over(self, world, to, timeout=60):
+        """The rotation has ended, with that one current: what it said then."""
+        def ended():
+            try:
+                s = self.status(world)
+                return s if s.rotation.state == IDLE and s.current == to else None
+            except grpc.RpcError as e:
+                assert e.code() == Code.UNAVAILABLE, e
+        return until(ended, timeout, f"the end of a rotation to {self.one} {to}")
+
+
 def kill(instance, role):
     """(died, back): monotonic seconds, with room for a client's own way back."""
     pid = until(lambda: instance.children().get(role))
@@ -122,13 +157,13 @@ def kill(instance, role):
     return died
 
 
-def deaths_are_survived(world, made, rotate, status, over):
+def deaths_are_survived(world, made, secrets):
     """Core and hsm are killed at random moments of the rotation; it goes on where it was, and its count never falls."""
     dice = random.Random(os.urandom(8))
     deaths, done = [], 0
     key, sealed = next((k, c[0]) for k, c in made.items())
     with Traffic(world, made) as traffic:
-        rotate(world)
+        secrets.rotate(world)
         for n in range(6):
             end = time.monotonic() + dice.random() * 0.4
             until(lambda: time.monotonic() > end)
@@ -136,7 +171,7 @@ def deaths_are_survived(world, made, rotate, status, over):
 
             def back():
                 try:
-                    s = status(world)
+                    s = secrets.status(world)
                     world.decrypt(key, sealed)
                     return s
                 except grpc.RpcError as e:
@@ -146,7 +181,7 @@ def deaths_are_survived(world, made, rotate, status, over):
             if s.rotation.state == MOVING:
                 assert s.rotation.rows_done >= done
                 done = s.rotation.rows_done
-        over(world, 2, 90)
+        secrets.over(world, 2, 90)
     assert len(deaths) == 6 and traffic.calls > 50
     assert not traffic.unexplained(deaths), traffic.unexplained(deaths)[:3]
     traffic.mend()
