@@ -51,6 +51,38 @@ static inline void finish(struct fx *f)
     assert_int_equal(fx_prove(f).left, 0);
     f->destroyed = store_seal_epoch(f->s) - 1;
 }
+/* The proof finds so many under an older epoch or broken, the first of which it names so: returns the rows that are as they should be. */
+static inline uint64_t proof_names(struct fx *f, uint64_t left, const char *first)
+{
+    struct store_seal_proof p = fx_prove(f);
+    assert_int_equal(p.left, left);
+    assert_string_equal(p.first, first);
+    return p.rows;
+}
+
+/* The floor in its place (anchored.h), kept aside while the store goes on, and put back. */
+struct floor_copy {
+    size_t n;
+    uint8_t value[STORE_ANCHOR_MAX];
+};
+static inline void floor_back(const struct floor_copy *c)
+{
+    memcpy(place.value, c->value, sizeof place.value);
+    place.n = c->n;
+}
+/* Five rows, and seal epoch 4 made current over them, with all that follows or without; closed. *ret_before is the floor of before. */
+static inline void change_of_epoch(struct fx *f, bool finished, struct floor_copy *ret_before)
+{
+    put_rows(f, 5);
+    fx_close(f);
+    ret_before->n = place.n;
+    memcpy(ret_before->value, place.value, sizeof ret_before->value);
+    fx_open(f);
+    assert_ok(fx_seal(f, 4, "changed"));
+    if (finished)
+        finish(f);
+    fx_close(f);
+}
 
 static unsigned findings, told;
 static char last_finding[600], last_told[600];
