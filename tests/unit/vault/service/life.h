@@ -144,6 +144,20 @@ static inline struct keyring_key life_read(struct life *f, const char *name)
     return m;
 }
 
+/* A version that is enabled, to be destroyed at that time. */
+static inline struct keyring_version life_schedule(struct life *f, const char *name, int64_t at_ns)
+{
+    struct keyring_version v;
+    const struct name n = life_name(name, NAME_VERSION);
+    struct store_txn *txn = store_txn_new(f->s.store);
+    assert_ok(keyring_version_get(f->s.keyring, &n, &f->a, &v, &f->e));
+    v.state = VERSION_DESTROY_SCHEDULED;
+    v.destroy_ns = at_ns;
+    assert_ok(keyring_version_put(f->s.keyring, &n, &v, VERSION_ENABLED, txn, &f->e));
+    life_commit(f, txn);
+    return v;
+}
+
 /* Events by that principal, in the outbox; *ret_last is the newest of them (views into the arena). */
 static inline size_t life_events(struct life *f, const char *principal, struct audit_event *ret_last)
 {

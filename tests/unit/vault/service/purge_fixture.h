@@ -25,18 +25,6 @@ static inline void add_versions(struct fixture *f, const char *key, unsigned n)
     }
 }
 
-static inline void schedule_destruction(struct fixture *f, const char *version, int64_t at_ns)
-{
-    struct keyring_version v;
-    const struct name n = life_name(version, NAME_VERSION);
-    struct store_txn *txn = store_txn_new(f->l->s.store);
-    assert_ok(keyring_version_get(f->l->s.keyring, &n, &f->l->a, &v, &f->e));
-    v.state = VERSION_DESTROY_SCHEDULED;
-    v.destroy_ns = at_ns;
-    assert_ok(keyring_version_put(f->l->s.keyring, &n, &v, VERSION_ENABLED, txn, &f->e));
-    life_commit(f->l, txn);
-}
-
 static inline void repeats(struct fixture *f, const uint8_t tenant[16])
 {
     struct store_txn *txn = store_txn_new(f->l->s.store);
@@ -74,7 +62,7 @@ static inline void furnish(struct fixture *f)
         life_key(f->l, name, 7 * DAY_S, T0 + 3650 * DAY + i);
         add_versions(f, name, VERSIONS - 1);
     }
-    schedule_destruction(f, LIFE_RING "/cryptoKeys/k00/cryptoKeyVersions/1", T0 + 3650 * DAY);
+    (void)life_schedule(f->l, LIFE_RING "/cryptoKeys/k00/cryptoKeyVersions/1", T0 + 3650 * DAY);
     for (int i = 0; i < PEOPLE; i++) {
         (void)snprintf(name, sizeof name, "acme-%03d", i);
         principal_make(f, name, "acme");

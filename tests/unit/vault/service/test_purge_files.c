@@ -73,7 +73,7 @@ static void counted_where_it_was_not_signed(void **state)
         const struct name n = life_name(name, NAME_VERSION);
         const struct due d = {.what = DUE_DESTRUCTION, .at_ns = T0 + i * DAY, .name = bytes_str(name)};
         const struct due c = {.what = DUE_CERTIFICATE, .at_ns = T0 + DAY, .name = bytes_str(name)};
-        schedule_destruction(f, name, T0 + i * DAY);
+        (void)life_schedule(f->l, name, T0 + i * DAY);
         fake_clock_advance(&f->l->clock, DAY);
         assert_ok(destruction_due(&f->l->s, &d, &f->e));
         if (i == 1)

@@ -132,20 +132,20 @@ static void a_damaged_row_of_the_queue(void **state)
     assert_true(n == 1 && bytes_equal(all[0].name, BYTES_LIT(KEY("a"))));
 }
 
+/* The one version of a new key, whose destruction is due just now. */
+static struct keyring_version a_day_after_asking(struct life *f)
+{
+    life_key(f, KEY("a"), 0, 0);
+    const struct keyring_version v = life_schedule(f, KEY("a") "/cryptoKeyVersions/1", T0 + DAY);
+    fake_clock_advance(&f->clock, DAY);
+    return v;
+}
+
 /* What is destroyed and has its certificate has nothing to wait for; without one it is queued (test_destruction.c). */
 static void what_is_done_is_not_queued(void **state)
 {
     struct life *f = *state;
-    const struct name n = life_name(KEY("a") "/cryptoKeyVersions/1", NAME_VERSION);
-    struct keyring_version v;
-    life_key(f, KEY("a"), 0, 0);
-    struct store_txn *txn = store_txn_new(f->s.store);
-    assert_ok(keyring_version_get(f->s.keyring, &n, &f->a, &v, &f->e));
-    v.state = VERSION_DESTROY_SCHEDULED;
-    v.destroy_ns = T0 + DAY;
-    assert_ok(keyring_version_put(f->s.keyring, &n, &v, VERSION_ENABLED, txn, &f->e));
-    life_commit(f, txn);
-    fake_clock_advance(&f->clock, DAY);
+    (void)a_day_after_asking(f);
     struct keeper *k = keeper_of(f);
     keeper_step(k);
     keeper_step(k);
@@ -161,16 +161,7 @@ static void what_is_done_is_not_queued(void **state)
 static void a_certificate_is_signed_all_the_same(void **state)
 {
     struct life *f = *state;
-    const struct name n = life_name(KEY("a") "/cryptoKeyVersions/1", NAME_VERSION);
-    struct keyring_version v;
-    life_key(f, KEY("a"), 0, 0);
-    struct store_txn *txn = store_txn_new(f->s.store);
-    assert_ok(keyring_version_get(f->s.keyring, &n, &f->a, &v, &f->e));
-    v.state = VERSION_DESTROY_SCHEDULED;
-    v.destroy_ns = T0 + DAY;
-    assert_ok(keyring_version_put(f->s.keyring, &n, &v, VERSION_ENABLED, txn, &f->e));
-    life_commit(f, txn);
-    fake_clock_advance(&f->clock, DAY);
+    const struct keyring_version v = a_day_after_asking(f);
     const struct due d = {.what = DUE_DESTRUCTION, .at_ns = T0 + DAY, .name = v.name};
     assert_ok(destruction_due(&f->s, &d, &f->e));
     assert_int_equal(queued(f, DUE_CERTIFICATE), 1);

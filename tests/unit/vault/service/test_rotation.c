@@ -26,18 +26,6 @@ static struct result requeue(void *user, struct err *e)
     return keyring_requeue(((struct service *)user)->keyring, e);
 }
 
-static void destroy(struct life *f, const char *name, int64_t at_ns)
-{
-    struct keyring_version v;
-    const struct name n = life_name(name, NAME_VERSION);
-    struct store_txn *txn = store_txn_new(f->s.store);
-    assert_ok(keyring_version_get(f->s.keyring, &n, &f->a, &v, &f->e));
-    v.state = VERSION_DESTROY_SCHEDULED;
-    v.destroy_ns = at_ns;
-    assert_ok(keyring_version_put(f->s.keyring, &n, &v, VERSION_ENABLED, txn, &f->e));
-    life_commit(f, txn);
-}
-
 static void series(void **state)
 {
     (void)state;
@@ -166,7 +154,7 @@ static void a_queue_is_made(void **state)
     const struct keeper_options o = {.store = f->s.store, .clock = &f->clock.c, .pace = 20, .prepare = requeue, .tasks = tasks, .ntasks = 1, .user = &f->s};
     life_key(f, KEY, WEEK_S, T0 + DAY);
     life_key(f, LIFE_RING "/cryptoKeys/never", 0, 0);
-    destroy(f, KEY "/cryptoKeyVersions/1", T0 + 5 * DAY);
+    (void)life_schedule(f, KEY "/cryptoKeyVersions/1", T0 + 5 * DAY);
     struct store_txn *txn = store_txn_new(f->s.store);
     due_move(txn, DUE_ROTATION, BYTES_LIT(KEY), T0 + DAY, 0);
     due_move(txn, DUE_DESTRUCTION, BYTES_LIT(KEY "/cryptoKeyVersions/1"), T0 + 5 * DAY, 0);

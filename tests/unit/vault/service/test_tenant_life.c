@@ -197,12 +197,7 @@ static void destructions_go_on(void **state)
         (void)snprintf(name, sizeof name, "%s/cryptoKeyVersions/1", key);
         life_key(f->l, key, 0, 0);
         const struct name n = life_name(name, NAME_VERSION);
-        assert_ok(keyring_version_get(f->l->s.keyring, &n, &f->l->a, &v, &f->e));
-        struct store_txn *txn = store_txn_new(f->l->s.store);
-        v.state = VERSION_DESTROY_SCHEDULED;
-        v.destroy_ns = clock_wall_ns(&f->l->clock.c) + DAY;
-        assert_ok(keyring_version_put(f->l->s.keyring, &n, &v, VERSION_ENABLED, txn, &f->e));
-        life_commit(f->l, txn);
+        (void)life_schedule(f->l, name, clock_wall_ns(&f->l->clock.c) + DAY);
         tenant_to(f, "acme", closed[i], T0 + 90 * DAY);
         struct keeper *k = keeper_of(f);
         fake_clock_advance(&f->l->clock, DAY - SECOND);
