@@ -173,6 +173,31 @@ static inline unsigned run(struct life *f, unsigned at_most)
     return n;
 }
 
+/* A rotation to 2 on a token that is no files: the secret is made, and rests unused until somebody says that it is cloned. The caller's mover. */
+static inline struct mover *made_and_not_saved(struct life *f, enum hsm_object kind)
+{
+    const struct mover_options o = {.s = &f->s, .master_pace = 1000, .seal_pace = 1000};
+    struct mover_status st;
+    f->hsm->no_files = true;
+    ask(f, kind, 2);
+    struct mover *m = mover_new(&o);
+    assert_int_equal(mover_step(m), MOVER_AGAIN);
+    assert_int_equal(mover_step(m), MOVER_REST);
+    mover_status(m, kind, &st);
+    assert_true(st.failing && strstr(st.why, "TOKEN_NOT_CLONED") != NULL);
+    assert_int_equal(secret_of(f, kind, 2).state, SECRET_BORN);
+    return m;
+}
+
+static inline void say_cloned(struct life *f, enum hsm_object kind)
+{
+    struct moving v = moving_of(f, kind);
+    struct store_txn *txn = store_txn_new(f->s.store);
+    v.cloned = true;
+    moving_put(txn, &v);
+    life_commit(f, txn);
+}
+
 static inline void reopen(struct life *f)
 {
     life_close(f);

@@ -157,25 +157,13 @@ static void saved_before_use(void **state)
 {
     struct life *f = *state;
     struct mover_status st;
-    const struct mover_options o = {.s = &f->s, .master_pace = 1000, .seal_pace = 1000};
     life_key(f, key_name(f, "acme", 0), 0, 0);
-    f->hsm->no_files = true;
-    ask(f, HSM_MASTER, 2);
-    struct mover *m = mover_new(&o);
-    assert_int_equal(mover_step(m), MOVER_AGAIN);
-    assert_int_equal(mover_step(m), MOVER_REST);
-    mover_status(m, HSM_MASTER, &st);
-    assert_true(st.failing && strstr(st.why, "TOKEN_NOT_CLONED") != NULL);
-    assert_int_equal(secret_of(f, HSM_MASTER, 2).state, SECRET_BORN);
+    struct mover *m = made_and_not_saved(f, HSM_MASTER);
     assert_int_equal(keyring_master(f->s.keyring), 1);
     add_version(f, "acme", 0);
     assert_int_equal(left_under(f, 2, NULL), 0);
     assert_int_equal(mover_step(m), MOVER_REST); /* not before its time */
-    struct moving v = moving_of(f, HSM_MASTER);
-    struct store_txn *txn = store_txn_new(f->s.store);
-    v.cloned = true;
-    moving_put(txn, &v);
-    life_commit(f, txn);
+    say_cloned(f, HSM_MASTER);
     fake_clock_advance(&f->clock, MOVER_RETRY_MS * SECOND / 1000);
     while (mover_step(m) == MOVER_AGAIN)
         fake_clock_advance(&f->clock, SECOND);

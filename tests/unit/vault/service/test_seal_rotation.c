@@ -159,26 +159,14 @@ static void saved_before_use(void **state)
 {
     struct life *f = *state;
     struct mover_status st;
-    const struct mover_options o = {.s = &f->s, .master_pace = 1000, .seal_pace = 1000};
-    f->hsm->no_files = true;
-    ask(f, HSM_SEAL, 2);
-    struct mover *m = mover_new(&o);
-    assert_int_equal(mover_step(m), MOVER_AGAIN);
-    assert_int_equal(mover_step(m), MOVER_REST);
-    mover_status(m, HSM_SEAL, &st);
-    assert_true(st.failing && strstr(st.why, "TOKEN_NOT_CLONED") != NULL);
+    struct mover *m = made_and_not_saved(f, HSM_SEAL);
     mover_status(m, HSM_MASTER, &st);
     assert_false(st.failing);
-    assert_int_equal(secret_of(f, HSM_SEAL, 2).state, SECRET_BORN);
     assert_int_equal(store_seal_epoch(f->s.store), 1);
     reopen(f); /* a secret on the token that is not used is not used */
     assert_int_equal(store_seal_epoch(f->s.store), 1);
     mover_free(m);
-    struct moving v = moving_of(f, HSM_SEAL);
-    struct store_txn *txn = store_txn_new(f->s.store);
-    v.cloned = true;
-    moving_put(txn, &v);
-    life_commit(f, txn);
+    say_cloned(f, HSM_SEAL);
     (void)turn(f, 0);
     assert_int_equal(store_seal_epoch(f->s.store), 2);
     assert_int_equal(moving_of(f, HSM_SEAL).state, MOVING_IDLE);
