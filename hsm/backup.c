@@ -65,10 +65,22 @@ static RESULT open_root(const struct token *t, bool make, int *ret, struct err *
     return (struct result){1};
 }
 
+/* A copy of that token, be it a backup or what was never verified. */
+static bool is_copy_of(const char *name, const char *serial)
+{
+    const size_t n = strlen(serial);
+    return strncmp(name, serial, n) == 0 && name[n] == '-';
+}
+
+static bool is_part(const char *name)
+{
+    const size_t len = strlen(name), part = sizeof PART - 1;
+    return len >= part && strcmp(name + len - part, PART) == 0;
+}
+
 static bool is_backup_of(const char *name, const char *serial)
 {
-    const size_t n = strlen(serial), len = strlen(name), part = sizeof PART - 1;
-    return strncmp(name, serial, n) == 0 && name[n] == '-' && (len < part || strcmp(name + len - part, PART) != 0);
+    return is_copy_of(name, serial) && !is_part(name);
 }
 
 void backup_look(const struct token *t, struct backup_state *ret)
@@ -112,14 +124,10 @@ static RESULT list_root(const struct job *j, struct dir_names *ret, struct err *
 static RESULT remove_parts(const struct job *j, struct err *e)
 {
     CLEANUP(dir_names_release) struct dir_names l = {0};
-    const size_t serial = strlen(j->serial), part = sizeof PART - 1;
     TRY(list_root(j, &l, e));
-    for (int i = 0; i < l.n; i++) {
-        const char *name = l.entries[i]->d_name;
-        const size_t n = strlen(name);
-        if (n > serial + part && strncmp(name, j->serial, serial) == 0 && name[serial] == '-' && strcmp(name + n - part, PART) == 0)
-            TRY(copy_remove(j->root, name, e));
-    }
+    for (int i = 0; i < l.n; i++)
+        if (is_copy_of(l.entries[i]->d_name, j->serial) && is_part(l.entries[i]->d_name))
+            TRY(copy_remove(j->root, l.entries[i]->d_name, e));
     return ok();
 }
 
@@ -130,6 +138,29 @@ static bool made_at(const struct job *j, const char *name, int64_t *ret_unix_s)
     const char *end = is_backup_of(name, j->serial) ? strptime(name + strlen(j->serial) + 1, STAMP, &utc) : NULL;
     *ret_unix_s = end != NULL ? (int64_t)timegm(&utc) : 0;
     return end != NULL && *end == '\0';
+}
+
+/* Those that may go, the oldest first: whose time, by their name, backup_retention does not ask to be kept; never the BACKUPS_KEPT newest. */
+static RESULT list_expired(const struct job *j, struct dir_names *ret, struct err *e)
+{
+    const int64_t oldest_kept_s = j->made_unix_s - (int64_t)(j->t->setup.backup_retention_ms / 1000);
+    int64_t at;
+    int dated = 0, expired = 0;
+    TRY(list_root(j, ret, e));
+    for (int i = 0; i < ret->n; i++)
+        dated += made_at(j, ret->entries[i]->d_name, &at);
+    for (int i = 0; i < ret->n; i++) {
+        const bool has_date = made_at(j, ret->entries[i]->d_name, &at);
+        if (has_date && dated > BACKUPS_KEPT && at < oldest_kept_s) {
+            struct dirent *moved = ret->entries[expired];
+            ret->entries[expired++] = ret->entries[i];
+            ret->entries[i] = moved;
+        }
+        dated -= has_date;
+    }
+    while (ret->n > expired)
+        free(ret->entries[--ret->n]);
+    return ok();
 }
 
 /* It loses its name first: what a crash leaves of it must not pass for a backup. */
@@ -188,48 +219,28 @@ static bool holds_spent_seal(const struct token *t, char *holds)
     return false;
 }
 
-/* After a new one: those that have expired, but for the BACKUPS_KEPT newest, and hold such a secret. What may still be needed stays, as in
- * make_room. It is tried again with the next. */
+/* After a new one: those that have expired and hold such a secret. It is tried again with the next. */
 static RESULT remove_spent(const struct job *j, struct err *e)
 {
     CLEANUP(dir_names_release) struct dir_names l = {0};
-    const int64_t oldest_kept_s = j->made_unix_s - (int64_t)(j->t->setup.backup_retention_ms / 1000);
     char holds[HSM_BACKUP_HOLDS_MAX];
-    int64_t at;
-    unsigned dated = 0;
-    TRY(list_root(j, &l, e));
+    TRY(list_expired(j, &l, e));
     for (int i = 0; i < l.n; i++)
-        dated += made_at(j, l.entries[i]->d_name, &at);
-    for (int i = 0; i < l.n && dated > BACKUPS_KEPT; i++) {
-        if (!made_at(j, l.entries[i]->d_name, &at))
-            continue;
-        dated--;
-        if (at < oldest_kept_s && holds_of(j, l.entries[i]->d_name, holds) && holds_spent_seal(j->t, holds))
+        if (holds_of(j, l.entries[i]->d_name, holds) && holds_spent_seal(j->t, holds))
             TRY(remove_backup(j, l.entries[i]->d_name, e));
-    }
     return ok();
 }
 
-/* Room for one more, by those that backup_retention does not ask to be kept, the oldest first. Others are somebody's to move: whoever can
- * have backups made must not be able to push out what may still be needed. */
+/* Room for one more, by those that have expired. Others are somebody's to move: whoever can have backups made must not be able to push out
+ * what may still be needed. */
 static RESULT make_room(const struct job *j, unsigned have, struct err *e)
 {
     CLEANUP(dir_names_release) struct dir_names l = {0};
-    const int64_t oldest_kept_s = j->made_unix_s - (int64_t)(j->t->setup.backup_retention_ms / 1000);
-    int64_t at;
-    unsigned dated = 0;
     if (have < BACKUPS_MAX)
         return ok();
-    TRY(list_root(j, &l, e));
-    for (int i = 0; i < l.n; i++)
-        dated += made_at(j, l.entries[i]->d_name, &at);
-    for (int i = 0; i < l.n && have >= BACKUPS_MAX && dated > BACKUPS_KEPT; i++) {
-        if (!made_at(j, l.entries[i]->d_name, &at) || at >= oldest_kept_s)
-            continue;
+    TRY(list_expired(j, &l, e));
+    for (int i = 0; i < l.n && have >= BACKUPS_MAX; i++, have--)
         TRY(remove_backup(j, l.entries[i]->d_name, e));
-        have--;
-        dated--;
-    }
     if (have >= BACKUPS_MAX)
         FAIL(e, ERR_EXHAUSTED, "HSM_BACKUP", "%u backups of this token lie in %s: move some away", have, ROOT);
     return ok();

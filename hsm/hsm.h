@@ -46,6 +46,10 @@ struct hsm_status {
     bool copyable;       /* the token is files: hsm_backup can copy it */
     uint32_t backups;    /* verified ones of this token that still lie where hsm_backup put them */
 };
+static inline uint32_t hsm_newest(const struct hsm_status *st, enum hsm_object kind) /* 0: none */
+{
+    return kind == HSM_MASTER ? st->master_newest : kind == HSM_SEAL ? st->seal_newest : st->audit_newest;
+}
 #define HSM_WEAK_BACKUP_DEVICE "token backup lies on the same device as the token"
 /* Asks the hsm process, which does not ask the token for it: cheap, and answered while the token is away. */
 RESULT hsm_probe(struct hsm *h, struct hsm_status *ret, struct err *e);

@@ -21,6 +21,8 @@ enum due_what {
     DUE_HSM_REMOVAL = 21,    /* an object on the token that is to go */
     DUE_EXHAUSTION = 22,     /* of a version on the token: half of its random nonces are used */
 };
+/* The plain state of what DUE_CERTIFICATE leads to, the rows of REC_CERTIFICATE. */
+enum certificate_state { CERTIFICATE_UNSIGNED = 1, CERTIFICATE_SIGNED = 2 };
 struct due {
     enum due_what what;
     int64_t at_ns;     /* Unix time, > 0 */

@@ -75,13 +75,12 @@ static RESULT off_the_token(struct keyring *k, const struct keyring_version *v, 
 /* What the row held besides its bytes, gone before the row is: who dies in between finds the row again. */
 static RESULT let_go(struct keyring *k, const struct record *r, struct store_txn *txn, struct keyring_toll *lost, struct err *e)
 {
-    enum { UNSIGNED = 1 }; /* vault/service/certificate.h */
     struct keyring_version v;
     if (r->kind != REC_VERSION) {
         lost->rings += r->kind == REC_KEYRING;
         lost->keys += r->kind == REC_CRYPTOKEY;
         lost->others += r->kind != REC_KEYRING && r->kind != REC_CRYPTOKEY;
-        lost->versions += r->kind == REC_CERTIFICATE && r->state == UNSIGNED; /* the token was away: the tenant's is the only one it gets */
+        lost->versions += r->kind == REC_CERTIFICATE && r->state == CERTIFICATE_UNSIGNED; /* the token was away: the tenant's is the only one it gets */
         return ok();
     }
     TRY(model_version_get(r, &v, e));

@@ -57,9 +57,8 @@ static RESULT requeue_tenant(struct keyring *k, struct store_txn *txn, const str
 /* One of a version that is not signed yet; of a tenant's only its text says the name, and its row of the queue has it. */
 static RESULT requeue_certificate(struct keyring *k, struct store_txn *txn, const struct record *r, struct arena *a, struct err *e)
 {
-    enum { UNSIGNED = 1 }; /* vault/service/certificate.h */
     (void)k, (void)a, (void)e;
-    due_move(txn, DUE_CERTIFICATE, r->name, 0, r->state == UNSIGNED && r->name.n > 0 ? r->time_unix_ns : 0);
+    due_move(txn, DUE_CERTIFICATE, r->name, 0, r->state == CERTIFICATE_UNSIGNED && r->name.n > 0 ? r->time_unix_ns : 0);
     store_txn_check(txn, r->kind, r->tenant, r->id, r->revision);
     return ok();
 }

@@ -86,6 +86,7 @@ RESULT token_secrets_read(struct store *s, enum hsm_object kind, struct token_se
         FAIL(e, ERR_EXHAUSTED, "TOO_MANY_TOKEN_SECRETS", "more than %d %s secrets are on record", TOKEN_SECRETS_MAX, token_secret_word(kind));
     for (size_t i = 0; i < n; i++)
         TRY(parse(kind, &rows[i], &ret->all[i], e));
+    ret->kind = kind;
     ret->n = n;
     qsort(ret->all, n, sizeof *ret->all, by_version);
     return ok();

@@ -38,6 +38,7 @@ struct token_secret {
     uint64_t revision;     /* as read; STORE_ABSENT: a new row */
 };
 struct token_secrets {
+    enum hsm_object kind;
     struct token_secret all[TOKEN_SECRETS_MAX]; /* by version */
     size_t n;
 };

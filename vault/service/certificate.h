@@ -19,7 +19,6 @@
 
 enum { CERTIFICATE_TEXT_MAX = 3072, CERTIFICATE_NOTE_MAX = 4096 };
 enum certificate_kind { CERTIFICATE_VERSION = 1, CERTIFICATE_TENANT = 2 };
-enum certificate_state { CERTIFICATE_UNSIGNED = 1, CERTIFICATE_SIGNED = 2 };
 
 struct certificate {
     enum certificate_kind kind;

@@ -7,11 +7,6 @@
 
 #include <string.h>
 
-uint32_t moving_newest_there(const struct hsm_status *st, enum hsm_object kind)
-{
-    return kind == HSM_MASTER ? st->master_newest : st->seal_newest;
-}
-
 /* Asked by a challenge: hsm says what is newest, not what there is. */
 RESULT moving_lies_there(struct service *s, enum hsm_object kind, uint32_t version, bool *ret, struct err *e)
 {
@@ -86,9 +81,9 @@ static RESULT next_version(struct service *s, enum hsm_object kind, struct token
     TRY(token_backup_fit(s, &st, e));
     for (size_t i = 0; i < all->n; i++)
         known = all->all[i].version > known ? all->all[i].version : known;
-    TRY(adopt(s, kind, known, moving_newest_there(&st, kind), all, txn, e));
+    const uint32_t there = hsm_newest(&st, kind), newest = there > known ? there : known;
+    TRY(adopt(s, kind, known, there, all, txn, e));
     TRY(make_room(all, txn, e));
-    const uint32_t newest = moving_newest_there(&st, kind) > known ? moving_newest_there(&st, kind) : known;
     if (newest == UINT32_MAX)
         FAIL(e, ERR_EXHAUSTED, "TOO_MANY_TOKEN_SECRETS", "there is no higher version");
     *ret = newest + 1;

@@ -15,7 +15,7 @@ struct step {
     struct moving_steps *x;
     const struct moving_kind *kind;
     struct moving v;
-    struct token_secrets masters, seals, *mine; /* mine: of the kind that moves */
+    struct token_secrets all; /* of the kind that moves */
     struct store_txn *txn;
     char before[MOVING_JSON_MAX], after[MOVING_JSON_MAX];
     struct moving_step *ret;
@@ -42,15 +42,20 @@ struct moving_kind {
 };
 extern const struct moving_kind moving_master, moving_seal;
 
-/* What the token said to be its newest of that kind; and whether one version lies there, for which it is asked to derive something. */
-uint32_t moving_newest_there(const struct hsm_status *st, enum hsm_object kind);
+/* Whether that version lies on the token, for which it is asked to derive something. */
 RESULT moving_lies_there(struct service *s, enum hsm_object kind, uint32_t version, bool *ret, struct err *e);
 
 static inline int64_t step_now(const struct step *t)
 {
     return clock_wall_ns(t->x->s->clock);
 }
+static inline bool step_steady(const struct step *t)
+{
+    return t->x->steady != NULL && t->x->steady(t->x->user);
+}
 const char *step_state(const struct step *t);
+RESULT step_going(const struct step *t, struct err *e); /* ERR_CANCELLED: `stop` said so */
+void step_passed(struct step *t, uint64_t rows);        /* so many more are done; there may be more of them than were counted */
 /* The event of this step; what stands in before and after is the caller's JSON. */
 RESULT step_commit(struct step *t, const char *verb, uint32_t version, const struct tenant_ref *tenant, uint64_t items, struct err *e);
 RESULT step_to_proving(struct step *t, struct err *e);

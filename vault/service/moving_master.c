@@ -9,7 +9,7 @@
 static RESULT agree(struct step *t, struct err *e)
 {
     struct keyring *k = t->x->s->keyring;
-    if (!keyring_master_is(k, token_secrets_current(&t->masters)))
+    if (!keyring_master_is(k, token_secrets_current(&t->all)))
         TRY(keyring_master_changed(k, e));
     if (t->v.state >= MOVING_MOVING && keyring_master(k) != t->v.to)
         FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "the rotation is to master %u, and another is current", t->v.to);
@@ -67,9 +67,7 @@ static RESULT page(struct step *t, struct err *e)
     memcpy(t->v.after, r->after, r->after_n);
     t->v.after_n = r->after_n;
     t->v.broken = r->broken;
-    t->v.done += r->seen;
-    if (t->v.total < t->v.done)
-        t->v.total = t->v.done;
+    step_passed(t, r->seen);
     return ok();
 }
 
@@ -95,8 +93,7 @@ static RESULT move(struct step *t, struct err *e)
 {
     for (;;) {
         bool found = t->v.inside;
-        if (t->x->stop != NULL && t->x->stop(t->x->user))
-            FAIL(e, ERR_CANCELLED, NULL, "stopping");
+        TRY(step_going(t, e));
         if (!found)
             TRY(next_tenant(t, &found, e));
         if (!found)

@@ -9,7 +9,7 @@
 
 static RESULT agree(struct step *t, struct err *e)
 {
-    const struct token_secret *now = token_secrets_current(&t->seals);
+    const struct token_secret *now = token_secrets_current(&t->all);
     const uint32_t epoch = store_seal_epoch(t->x->s->store);
     if (now == NULL || now->version != epoch)
         FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "the store is sealed under epoch %u, and its records call another one current", epoch);
@@ -51,9 +51,8 @@ static void cursor_put(const struct store_reseal *at, struct moving *v)
 static RESULT move(struct step *t, struct err *e)
 {
     struct store_reseal at;
-    const struct token_secret *from = token_secrets_in(&t->seals, SECRET_RETIRING);
-    if (t->x->stop != NULL && t->x->stop(t->x->user))
-        FAIL(e, ERR_CANCELLED, NULL, "stopping");
+    const struct token_secret *from = token_secrets_in(&t->all, SECRET_RETIRING);
+    TRY(step_going(t, e));
     TRY(cursor_get(&t->v, &at, e));
     if (t->v.after_n == 0) { /* from the first row on: only now is it known how many there are */
         TRY(store_reseal_count(t->x->s->store, &t->v.total, e));
@@ -64,9 +63,7 @@ static RESULT move(struct step *t, struct err *e)
         return step_to_proving(t, e);
     cursor_put(&at, &t->v);
     t->v.broken += at.broken;
-    t->v.done += at.rows + at.broken;
-    if (t->v.total < t->v.done)
-        t->v.total = t->v.done;
+    step_passed(t, at.rows + at.broken);
     (void)snprintf(t->before, sizeof t->before, "{\"seal\":%u}", from != NULL ? from->version : 0);
     (void)snprintf(t->after, sizeof t->after, "{\"seal\":%u,\"rows\":%u,\"done\":%s}", t->v.to, at.rows, at.end ? "true" : "false");
     moving_put(t->txn, &t->v);
@@ -126,15 +123,15 @@ static RESULT end(struct step *t, struct token_secret *m, struct err *e)
 static RESULT rotate(struct step *t, uint32_t from, struct err *e)
 {
     (void)snprintf(t->before, sizeof t->before, "{\"rotation\":\"%s\",\"current\":%u}", step_state(t), from);
-    TRY(moving_begin(t->x->s, &t->v, &t->seals, t->kind->principal, t->txn, e));
+    TRY(moving_begin(t->x->s, &t->v, &t->all, t->kind->principal, t->txn, e));
     (void)snprintf(t->after, sizeof t->after, "{\"rotation\":\"%s\",\"to\":%u}", step_state(t), t->v.to);
     return step_commit(t, "rotate", t->v.to, NULL, 0, e);
 }
 
 static struct token_secret *expired(struct step *t)
 {
-    for (size_t i = 0; i < t->seals.n; i++) {
-        struct token_secret *m = &t->seals.all[i];
+    for (size_t i = 0; i < t->all.n; i++) {
+        struct token_secret *m = &t->all.all[i];
         if (m->state == SECRET_RETIRED && !m->unsure && step_now(t) >= moving_destroyable_ns(t->x->s->config, m))
             return m;
     }
@@ -145,13 +142,13 @@ static RESULT by_itself(struct step *t, bool *ret_did, struct err *e)
 {
     const struct config *c = t->x->s->config;
     *ret_did = false;
-    if (c == NULL || c->seal_period == 0 || t->x->steady == NULL || !t->x->steady(t->x->user))
+    if (c == NULL || c->seal_period == 0 || !step_steady(t))
         return ok();
     struct token_secret *old = clock_boot_ms(t->x->s->clock) >= t->x->ends_again_boot_ms ? expired(t) : NULL;
     *ret_did = old != NULL;
     if (old != NULL)
         return end(t, old, e);
-    const struct token_secret *now = token_secrets_current(&t->seals);
+    const struct token_secret *now = token_secrets_current(&t->all);
     *ret_did = t->v.state == MOVING_IDLE && step_now(t) - now->used_ns >= (int64_t)c->seal_period * NS_PER_MS;
     return *ret_did ? rotate(t, now->version, e) : ok();
 }

@@ -28,10 +28,8 @@ static RESULT step_begin(struct step *t, struct err *e)
 {
     struct store *s = t->x->s->store;
     t->kind = t->x->kind == HSM_MASTER ? &moving_master : &moving_seal;
-    t->mine = t->x->kind == HSM_MASTER ? &t->masters : &t->seals;
     TRY(moving_read(s, t->x->kind, &t->v, e));
-    TRY(token_secrets_read(s, HSM_MASTER, &t->masters, e));
-    TRY(token_secrets_read(s, HSM_SEAL, &t->seals, e));
+    TRY(token_secrets_read(s, t->x->kind, &t->all, e));
     TRY(t->kind->agree(t, e));
     t->txn = store_txn_new(s);
     return ok();
@@ -61,6 +59,20 @@ RESULT step_commit(struct step *t, const char *verb, uint32_t version, const str
     t->ret->done = t->v.done;
     t->ret->more = true;
     return act_commit(t->txn, t->x->s->clock, tenant, &act, e);
+}
+
+RESULT step_going(const struct step *t, struct err *e)
+{
+    if (t->x->stop != NULL && t->x->stop(t->x->user))
+        FAIL(e, ERR_CANCELLED, NULL, "stopping");
+    return ok();
+}
+
+void step_passed(struct step *t, uint64_t rows)
+{
+    t->v.done += rows;
+    if (t->v.total < t->v.done)
+        t->v.total = t->v.done;
 }
 
 int64_t moving_destroyable_ns(const struct config *c, const struct token_secret *m)
@@ -103,7 +115,7 @@ static RESULT making(struct step *t, struct err *e)
 /* The one that was current is being left, the new one is; and the backup holds each that is on the token. */
 static RESULT switch_current(struct step *t, struct err *e)
 {
-    struct token_secret *old = token_secrets_current(t->mine), *new = token_secrets_find(t->mine, t->v.to);
+    struct token_secret *old = token_secrets_current(&t->all), *new = token_secrets_find(&t->all, t->v.to);
     if (old == NULL || new == NULL)
         FAIL(e, ERR_DATA_LOSS, "RECORD_MALFORMED", "%s %u is to become current, and the records do not fit", word(t), t->v.to);
     TRY(sm_move(&token_secret_machine, &old->state, SECRET_RETIRING, e));
@@ -116,10 +128,10 @@ static RESULT switch_current(struct step *t, struct err *e)
  * the token was cloned spoke of the one that is lost. */
 static RESULT make_again(struct step *t, bool *ret_did, struct err *e)
 {
-    struct token_secret *born = token_secrets_find(t->mine, t->v.to);
+    struct token_secret *born = token_secrets_find(&t->all, t->v.to);
     struct hsm_status st;
     TRY(token_backup_fit(t->x->s, &st, e));
-    *ret_did = moving_newest_there(&st, t->kind->object) < t->v.to && born != NULL;
+    *ret_did = hsm_newest(&st, t->kind->object) < t->v.to && born != NULL;
     if (!*ret_did)
         return ok();
     (void)snprintf(t->before, sizeof t->before, "{\"rotation\":\"%s\",\"%s\":\"absent\",\"cloned\":%s}", step_state(t), word(t), t->v.cloned ? "true" : "false");
@@ -139,7 +151,7 @@ static RESULT make_again(struct step *t, bool *ret_did, struct err *e)
 static RESULT saving(struct step *t, struct err *e)
 {
     CLEANUP(token_backup_release) struct token_backup b = {0};
-    const struct token_secret *old = token_secrets_current(t->mine);
+    const struct token_secret *old = token_secrets_current(&t->all);
     bool again;
     TRY(make_again(t, &again, e));
     if (again)
@@ -156,7 +168,7 @@ static RESULT saving(struct step *t, struct err *e)
     TRY(moving_to(&t->v, MOVING_MOVING, step_now(t), e));
     (void)snprintf(t->after, sizeof t->after, "{\"rotation\":\"%s\",\"current\":%u,\"backup\":\"%s\"}", step_state(t), t->v.to,
                    b.kind == INSTANCE_BACKUP_VERIFIED ? "verified" : "vendor clone");
-    token_backup_put(t->txn, &b, &t->masters, &t->seals, step_now(t));
+    TRY(token_backup_put(t->x->s->store, t->txn, &b, &t->all, step_now(t), e));
     moving_put(t->txn, &t->v);
     TRY(step_commit(t, "use", t->v.to, NULL, 0, e));
     token_backup_done(t->x->s, &b);
@@ -175,11 +187,6 @@ RESULT step_to_proving(struct step *t, struct err *e)
 }
 
 /* ---- PROVING: nothing depends on another one any more ---- */
-static bool is_steady(const struct step *t)
-{
-    return t->x->steady != NULL && t->x->steady(t->x->user);
-}
-
 static RESULT needed(const struct step *t, uint32_t version, const struct moving_proof *p, struct err *e)
 {
     FAIL(e, ERR_STATE, "TOKEN_SECRET_NEEDED", "%llu records depend on %s %u or do not open, the first is %.120s", (unsigned long long)p->left,
@@ -189,13 +196,13 @@ static RESULT needed(const struct step *t, uint32_t version, const struct moving
 static RESULT retire(struct step *t, const struct moving_proof *p, struct err *e)
 {
     uint32_t version = 0;
-    for (size_t i = 0; i < t->mine->n; i++) {
-        struct token_secret *m = &t->mine->all[i];
+    for (size_t i = 0; i < t->all.n; i++) {
+        struct token_secret *m = &t->all.all[i];
         if (m->state != SECRET_RETIRING)
             continue;
         TRY(sm_move(&token_secret_machine, &m->state, SECRET_RETIRED, e));
         m->retired_ns = step_now(t);
-        m->unsure = !is_steady(t);
+        m->unsure = !step_steady(t);
         version = m->version;
         token_secret_put(t->txn, m);
     }
@@ -211,7 +218,7 @@ static RESULT retire(struct step *t, const struct moving_proof *p, struct err *e
 static RESULT proving(struct step *t, struct err *e)
 {
     struct moving_proof p;
-    const struct token_secret *old = token_secrets_in(t->mine, SECRET_RETIRING);
+    const struct token_secret *old = token_secrets_in(&t->all, SECRET_RETIRING);
     const uint32_t version = old != NULL ? old->version : 0;
     TRY(t->kind->prove(t, 0, &p, e));
     if (p.wait)
@@ -255,9 +262,7 @@ static RESULT save_again(struct step *t, struct err *e)
     if (!st.copyable)
         return ok();
     TRY(token_backup_make(s, false, &b, e));
-    TRY(token_secrets_read(s->store, HSM_MASTER, &t->masters, e));
-    TRY(token_secrets_read(s->store, HSM_SEAL, &t->seals, e));
-    token_backup_put(txn, &b, &t->masters, &t->seals, step_now(t));
+    TRY(token_backup_put(s->store, txn, &b, NULL, step_now(t), e));
     TRY(store_txn_commit(txn, &seq, e));
     token_backup_done(s, &b);
     return keyring_master_changed(s->keyring, e);
@@ -309,8 +314,8 @@ static RESULT look_for_destroyed(struct step *t, bool *ret_did, struct err *e)
     if (clock_boot_ms(t->x->s->clock) < t->x->look_boot_ms)
         return ok();
     t->x->look_boot_ms = clock_boot_ms(t->x->s->clock) + MOVING_ENDS_AGAIN_MS;
-    for (size_t i = 0; i < t->mine->n && !*ret_did; i++) {
-        struct token_secret *m = &t->mine->all[i];
+    for (size_t i = 0; i < t->all.n && !*ret_did; i++) {
+        struct token_secret *m = &t->all.all[i];
         if (m->state != SECRET_DESTROYED || moving_lies_there(t->x->s, m->kind, m->version, &there, &none).failed || !there)
             continue; /* a token that is away is asked next time */
         (void)snprintf(t->before, sizeof t->before, "{\"%s\":\"DESTROYED\",\"token\":\"there again\"}", word(t));
@@ -330,8 +335,8 @@ static RESULT look_for_destroyed(struct step *t, bool *ret_did, struct err *e)
 static RESULT correct_times(struct step *t, bool *ret_did, struct err *e)
 {
     *ret_did = false;
-    for (size_t i = 0; i < t->mine->n && is_steady(t); i++) {
-        struct token_secret *m = &t->mine->all[i];
+    for (size_t i = 0; i < t->all.n && step_steady(t); i++) {
+        struct token_secret *m = &t->all.all[i];
         const bool use = m->state == SECRET_CURRENT && m->used_ns > step_now(t) + CLOCK_SLACK_NS;
         int64_t *at = use ? &m->used_ns : &m->retired_ns;
         char was[TEXT_RFC3339_BYTES], now[TEXT_RFC3339_BYTES];
@@ -358,7 +363,7 @@ RESULT moving_step(struct moving_steps *x, struct moving_step *ret, struct err *
     *ret = (struct moving_step){0};
     TRY(step_begin(&t, e));
     ret->done = t.v.done;
-    struct token_secret *doomed = token_secrets_in(t.mine, SECRET_DESTROYING);
+    struct token_secret *doomed = token_secrets_in(&t.all, SECRET_DESTROYING);
     if (doomed != NULL)
         return destroy(&t, doomed, e);
     TRY(look_for_destroyed(&t, &did, e));

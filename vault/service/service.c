@@ -237,8 +237,7 @@ void service_stop(struct service *s)
 /* The token, as it was last asked, and what was made on it since. */
 static bool lacks(struct service *s, const struct hsm_status *hs, enum hsm_object kind, uint32_t version)
 {
-    const uint32_t newest = kind == HSM_MASTER ? hs->master_newest : hs->seal_newest;
-    return hs->logged_in && newest < version && atomic_load(&s->made[kind]) < version;
+    return hs->logged_in && hsm_newest(hs, kind) < version && atomic_load(&s->made[kind]) < version;
 }
 
 static void hsm_health(struct service *s, struct health *h)

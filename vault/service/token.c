@@ -88,11 +88,8 @@ static RESULT record(struct call *c, struct token_backup *b, const ProtobufCMess
 {
     for (unsigned tries = 1;; tries++) {
         CLEANUP(store_txn_freep) struct store_txn *txn = store_txn_new(c->svc->store);
-        struct token_secrets masters, seals;
         struct err why = {0};
-        TRY(token_secrets_read(c->svc->store, HSM_MASTER, &masters, e));
-        TRY(token_secrets_read(c->svc->store, HSM_SEAL, &seals, e));
-        token_backup_put(txn, b, &masters, &seals, clock_wall_ns(call_clock(c)));
+        TRY(token_backup_put(c->svc->store, txn, b, NULL, clock_wall_ns(call_clock(c)), e));
         if (!call_commit(c, txn, resp, &why).failed)
             return ok();
         if (why.code != ERR_CONFLICT || tries == COMMIT_TRIES) {

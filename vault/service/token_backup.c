@@ -131,12 +131,18 @@ static void drop_some(struct store_txn *txn, struct token_backup *b, size_t from
         unsaved_drop(txn, b->first.kvid[b->dropped]);
 }
 
-void token_backup_put(struct store_txn *txn, struct token_backup *b, struct token_secrets *masters, struct token_secrets *seals, int64_t now_ns)
+RESULT token_backup_put(struct store *s, struct store_txn *txn, struct token_backup *b, struct token_secrets *changed, int64_t now_ns, struct err *e)
 {
     instance_backup_put(txn, b->kind, &b->b, STORE_ANY);
-    saved(txn, b, masters, now_ns);
-    saved(txn, b, seals, now_ns);
+    for (enum hsm_object kind = HSM_MASTER; kind <= HSM_SEAL; kind++) {
+        struct token_secrets read;
+        const bool given = changed != NULL && changed->kind == kind;
+        if (!given)
+            TRY(token_secrets_read(s, kind, &read, e));
+        saved(txn, b, given ? changed : &read, now_ns);
+    }
     drop_some(txn, b, 0);
+    return ok();
 }
 
 void token_backup_done(struct service *s, struct token_backup *b)

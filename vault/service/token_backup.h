@@ -27,9 +27,9 @@ RESULT token_backup_fit(struct service *s, struct hsm_status *ret, struct err *e
 RESULT token_backup_make(struct service *s, bool cloned, struct token_backup *ret, struct err *e);
 /* A clone holds whatever the token has: nobody can look. */
 bool token_backup_holds(const struct token_backup *b, enum hsm_object kind, uint32_t version);
-/* Adds to txn the record of it, and the put of each secret that is not destroyed, as it stands in the lists; then
- * keyring_master_changed after the commit: the current master's row is another revision. */
-void token_backup_put(struct store_txn *txn, struct token_backup *b, struct token_secrets *masters, struct token_secrets *seals, int64_t now_ns);
+/* Adds to txn the record of it, and the put of each secret that is not destroyed, as it is on record, or in `changed` (of one kind, or NULL);
+ * then keyring_master_changed after the commit: the current master's row is another revision. */
+RESULT token_backup_put(struct store *s, struct store_txn *txn, struct token_backup *b, struct token_secrets *changed, int64_t now_ns, struct err *e);
 /* After that commit: what did not fit that transaction, and what health knows. What fails is logged, and warned of until the next. */
 void token_backup_done(struct service *s, struct token_backup *b);
 /* How many keys of level HSM no backup has: counts them anew for service_health. */

@@ -130,18 +130,10 @@ static void many_rows(void **state)
 }
 
 /* ---- a backup ---- */
-static struct token_secrets secrets(struct life *f, enum hsm_object kind)
-{
-    struct token_secrets all;
-    assert_ok(token_secrets_read(f->s.store, kind, &all, &f->e));
-    return all;
-}
-
 static struct store_txn *put(struct life *f, struct token_backup *b)
 {
-    struct token_secrets masters = secrets(f, HSM_MASTER), seals = secrets(f, HSM_SEAL);
     struct store_txn *txn = store_txn_new(f->s.store);
-    token_backup_put(txn, b, &masters, &seals, clock_wall_ns(&f->clock.c));
+    assert_ok(token_backup_put(f->s.store, txn, b, NULL, clock_wall_ns(&f->clock.c), &f->e));
     return txn;
 }
 
